@@ -1,0 +1,97 @@
+"""A signed apt repository, built at run time from what the distribution ships and served by a test host.
+
+Third-party repositories cannot be reached from every network. What Berth does with one (its key, its source,
+whose package wins) is the same for a small one of our own: its packages are the distribution's under higher
+versions, so what is installed from it really runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from testhost import Host, run
+
+ROOT = "/srv/apt"
+PORT = 8000
+KEYRING = "GNUPGHOME=/root/aptrepo-gnupg"
+UNIT = "berth-aptrepo"
+
+
+class AptRepository:
+    """A repository on a test host, with any number of suites and one component, ``main``.
+
+    Everything is done on that host with the distribution's own tools (dpkg-deb, apt-ftparchive, gpg), so that
+    the machine which runs the tests needs none of them, and packages are of the host's release.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        host.sh(
+            "export DEBIAN_FRONTEND=noninteractive; apt-get update -qq;"
+            "apt-get install -y -qq --no-install-recommends apt-utils gnupg >/dev/null 2>&1;"
+            f"mkdir -p {ROOT}; install -d -m 0700 /root/aptrepo-gnupg",
+            timeout=600,
+        )
+        self.new_key()
+        host.sh(
+            f"systemctl is-active -q {UNIT} || systemd-run -q --unit={UNIT} "
+            f"python3 -m http.server {PORT} --directory {ROOT}"
+        )
+
+    @property
+    def url(self) -> str:
+        """Where other hosts on the same Docker network reach it."""
+        address = run(
+            "docker",
+            "inspect",
+            "-f",
+            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
+            self.host.container,
+        ).strip()
+        return f"http://{address}:{PORT}"
+
+    @property
+    def key_url(self) -> str:
+        """The address of the armored public key."""
+        return f"{self.url}/key.asc"
+
+    @property
+    def key(self) -> str:
+        """The armored public key itself."""
+        return self.host.sh(f"cat {ROOT}/key.asc")
+
+    def new_key(self) -> None:
+        """Sign with a new key from now on; what is published stays signed by the one before."""
+        self.host.sh(
+            f"export {KEYRING}; rm -rf /root/aptrepo-gnupg/*;"
+            "gpg -q --batch --passphrase '' --quick-generate-key 'Berth test repository' ed25519 sign 1d;"
+            f"gpg -q --armor --export > {ROOT}/key.asc"
+        )
+
+    def add(self, package: str, *, suite: str, suffix: str = "+berth1") -> str:
+        """Put a package of the distribution into a suite, its version raised; return that version."""
+        pool = f"{ROOT}/pool/{suite}"
+        version = self.host.sh(
+            f"work=$(mktemp -d); cd $work; apt-get download -qq {shlex.quote(package)} >&2;"
+            "dpkg-deb -R ./*.deb tree; rm ./*.deb;"
+            f"sed -i 's/^Version: .*/&{suffix}/' tree/DEBIAN/control;"
+            f"mkdir -p {pool}; dpkg-deb -b -Znone --root-owner-group tree {pool} >&2;"
+            "sed -n 's/^Version: //p' tree/DEBIAN/control; rm -rf $work"
+        )
+        self.publish(suite)
+        return version
+
+    def publish(self, suite: str) -> None:
+        """Write and sign the index of a suite."""
+        index = f"dists/{suite}/main/binary-$architecture"
+        self.host.sh(
+            f"export {KEYRING}; cd {ROOT}; architecture=$(dpkg --print-architecture); mkdir -p {index};"
+            f"apt-ftparchive packages pool/{suite} > {index}/Packages; gzip -kf {index}/Packages;"
+            f"rm -f dists/{suite}/*Release*;"
+            "apt-ftparchive -o APT::FTPArchive::Release::Origin=BerthTest "
+            f"-o APT::FTPArchive::Release::Suite={suite} -o APT::FTPArchive::Release::Codename={suite} "
+            "-o APT::FTPArchive::Release::Components=main "
+            f"-o APT::FTPArchive::Release::Architectures=$architecture release dists/{suite} > /tmp/Release;"
+            f"mv /tmp/Release dists/{suite}/Release;"
+            f"gpg -q --batch --yes --clearsign -o dists/{suite}/InRelease dists/{suite}/Release"
+        )
