@@ -1,0 +1,149 @@
+"""Filters of the role base: what Ansible saw of a host, or was told, as sentences that say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+SIZE = r"[1-9][0-9]*[KMGT]?"
+CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+LOCALE = r"(C|POSIX|[a-z]{2,3}_[A-Z]{2})(\.[A-Za-z0-9-]+)?(@[a-z]+)?"
+USER = r"[a-z_][a-z0-9_-]{0,30}"
+KEY = r"(\S+ )?(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]+( .*)?"
+
+
+def _login(connection: Mapping[str, Any]) -> str:
+    """`user@address` as ssh takes it, with the options that Ansible would give it."""
+    parts = ["ssh"]
+    if connection.get("key"):
+        parts.append(f"-i {connection['key']}")
+    if str(connection.get("port") or 22) != "22":
+        parts.append(f"-p {connection['port']}")
+    user = f"{connection['user']}@" if connection.get("user") else ""
+    return " ".join([*parts, f"{user}{connection['address']}"])
+
+
+def base_login_problem(probe: Mapping[str, Any], connection: Mapping[str, Any]) -> str:
+    """Why a host cannot be reached, or its root; empty when nothing is wrong.
+
+    `connection` holds host, address, port, user and key as the inventory has them.
+    """
+    if probe.get("unreachable"):
+        return _connection_problem(probe, connection)
+    return _become_problem(probe, connection)
+
+
+def _connection_problem(probe: Mapping[str, Any], connection: Mapping[str, Any]) -> str:
+    """Why a host cannot be reached, and what to try."""
+    said = " ".join(str(probe.get("msg", "")).split())
+    login = _login(connection)
+    who = connection.get("user") or "the user of your ssh configuration"
+    if "HOST IDENTIFICATION HAS CHANGED" in said or "Host key verification failed" in said:
+        cause = "its host key is not the one that this machine knows"
+        advice = (
+            f"if the server was reinstalled, or is new and you have compared its key, run "
+            f"`ssh-keygen -R {connection['address']}` and log in once with `{login}`"
+        )
+    elif "Permission denied" in said:
+        cause = f"it refuses the key for user {who}"
+        advice = (
+            f"try `{login}`, correct ansible_user or ansible_ssh_private_key_file in the inventory, "
+            "or put the public key into that user's ~/.ssh/authorized_keys"
+        )
+    elif "Could not resolve" in said or "Name or service not known" in said:
+        cause = f"the name {connection['address']} does not exist"
+        advice = "correct ansible_host in the inventory, or the DNS record"
+    elif re.search(r"timed out|refused|No route|unreachable|closed by|reset by", said):
+        cause = f"no SSH server answers on port {connection.get('port') or 22}"
+        advice = "is it on, is the address right, does a firewall let this machine in"
+    else:
+        cause = "the connection fails"
+        advice = f"try `{login}`"
+    detail = said[-300:].removeprefix("Task failed: ")
+    return f"Host {connection['host']} cannot be reached: {cause}. What to do: {advice}. SSH said: {detail}"
+
+
+def _become_problem(probe: Mapping[str, Any], connection: Mapping[str, Any]) -> str:
+    """Why the login cannot act as root, and what to write; empty when it can."""
+    said = " ".join(f"{probe.get('msg', '')} {probe.get('stderr', '')} {probe.get('stdout', '')}".split())
+    if "berth-probe uid=0" in said:
+        return ""
+    user = connection.get("user") or "the login"
+    if "berth-probe uid=" in said:
+        cause = "the play does not ask for it (become: true)"
+        advice = "set `ansible_become: true` for the host, or log in as root"
+    else:
+        if "password" in said.lower():
+            cause = "sudo asks for a password"
+        elif "not in the sudoers" in said or "not allowed" in said:
+            cause = "sudo does not allow it"
+        elif "not found" in said:
+            cause = "sudo is not installed"
+        else:
+            # In the host's language, or a cause that nobody thought of: sudo's own words.
+            said = re.sub(r"non-zero return code|Shared connection to \S+ closed\.|Task failed:", "", said)
+            cause = " ".join(said.split())[-200:] or "sudo fails without a word"
+        advice = (
+            f"as root on the server write `{user} ALL=(ALL:ALL) NOPASSWD: ALL` to /etc/sudoers.d/{user} "
+            "(and install sudo), or pass --ask-become-pass, or log in as root (ansible_user: root)"
+        )
+    return f"Host {connection['host']}: user {user} cannot become root: {cause}. What to do: {advice}."
+
+
+def base_input_problems(inputs: Mapping[str, Any]) -> list[str]:
+    """What no tool on the server would refuse by itself, as sentences.
+
+    `inputs` holds the role's inputs without their prefix.
+    """
+    found = []
+
+    def check(name: str, value: str, pattern: str, wanted: str) -> None:
+        if value and not re.fullmatch(pattern, value):
+            found.append(f"{name}: {value!r} is not {wanted}.")
+
+    check("base_journal_max", str(inputs["journal_max"]), SIZE, "a size such as 500M or 2G")
+    check("base_locale", str(inputs["locale"]), LOCALE, "a locale such as C.UTF-8 or de_DE.UTF-8")
+    check(
+        "base_updates.reboot_at", str(inputs["updates"].get("reboot_at", "")), CLOCK, 'a time such as "04:30"'
+    )
+    label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    check(
+        "base_hostname",
+        str(inputs["hostname"]),
+        rf"{label}(\.{label})*",
+        "a host name such as web1 or web1.example.com",
+    )
+    admin = inputs["admin"]
+    name = str(admin.get("name", ""))
+    check("base_admin.name", name, USER, "a user name: small letters, digits, - and _")
+    if name == "root":
+        found.append("base_admin.name: root is there already; name another user, or leave it empty.")
+    keys = [str(key).strip() for key in admin.get("authorized_keys", [])]
+    if name and not keys:
+        found.append(f"base_admin.authorized_keys: empty, so {name} could not log in: give a public key.")
+    for number, key in enumerate(keys):
+        if "PRIVATE KEY" in key:
+            found.append(
+                f"base_admin.authorized_keys[{number}]: a private key; give the line of the .pub file."
+            )
+        elif not re.fullmatch(KEY, key):
+            found.append(
+                f"base_admin.authorized_keys[{number}]: not a public key: give the one line of a .pub file, "
+                "such as `ssh-ed25519 AAAA… name`."
+            )
+    for number, path in enumerate(inputs["extra_ca_certificates"]):
+        if not os.path.isfile(path):  # noqa: PTH113  (a path of the controller, as text)
+            found.append(f"base_extra_ca_certificates[{number}]: there is no file {path} on this machine.")
+    return found
+
+
+class FilterModule:
+    """What Ansible asks for."""
+
+    def filters(self) -> dict[str, Any]:
+        return {
+            "base_input_problems": base_input_problems,
+            "base_login_problem": base_login_problem,
+        }
