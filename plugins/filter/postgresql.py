@@ -1,0 +1,280 @@
+# Copyright: the Berth authors
+# MIT License (see LICENSE)
+"""Filters of the role postgresql: version, tuning and access rules, as plain functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+
+# What each release of the distributions brings.
+DISTRIBUTION = {
+    "bookworm": 15,
+    "trixie": 17,
+    "jammy": 14,
+    "noble": 16,
+}
+# The role depends on these being as it set them.
+FIXED = {
+    "config_file": "where the role writes",
+    "data_directory": "where the cluster lives",
+    "external_pid_file": "how the service is found",
+    "hba_file": "who may connect, which follows from the databases",
+    "ident_file": "who may connect, which follows from the databases",
+    "listen_addresses": "that only this server can connect",
+    "port": "5432, which every app is told",
+    "unix_socket_directories": "where tools look for the server",
+}
+SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
+NUMBER = re.compile(r"-?\d+(\.\d+)?")
+IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+RESERVED = re.compile(r"postgres|template[01]|pg_.*|all|public|none|sameuser|samerole|samegroup|replication")
+
+Group = dict[str, Any]
+
+
+def _between(least: int, value: float, most: int) -> int:
+    return max(least, min(int(value), most))
+
+
+def tuning(memory_mb: int, cores: int, version: int, share: int, max_connections: int) -> list[Group]:
+    """Settings computed from the machine, in groups, each with its reason; sizes without a unit are MB.
+
+    The formulas are pgtune's for web applications (https://github.com/le0pard/pgtune) and what
+    https://www.postgresql.org/docs/current/runtime-config-resource.html advises, on the share of the
+    memory that PostgreSQL gets, since the apps live on the same machine.
+    """
+    # In steps, so that a new kernel that sees a little less memory is no reason to restart the server.
+    memory = max(256, round(memory_mb / 256) * 256) * share // 100
+    shared_buffers = _between(32, memory / 4, 16384)
+    # Each sort or hash of each connection may take it, three of them at once in a parallel plan.
+    work_mem = _between(4, (memory - shared_buffers) / (max_connections * 3), 64)
+    parallel = max(1, cores // 2)
+    return [
+        {
+            "why": f"Memory: {memory} MB, which is {share} % of this machine's.",
+            "settings": {
+                "shared_buffers": f"{shared_buffers}MB",
+                "effective_cache_size": f"{memory * 3 // 4}MB",
+                "work_mem": f"{work_mem}MB",
+                "maintenance_work_mem": f"{_between(32, memory / 16, 2048)}MB",
+                "huge_pages": "try",
+            },
+        },
+        {
+            "why": "Connections: each app's pool times its workers, and twice that during a deploy.",
+            "settings": {
+                "max_connections": max_connections,
+                # A transaction left open holds locks and keeps vacuum from cleaning up.
+                "idle_in_transaction_session_timeout": "5min",
+            },
+        },
+        {
+            "why": f"Cores: {cores}. Short queries gain nothing from being compiled first.",
+            "settings": {
+                "max_worker_processes": max(8, cores),
+                "max_parallel_workers": cores,
+                "max_parallel_workers_per_gather": _between(1, parallel, 4),
+                "max_parallel_maintenance_workers": _between(1, parallel, 4),
+                "jit": "off",
+            },
+        },
+        {
+            "why": "Disk: solid state, where a random page costs hardly more than the next one.",
+            "settings": {
+                "random_page_cost": 1.1,
+                "effective_io_concurrency": 200,
+            },
+        },
+        {
+            "why": "Write-ahead log: few and spread checkpoints, full pages compressed.",
+            "settings": {
+                "min_wal_size": "256MB",
+                "max_wal_size": "2GB",
+                "checkpoint_timeout": "15min",
+                "checkpoint_completion_target": 0.9,
+                "wal_compression": "lz4" if version >= 15 else "on",
+            },
+        },
+    ]
+
+
+FIRM: list[Group] = [
+    {
+        "why": "Logs: what is slow, waits or spills, without the values that people typed in.",
+        "settings": {
+            "log_min_duration_statement": "1s",
+            "log_parameter_max_length": 0,
+            "log_lock_waits": "on",
+            "log_temp_files": "16MB",
+            "log_autovacuum_min_duration": "10s",
+            "log_checkpoints": "on",
+            "log_line_prefix": "%m [%p] %q%u@%d %a ",
+            "track_io_timing": "on",
+        },
+    },
+]
+
+
+def _literal(name: str, value: Any) -> str:
+    """A value as postgresql.conf wants it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = str(value)
+    if any(ord(char) < 32 for char in text):
+        raise AnsibleFilterError(f"postgresql_settings.{name}: has a line break; write it on one line")
+    if NUMBER.fullmatch(text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's settings, or one sentence about what cannot be set."""
+    for name, value in settings.items():
+        if not SETTING.fullmatch(str(name)):
+            raise AnsibleFilterError(
+                f"postgresql_settings: {name!r} is not a setting; write for example work_mem"
+            )
+        if name in FIXED:
+            raise AnsibleFilterError(f"postgresql_settings.{name}: Berth decides {FIXED[name]}; remove it")
+        if isinstance(value, (Mapping, list)):
+            raise AnsibleFilterError(
+                f"postgresql_settings.{name}: is not one value; write a text or a number"
+            )
+    return dict(settings)
+
+
+def max_connections(memory_mb: int, settings: Mapping[str, Any]) -> int:
+    """The user's number, else one that the memory carries."""
+    given = settings.get("max_connections")
+    if given is None:
+        return 100 if memory_mb < 2048 else 200
+    if not str(given).isdigit() or not 10 <= int(given) <= 10000:
+        raise AnsibleFilterError(
+            f"postgresql_settings.max_connections: {given!r} is not from 10 to 10000; write for example 200"
+        )
+    return int(given)
+
+
+def postgresql_conf(
+    settings: Mapping[str, Any], memory_mb: int, cores: int, version: int, share: int, hba_file: str
+) -> list[Group]:
+    """Groups of settings with quoted values; what the user set stands last and nowhere else."""
+    chosen = check_settings(settings)
+    connections = max_connections(memory_mb, chosen)
+    firm = {
+        "why": "Access: from this server alone, with scram, for whom the rules next door name.",
+        "settings": {
+            "listen_addresses": "127.0.0.1",
+            "hba_file": hba_file,
+            "password_encryption": "scram-sha-256",
+            # Nothing leaves the machine.
+            "ssl": "off",
+        },
+    }
+    groups = [firm, *tuning(int(memory_mb), int(cores), int(version), int(share), connections), *FIRM]
+    groups.append(
+        {"why": "From the inventory.", "settings": {k: v for k, v in chosen.items() if v is not None}}
+    )
+    last = len(groups) - 1
+    return [
+        {
+            "why": group["why"],
+            "settings": {
+                name: _literal(name, value)
+                for name, value in group["settings"].items()
+                if number == last or name not in chosen
+            },
+        }
+        for number, group in enumerate(groups)
+    ]
+
+
+def connection_limit(databases: Sequence[Any], connections: int) -> int:
+    """Connections that one app may hold: nearly all when it is alone, else half, so none starves the rest."""
+    usable = max(1, int(connections) - 10)
+    return usable if len(databases) < 2 else max(1, usable // 2)
+
+
+def choose_version(wanted: str, release: str, clusters: Sequence[str]) -> int:
+    """The major version to run: the one asked for, else that of the data, else the distribution's."""
+    present = sorted({int(path.split("/")[-2]) for path in clusters if path.split("/")[-2].isdigit()})
+    asked = str(wanted or "").strip()
+    if asked and not asked.isdigit():
+        raise AnsibleFilterError(
+            f'postgresql_version: {wanted!r} is not a major version; write for example "17"'
+        )
+    if asked and present and int(asked) not in present:
+        raise AnsibleFilterError(
+            f"postgresql_version: this server's data is in version {present[-1]}, and {asked} would start"
+            f' empty; write "{present[-1]}", or move the data first with'
+            f" pg_upgradecluster {present[-1]} main and drop the old cluster"
+        )
+    if asked:
+        return int(asked)
+    if len(present) > 1:
+        raise AnsibleFilterError(
+            f"postgresql_version: there are clusters of {', '.join(map(str, present))}; write the one that"
+            f' the apps use, for example "{present[-1]}"'
+        )
+    if present:
+        return present[0]
+    if release not in DISTRIBUTION:
+        raise AnsibleFilterError(f'postgresql_version: not known for {release}; write for example "17"')
+    return DISTRIBUTION[release]
+
+
+def check_databases(databases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Databases with every key, or one sentence about the first that is wrong."""
+    seen: dict[str, str] = {}
+    checked: list[dict[str, Any]] = []
+    for number, database in enumerate(databases):
+        where = f"postgresql_databases[{number}]"
+        full = {
+            "name": str(database.get("name", "")),
+            "owner": str(database.get("owner", "")),
+            "user": str(database.get("user", "")),
+            "extensions": [str(extension) for extension in database.get("extensions") or []],
+        }
+        for key in ("name", "owner", "user"):
+            value = str(full[key])
+            if not IDENTIFIER.fullmatch(value) or RESERVED.fullmatch(value):
+                raise AnsibleFilterError(
+                    f"{where}.{key}: {value!r} cannot name a database or role; write lower-case letters,"
+                    " digits and underscores, and none of PostgreSQL's own names"
+                )
+            kind = "database" if key == "name" else "role"
+            if f"{kind} {value}" in seen:
+                raise AnsibleFilterError(
+                    f"{where}.{key}: {kind} {value} is also at {seen[f'{kind} {value}']}; rename one"
+                )
+            seen[f"{kind} {value}"] = where
+        checked.append(full)
+    return checked
+
+
+def backups(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """What changed and where its former content is, from the results of template tasks."""
+    return [
+        {"path": str(result["dest"]), "backup": str(result.get("backup_file") or "")}
+        for result in results
+        if result.get("changed") and result.get("dest")
+    ]
+
+
+class FilterModule:
+    """Ansible's entry point."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Names as used in tasks and templates."""
+        return {
+            "postgresql_backups": backups,
+            "postgresql_conf": postgresql_conf,
+            "postgresql_connection_limit": connection_limit,
+            "postgresql_databases": check_databases,
+            "postgresql_max_connections": max_connections,
+            "postgresql_version": choose_version,
+        }

@@ -1,0 +1,489 @@
+#!/usr/bin/python
+# Copyright: the Berth authors
+# MIT License (see LICENSE)
+"""Databases, their owner and runtime roles, passwords, extensions and rights, in one go on the server."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgresql_databases
+short_description: Databases with an owner for migrations and a runtime role that only reads and writes rows
+description:
+  - Compares what the server has with what should be, and changes the difference. Runs there as root and
+    reaches PostgreSQL through its socket as C(postgres).
+  - Passwords are generated here, kept in O(password_folder) for root alone, and compared with the scram
+    record of the server, so one that was changed by hand is repaired. Neither network nor controller
+    nor log ever sees one.
+  - Nothing is ever dropped.
+author: Berth (@berth)
+options:
+  databases:
+    description: The databases.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Name of the database.
+        type: str
+        required: true
+      owner:
+        description: Role that owns the database and its schemas.
+        type: str
+        required: true
+      user:
+        description: Role the app runs as.
+        type: str
+        required: true
+      extensions:
+        description: Extensions to create.
+        type: list
+        elements: str
+        default: []
+  connection_limit:
+    description: Connections that each runtime role may hold.
+    type: int
+    required: true
+  owner_connection_limit:
+    description: Connections that each owner role may hold.
+    type: int
+    default: 20
+  password_folder:
+    description: Where the passwords are, one file per role.
+    type: path
+    default: /etc/berth/postgresql
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would be done, also where there is no server yet.
+  diff_mode:
+    support: full
+    description: Lists what is, or would be, done.
+"""
+
+EXAMPLES = r"""
+- name: Set up databases, roles, passwords and rights
+  postgresql_databases:
+    databases:
+      - {name: board, owner: board_owner, user: board, extensions: [pg_trgm]}
+    connection_limit: 90
+"""
+
+RETURN = r"""
+actions:
+  description: What was, or would be, done, in plain words.
+  type: list
+  elements: str
+  returned: always
+"""
+
+import os  # noqa: E402
+import tempfile  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth.postgresql import (  # noqa: E402
+    USABLE,
+    UnreachableError,
+    connect,
+    literal,
+    matches,
+    new_password,
+    quoted,
+    rows,
+    verifier,
+)
+
+TABLE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
+SEQUENCE = {"USAGE", "SELECT"}
+# Kind of object in pg_default_acl: its name in ALTER DEFAULT PRIVILEGES, and what the runtime role gets.
+DEFAULTS = {"r": ("TABLES", TABLE), "S": ("SEQUENCES", SEQUENCE), "n": ("SCHEMAS", {"USAGE"})}
+KINDS = {
+    "r": "TABLE",
+    "p": "TABLE",
+    "v": "VIEW",
+    "m": "MATERIALIZED VIEW",
+    "f": "FOREIGN TABLE",
+    "S": "SEQUENCE",
+}
+
+ROLES = """
+select rolname, rolcanlogin and rolinherit and not (rolsuper or rolcreatedb or rolcreaterole or rolreplication
+       or rolbypassrls) and coalesce(rolvaliduntil = 'infinity', true), rolconnlimit, rolpassword
+from pg_authid where rolname = any(%s)"""
+DATABASES = """
+select d.datname, pg_get_userbyid(d.datdba), d.datallowconn,
+       array(select pg_get_userbyid(a.grantee) || ':' || a.privilege_type
+             from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a where a.grantee <> 0),
+       exists(select from aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a where a.grantee = 0)
+from pg_database d where d.datname = any(%s)"""
+SCHEMAS = """
+select n.nspname, pg_get_userbyid(n.nspowner),
+       array(select a.privilege_type from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a
+             where a.grantee = r.oid),
+       exists(select from aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) a where a.grantee = 0)
+from pg_namespace n, pg_roles r
+where r.rolname = %s and (n.nspname = 'public' or n.nspowner = %s::regrole)
+  and not exists(select from pg_depend d where d.classid = 'pg_namespace'::regclass and d.objid = n.oid
+                 and d.deptype = 'e')
+order by 1"""
+# Tables, views and sequences of those schemas, with the runtime role's rights; extensions' own left out.
+RELATIONS = """
+select c.relkind, format('%%I.%%I', n.nspname, c.relname), pg_get_userbyid(c.relowner),
+       array(select a.privilege_type from aclexplode(c.relacl) a where a.grantee = r.oid),
+       exists(select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
+              and d.deptype in ('a', 'i'))
+from pg_class c join pg_namespace n on n.oid = c.relnamespace, pg_roles r
+where r.rolname = %s and n.nspname = any(%s) and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+  and not exists(select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid
+                 and d.deptype = 'e')
+order by 2"""
+DEFAULT_RIGHTS = """
+select d.defaclobjtype, array_agg(a.privilege_type)
+from pg_default_acl d, aclexplode(d.defaclacl) a
+where d.defaclrole = %s::regrole and d.defaclnamespace = 0 and a.grantee = %s::regrole group by 1"""
+
+
+class WrongError(Exception):
+    """Something a person has to put right."""
+
+
+class Plan:
+    """What is done, or in check mode only said."""
+
+    def __init__(self, check_mode: bool) -> None:
+        self.check_mode = check_mode
+        self.actions: list[str] = []
+
+    def do(self, what: str, connection: Any, *statements: str) -> None:
+        """Say it, and do it."""
+        self.actions.append(what)
+        if not self.check_mode:
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+
+
+def read_password(path: Path) -> str | None:
+    """The password in a file, or None where there is no usable one."""
+    try:
+        text = path.read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return text if USABLE.fullmatch(text) else None
+
+
+def write_password(path: Path, password: str) -> None:
+    """Write it whole or not at all, for root alone."""
+    path.parent.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    path.parent.chmod(0o700)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w") as file:
+        file.write(password + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    Path(name).replace(path)
+
+
+def ensure_password(plan: Plan, path: Path) -> str:
+    """The role's password; born here and written before the server learns of it."""
+    password: str | None = read_password(path)
+    if password is None:
+        plan.actions.append(f"generate the password of role {path.name}")
+        born: str = new_password()
+        if not plan.check_mode:
+            write_password(path, born)
+        return born
+    for place, mode in ((path.parent, 0o700), (path, 0o600)):
+        facts = place.stat()
+        if facts.st_mode & 0o777 != mode or facts.st_uid != 0:
+            plan.actions.append(f"close {place} to others")
+            if not plan.check_mode:
+                os.chown(place, 0, 0)
+                place.chmod(mode)
+    return password
+
+
+def ensure_role(
+    plan: Plan, connection: Any, name: str, limit: int, found: tuple[Any, ...] | None, password: str
+) -> None:
+    """A role that can log in and has no power over the cluster."""
+    role = quoted(name)
+    attributes = (
+        "LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS VALID UNTIL 'infinity'"
+        f" CONNECTION LIMIT {limit}"
+    )
+    secret = f"PASSWORD {literal(verifier(password))}"
+    if found is None:
+        plan.do(f"create role {name}", connection, f"CREATE ROLE {role} {attributes} {secret}")
+        return
+    _, harmless, connections, stored = found
+    if not harmless:
+        plan.do(
+            f"take powers from role {name} that it must not have",
+            connection,
+            f"ALTER ROLE {role} {attributes}",
+        )
+    elif connections != limit:
+        plan.do(
+            f"limit role {name} to {limit} connections",
+            connection,
+            f"ALTER ROLE {role} CONNECTION LIMIT {limit}",
+        )
+    if not matches(password, stored):
+        plan.do(f"set the password of role {name}", connection, f"ALTER ROLE {role} {secret}")
+
+
+def ensure_roles(plan: Plan, connection: Any, params: dict[str, Any]) -> None:
+    """Both roles of every database."""
+    folder, databases = Path(params["password_folder"]), params["databases"]
+    names = [database[key] for database in databases for key in ("owner", "user")]
+    found = {row[0]: row for row in rows(connection, ROLES, [names])}
+    for database in databases:
+        for key, limit in (("owner", params["owner_connection_limit"]), ("user", params["connection_limit"])):
+            name = database[key]
+            password = ensure_password(plan, folder / name)
+            ensure_role(plan, connection, name, limit, found.get(name), password)
+    memberships = rows(
+        connection,
+        "select m.roleid::regrole::text, m.member::regrole::text, m.grantor::regrole::text"
+        " from pg_auth_members m join pg_roles r on r.oid = m.member where r.rolname = any(%s)",
+        [[database["user"] for database in databases]],
+    )
+    granted_by = connection.server_version >= 160000
+    for group, member, grantor in memberships:
+        by = f" GRANTED BY {grantor}" if granted_by else ""
+        plan.do(f"take role {member} out of {group}", connection, f"REVOKE {group} FROM {member}{by} CASCADE")
+    # A data migration may compute for long between two statements.
+    patient = {
+        name
+        for (name,) in rows(
+            connection,
+            "select r.rolname from pg_roles r where r.rolname = any(%s)"
+            " and 'idle_in_transaction_session_timeout=0' = any(r.rolconfig)",
+            [names],
+        )
+    }
+    for database in databases:
+        owner = database["owner"]
+        if owner not in patient:
+            plan.do(
+                f"let role {owner} keep transactions open",
+                connection,
+                f"ALTER ROLE {quoted(owner)} SET idle_in_transaction_session_timeout = 0",
+            )
+
+
+def ensure_databases(plan: Plan, connection: Any, databases: list[dict[str, Any]]) -> set[str]:
+    """The databases themselves and who may connect; the names of those that exist now."""
+    found = {row[0]: row for row in rows(connection, DATABASES, [[d["name"] for d in databases]])}
+    for database in databases:
+        name, owner, user = (database[key] for key in ("name", "owner", "user"))
+        close = f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC"
+        admit = (
+            f"REVOKE ALL ON DATABASE {quoted(name)} FROM {quoted(user)}",
+            f"GRANT CONNECT ON DATABASE {quoted(name)} TO {quoted(user)}",
+        )
+        if name not in found:
+            plan.do(
+                f"create database {name}",
+                connection,
+                f"CREATE DATABASE {quoted(name)} OWNER {quoted(owner)} TEMPLATE template0 ENCODING 'UTF8'"
+                " LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'",
+                close,
+                *admit,
+            )
+            continue
+        _, has_owner, open_for_connections, grants, public = found[name]
+        if not open_for_connections:
+            raise WrongError(
+                f"database {name} accepts no connections; run ALTER DATABASE {name} ALLOW_CONNECTIONS true"
+            )
+        if has_owner != owner:
+            plan.do(
+                f"give database {name} to {owner}",
+                connection,
+                f"ALTER DATABASE {quoted(name)} OWNER TO {quoted(owner)}",
+            )
+        if public:
+            plan.do(f"close database {name} to everybody else", connection, close)
+        if {grant for grant in grants if grant.startswith(f"{user}:")} != {f"{user}:CONNECT"}:
+            plan.do(f"let role {user} connect to database {name}", connection, *admit)
+    return set(found) if plan.check_mode else {database["name"] for database in databases}
+
+
+def ensure_extensions(plan: Plan, connection: Any, database: dict[str, Any]) -> None:
+    """Extensions, created by the superuser since few are trusted."""
+    wanted = database["extensions"]
+    if not wanted:
+        return
+    known = dict(
+        rows(
+            connection,
+            "select name, installed_version from pg_available_extensions where name = any(%s)",
+            [wanted],
+        )
+    )
+    for extension in wanted:
+        if extension not in known:
+            major = connection.server_version // 10000
+            raise WrongError(
+                f"database {database['name']} wants the extension {extension}, which is not on this server;"
+                f" add its package to the server's packages (often postgresql-{major}-{extension})"
+            )
+        if known[extension] is None:
+            plan.do(
+                f"create extension {extension} in database {database['name']}",
+                connection,
+                f"CREATE EXTENSION {quoted(extension)} SCHEMA public CASCADE",
+            )
+
+
+def ensure_rights(plan: Plan, connection: Any, database: dict[str, Any]) -> None:
+    """Schemas, default rights for what migrations will create, and rights on what is there."""
+    name, owner, user = (database[key] for key in ("name", "owner", "user"))
+    role, where = quoted(user), f"in database {name}"
+    schemas = rows(connection, SCHEMAS, [user, quoted(owner)])
+    if "public" not in {row[0] for row in schemas}:
+        plan.do(
+            f"create schema public {where}",
+            connection,
+            f"CREATE SCHEMA public AUTHORIZATION {quoted(owner)}",
+            f"GRANT USAGE ON SCHEMA public TO {role}",
+        )
+    for schema, has_owner, rights, public in schemas:
+        if has_owner != owner:
+            plan.do(
+                f"give schema {schema} {where} to {owner}",
+                connection,
+                f"ALTER SCHEMA {quoted(schema)} OWNER TO {quoted(owner)}",
+            )
+        if public:
+            plan.do(
+                f"close schema {schema} {where} to everybody else",
+                connection,
+                f"REVOKE ALL ON SCHEMA {quoted(schema)} FROM PUBLIC",
+            )
+        if set(rights) != {"USAGE"}:
+            plan.do(
+                f"let role {user} use schema {schema} {where}",
+                connection,
+                f"REVOKE ALL ON SCHEMA {quoted(schema)} FROM {role}",
+                f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role}",
+            )
+    later = dict(rows(connection, DEFAULT_RIGHTS, [quoted(owner), role]))
+    for letter, (kind, wanted) in DEFAULTS.items():
+        if set(later.get(letter) or []) != wanted:
+            start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(owner)}"
+            plan.do(
+                f"let role {user} use later {kind.lower()} of {owner} {where}",
+                connection,
+                f"{start} REVOKE ALL ON {kind} FROM {role}",
+                f"{start} GRANT {', '.join(sorted(wanted))} ON {kind} TO {role}",
+            )
+    ensure_relations(plan, connection, database, [row[0] for row in schemas])
+
+
+def ensure_relations(plan: Plan, connection: Any, database: dict[str, Any], schemas: list[str]) -> None:
+    """Rights on existing tables, views and sequences; the runtime role owns none of them."""
+    owner, user = database["owner"], database["user"]
+    for kind, relation, has_owner, rights, dependent in rows(connection, RELATIONS, [user, schemas]):
+        statements: list[str] = []
+        # A sequence that belongs to a column follows its table.
+        mine = has_owner == user and not dependent
+        if mine:
+            statements.append(f"ALTER {KINDS[kind]} {relation} OWNER TO {quoted(owner)}")
+        wanted = SEQUENCE if kind == "S" else TABLE
+        target = f"{'SEQUENCE' if kind == 'S' else 'TABLE'} {relation}"
+        if mine or set(rights) != wanted:
+            statements += [
+                f"REVOKE ALL ON {target} FROM {quoted(user)} CASCADE",
+                f"GRANT {', '.join(sorted(wanted))} ON {target} TO {quoted(user)}",
+            ]
+        if statements:
+            plan.do(f"let role {user} read and write rows of {relation}", connection, *statements)
+
+
+def inside(plan: Plan, database: dict[str, Any], existing: set[str], opener: Callable[[str], Any]) -> None:
+    """What is done in the database itself, in one transaction."""
+    name = database["name"]
+    if name not in existing:
+        plan.actions.append(f"set up schema, rights and extensions in database {name}")
+        return
+    connection = opener(name)
+    try:
+        known = rows(
+            connection,
+            "select count(*) from pg_roles where rolname in (%s, %s)",
+            [database["owner"], database["user"]],
+        )
+        if known[0][0] < 2:
+            plan.actions.append(f"set up rights in database {name}")
+            return
+        connection.autocommit = False
+        ensure_extensions(plan, connection, database)
+        ensure_rights(plan, connection, database)
+        connection.commit()
+    finally:
+        connection.close()
+
+
+def converge(plan: Plan, params: dict[str, Any], opener: Callable[[str], Any]) -> None:
+    """Everything, in the order in which it depends on each other."""
+    connection = opener("postgres")
+    try:
+        ensure_roles(plan, connection, params)
+        existing = ensure_databases(plan, connection, params["databases"])
+    finally:
+        connection.close()
+    for database in params["databases"]:
+        inside(plan, database, existing, opener)
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "databases": {
+                "type": "list",
+                "elements": "dict",
+                "required": True,
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "owner": {"type": "str", "required": True},
+                    "user": {"type": "str", "required": True},
+                    "extensions": {"type": "list", "elements": "str", "default": []},
+                },
+            },
+            "connection_limit": {"type": "int", "required": True},
+            "owner_connection_limit": {"type": "int", "default": 20},
+            # Not a secret itself, whatever its name suggests.
+            "password_folder": {"type": "path", "default": "/etc/berth/postgresql", "no_log": False},
+        },
+        supports_check_mode=True,
+    )
+    plan = Plan(module.check_mode)
+    try:
+        converge(plan, module.params, connect)
+    except UnreachableError as error:
+        if not module.check_mode:
+            module.fail_json(msg=f"PostgreSQL cannot be reached: {error}", actions=plan.actions)
+        plan.actions = [f"set up database {database['name']}" for database in module.params["databases"]]
+    except WrongError as error:
+        module.fail_json(msg=str(error), actions=plan.actions)
+    except Exception as error:
+        # The driver's errors quote the statement, and one statement holds a password's verifier.
+        if type(error).__module__.startswith("psycopg2"):
+            reason = getattr(getattr(error, "diag", None), "message_primary", None) or type(error).__name__
+            step = plan.actions[-1] if plan.actions else "look around"
+            module.fail_json(msg=f"PostgreSQL refused to {step}: {reason}", actions=plan.actions)
+        raise
+    diff = {"before": "", "after": "".join(f"{action}\n" for action in plan.actions)}
+    module.exit_json(changed=bool(plan.actions), actions=plan.actions, diff=diff)
+
+
+if __name__ == "__main__":
+    main()
