@@ -1,0 +1,127 @@
+#!/usr/bin/python
+"""Users, groups and folders of all apps, as systemd's own declarations."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: app_accounts
+short_description: Declares users, groups and folders to systemd, and applies them
+description:
+  - Writes one file each for systemd-sysusers and systemd-tmpfiles, and runs the program when its file
+    changed or something that it declares is missing or has another mode.
+  - At boot systemd applies the same files again, which brings back what lives in C(/run).
+options:
+  name:
+    description: Name of both files, without their ending.
+    type: str
+    required: true
+  sysusers:
+    description: Content for C(/etc/sysusers.d).
+    type: str
+    required: true
+  tmpfiles:
+    description: Content for C(/etc/tmpfiles.d).
+    type: str
+    required: true
+author: Berth
+"""
+
+EXAMPLES = r"""
+- name: Create users and folders
+  app_accounts:
+    name: 50-berth-apps
+    sysusers: "{{ lookup('ansible.builtin.template', 'sysusers.conf.j2') }}"
+    tmpfiles: "{{ lookup('ansible.builtin.template', 'tmpfiles.conf.j2') }}"
+"""
+
+RETURN = r"""
+missing:
+  description: Users, groups and folders that were missing or different.
+  type: list
+  returned: always
+"""
+
+import grp  # noqa: E402
+import pwd  # noqa: E402
+import shlex  # noqa: E402
+import stat  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+
+
+def declared(text: str) -> list[list[str]]:
+    """The lines of a declaration, as words."""
+    return [shlex.split(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def missing_accounts(text: str) -> list[str]:
+    missing = []
+    for kind, name, *_ in declared(text):
+        try:
+            grp.getgrnam(name) if kind == "g" else pwd.getpwnam(name)
+        except KeyError:
+            missing.append(name)
+    return missing
+
+
+def wrong_folders(text: str) -> list[str]:
+    """Folders that are not there or not as declared."""
+    wrong = []
+    for _, path, mode, user, group, *_ in declared(text):
+        try:
+            state = Path(path).lstat()
+            wanted = (int(mode, 8), pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
+        except (OSError, KeyError):
+            wrong.append(path)
+            continue
+        if (
+            not stat.S_ISDIR(state.st_mode)
+            or (stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid) != wanted
+        ):
+            wrong.append(path)
+    return wrong
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "sysusers": {"type": "str", "required": True},
+            "tmpfiles": {"type": "str", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    diff, stale = [], []
+    steps = (
+        ("sysusers", ["systemd-sysusers"], missing_accounts),
+        ("tmpfiles", ["systemd-tmpfiles", "--create"], wrong_folders),
+    )
+    missing: list[str] = []
+    for kind, command, look in steps:
+        text: str = module.params[kind]
+        path = Path(f"/etc/{kind}.d/{module.params['name']}.conf")
+        before = path.read_text() if path.is_file() else ""
+        absent = look(text)
+        missing += absent
+        if before == text and not absent:
+            continue
+        stale.append(kind)
+        diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": text})
+        if module.check_mode:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.new")
+        temporary.write_text(text)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        code, out, err = module.run_command([*command, str(path)])
+        left = look(text)
+        if left:
+            said = [line for line in (err + out).splitlines() if line.strip()] or [f"exit status {code}"]
+            module.fail_json(msg=f"{command[0]} did not create {', '.join(left)}: {said[0]}")
+    module.exit_json(changed=bool(stale), missing=missing, diff=diff)
+
+
+if __name__ == "__main__":
+    main()
