@@ -1,0 +1,157 @@
+"""One step of the release engine: opens the engine on the server when needed, and asks it."""
+
+from __future__ import annotations
+
+import getpass
+import multiprocessing
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ansible.module_utils
+from ansible import constants
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+# Ansible ships module_utils to hosts, but does not put this folder where actions could import from it.
+if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_utils)
+
+if TYPE_CHECKING:
+    from plugins.module_utils.berth.release import detect, diff, history, pack, schema, session
+    from plugins.module_utils.berth.release.errors import ReleaseError
+else:
+    from ansible.module_utils.berth.release import detect, diff, history, pack, schema, session
+    from ansible.module_utils.berth.release.errors import ReleaseError
+
+# What check mode says will change when the plan is to deploy; the others report, wait or tidy up.
+PREDICTED = {"fetch", "build", "start", "switch"}
+TRUE = {"true", "yes", "on", "1"}
+
+
+def truthy(value: Any) -> bool:
+    """Extra variables come as strings: `-e force=false` must not force."""
+    return value if isinstance(value, bool) else str(value).strip().lower() in TRUE
+
+
+def run_pid() -> int:
+    """The ansible process that this task belongs to.
+
+    A task runs in a forked worker. Its parent is asked by the name it had when it forked: a worker whose run
+    was killed has been given another parent, which would never end.
+    """
+    parent = multiprocessing.parent_process()
+    return parent.pid if parent and parent.pid else os.getpid()
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    TRANSFERS_FILES = False
+    _requires_connection = True
+    _VALID_ARGS = frozenset(
+        {
+            *("step", "app", "name", "apps", "version", "wait", "force", "to", "purge", "confirm", "keep"),
+            *("vault", "after_site", "secrets"),
+        }
+    )
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        args = dict(self._task.args)
+        step = str(args.pop("step"))
+        check = bool(self._task.check_mode)
+        app: dict[str, Any] = args.get("app") or {}
+        name = args.get("name") or app.get("name", "")
+        if check and step in PREDICTED | {"migrate", "gate", "verify", "retire", "prune", "finish", "unlock"}:
+            return {**result, "changed": step in PREDICTED, "msg": f"Step {step} would run."}
+        if step == "detect":
+            return {**result, "changed": False, "table": self._detect(args["apps"])}
+        try:
+            request = {**args, "name": name, "check": check}
+            for flag in ("force", "purge", "after_site"):
+                request[flag] = truthy(args.get(flag, False))
+            engine = self._engine(task_vars or {})
+            if step == "lock":
+                if check:
+                    return {**result, "changed": False, "msg": "No lock is needed to look."}
+                request["holder"] = self._holder(
+                    str(args.get("version") or app.get("source", {}).get("version", ""))
+                )
+            if step in ("plan", "diff") and not app.get("source", {}).get("git"):
+                root = Path(app["source"]["path"])
+                names = pack.list_files(root)
+                request["digest"] = pack.digest(root, names)
+                if step == "diff":
+                    request.update(self._source(root, app["source"].get("subdir") or "", names))
+            if step == "fetch" and app.get("source", {}).get("path"):
+                answer = self._upload(engine, request, Path(app["source"]["path"]))
+            else:
+                answer = engine.call(step, request)
+        except ReleaseError as error:
+            raise AnsibleActionFail(error.text()) from None
+        except (ConnectionError, OSError, ValueError) as error:
+            raise AnsibleActionFail(f"The release engine cannot run on the server: {error}") from None
+        result.update(answer)
+        return result
+
+    @staticmethod
+    def _source(root: Path, subdir: str, names: list[str]) -> dict[str, Any]:
+        """What a folder here holds: the server compares it with what is live."""
+        scripts = history.script_folder(root, subdir)
+        revisions = schema.read_all(scripts).values() if scripts else []
+        return {
+            "files": diff.manifest(root, names),
+            "revisions": [one.as_dict() for one in revisions],
+        }
+
+    @staticmethod
+    def _detect(apps: list[dict[str, Any]]) -> str:
+        """On this machine: a folder as it is, a repository as a shallow copy made with the user's own git."""
+        tables = []
+        for app in apps:
+            origin = app["source"]
+            try:
+                if not origin.get("git"):
+                    tables.append(detect.table(app["name"], detect.describe(app, Path(origin["path"]))))
+                    continue
+                with tempfile.TemporaryDirectory(prefix="berth-detect-") as folder:
+                    pack.clone(origin["git"], origin.get("version") or "HEAD", Path(folder))
+                    tables.append(detect.table(app["name"], detect.describe(app, Path(folder))))
+            except ReleaseError as error:
+                raise AnsibleActionFail(f"{app['name']}: {error.text()}") from None
+        return "\n\n".join(tables)
+
+    def _upload(self, engine: session.Session, request: dict[str, Any], root: Path) -> dict[str, Any]:
+        with tempfile.TemporaryFile() as body:
+            size = pack.archive(root, pack.list_files(root), body)
+            return dict(engine.call("fetch", request, body, size))
+
+    def _engine(self, task_vars: dict[str, Any]) -> session.Session:
+        engine = session.Session(
+            constants.DEFAULT_LOCAL_TMP, str(task_vars.get("inventory_hostname", "host"))
+        )
+        if engine.open:
+            return engine
+        if self._connection.transport == "ssh" and self._connection.get_option("password"):
+            # The master connection is opened by ansible itself, which knows how to give the password.
+            self._low_level_execute_command("true", sudoable=False)
+        python = str(task_vars.get("ansible_python_interpreter") or "/usr/bin/python3")
+        if python.startswith("auto"):
+            python = "/usr/bin/python3"
+        argv = session.engine_argv(self._connection, python)
+        password = self._connection.become.get_option("become_pass") if self._connection.become else None
+        # sudo takes the line if it asks; if it does not, the engine skips it.
+        preamble = f"{password}\n" if password else ""
+        code = session.pack_engine(Path(session.__file__).parent.parent)
+        engine.start(argv, code, preamble, run_pid())
+        return engine
+
+    @staticmethod
+    def _holder(version: str) -> dict[str, Any]:
+        return {
+            "user": os.environ.get("SUDO_USER") or getpass.getuser(),
+            "host": socket.gethostname(),
+            "pid": run_pid(),
+            "version": version,
+        }

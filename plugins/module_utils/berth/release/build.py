@@ -1,0 +1,677 @@
+"""Building a release: its environment, which releases share, its folder and its scripts."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import time
+import zipimport
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from . import cause, gunicorn_conf, journal, migrate, project, retire, serve, source
+from .command import Result, run, show, transient
+from .errors import ReleaseError
+from .paths import BUILD_USER, CA_BUNDLE, UV, Paths, instance_file, text_digest
+from .project import Installer
+
+# What the kit's own server brings where the app does not: the newest that were tested with the hook.
+SERVER = {
+    "gunicorn": "27.0.1",
+    "uvicorn": "0.54.0",
+    "uvicorn-worker": "0.4.0",
+    "httptools": "0.9.0",
+    "uvloop": "0.23.0",
+    "websockets": "17.4",
+}
+# Poetry reads its lock itself, run by uv in an environment of its own.
+POETRY = ["--from", "poetry==2.2.1", "--with", "poetry-plugin-export==1.9.0", "poetry"]
+_BUILD_LIMIT = 900.0
+COMPLETE = ".complete"
+
+
+def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, Any]) -> str:
+    """The name of an environment: whatever can change what is installed is part of it."""
+    texts = [python, installer.kind, json.dumps(choice, sort_keys=True), json.dumps(SERVER, sort_keys=True)]
+    texts.append(installer.package)
+    folder = installer.folder or folder
+    if installer.kind == "requirements":
+        texts += requirement_texts(folder / installer.file)
+    elif installer.kind == "setup.cfg":
+        texts += project.setup_requirements(folder, choice["extras"]) or []
+    elif installer.kind != "none":
+        texts.append((folder / installer.file).read_text() if installer.kind != "pyproject" else "")
+        texts.append(json.dumps(_dependencies(folder), sort_keys=True, default=str))
+    return text_digest(*texts)[:16]
+
+
+def _dependencies(folder: Path) -> dict[str, Any]:
+    """The parts of pyproject.toml that say what to install; the rest may change without a new environment."""
+    toml = project.load_toml(folder / "pyproject.toml")
+    table = toml.get("project", {})
+    keys = ("name", "dependencies", "optional-dependencies", "requires-python", "dynamic")
+    return {
+        "project": {key: table.get(key) for key in keys},
+        "groups": toml.get("dependency-groups"),
+        **{tool: toml.get("tool", {}).get(tool) for tool in ("uv", "poetry", "pdm")},
+    }
+
+
+def _listed(target: Path, lines: list[str]) -> Path:
+    path = target / "berth-requirements.txt"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    path.chmod(0o644)
+    return path
+
+
+def is_package(folder: Path, installer: Installer) -> bool:
+    """Whether the project has to be installed: never blindly, only where its own files say so.
+
+    A project whose modules lie in its folder runs from there, unless it asks for its own metadata.
+    """
+    toml = project.load_toml(folder / "pyproject.toml")
+    table, poetry = toml.get("project", {}), toml.get("tool", {}).get("poetry", {})
+    if "build-system" not in toml or not (table or poetry):
+        return False
+    if toml.get("tool", {}).get("uv", {}).get("package") is False or poetry.get("package-mode") is False:
+        return False
+    if toml.get("tool", {}).get("pdm", {}).get("distribution") is False:
+        return False
+    if installer.kind == "uv" and _lock_says_virtual(installer, folder):
+        return False
+    if (folder / "src").is_dir():
+        return True
+    if table.get("scripts") or table.get("entry-points") or poetry.get("scripts"):
+        return True
+    return any("importlib.metadata" in text or "importlib_metadata" in text for text in project.texts(folder))
+
+
+def _lock_says_virtual(installer: Installer, folder: Path) -> bool:
+    there = os.path.relpath(folder, installer.folder or folder)
+    packages = project.load_toml(installer.path).get("package", [])
+    return any(package.get("source", {}).get("virtual") == there for package in packages)
+
+
+def _is_workspace(folder: Path) -> bool:
+    return "workspace" in project.load_toml(folder / "pyproject.toml").get("tool", {}).get("uv", {})
+
+
+def workspace_members(installer: Installer) -> list[Path]:
+    """The workspace's packages that the locked one needs, itself left out."""
+    packages = {str(one["name"]): one for one in project.load_toml(installer.path).get("package", [])}
+    folder = installer.folder or Path()
+    start = installer.package or next(
+        (name for name, one in packages.items() if "." in one.get("source", {}).values()), ""
+    )
+    todo, seen, result = [start], {start}, []
+    while todo:
+        current = packages.get(todo.pop(), {})
+        for need in current.get("dependencies", []):
+            name = str(need["name"])
+            place = packages.get(name, {}).get("source", {})
+            there = place.get("editable") or place.get("directory")
+            if name not in seen and there:
+                seen.add(name)
+                todo.append(name)
+                result.append(folder / there)
+    return result
+
+
+def requirement_texts(path: Path) -> list[str]:
+    """A requirements file and those it includes."""
+    texts, todo, seen = [], [path], set()
+    while todo:
+        current = todo.pop()
+        if current in seen or not current.is_file():
+            continue
+        seen.add(current)
+        text = current.read_text(errors="replace")
+        texts.append(text)
+        for match in re.finditer(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]?(\S+)", text, re.MULTILINE):
+            todo.append(current.parent / match.group(1))
+    return texts
+
+
+class Builder:
+    def __init__(self, paths: Paths, app: dict[str, Any], release: str) -> None:
+        self.paths = paths
+        self.app = app
+        self.release = release
+        self.folder = paths.release(release)
+        self.subdir: str = app["source"].get("subdir") or ""
+
+    @property
+    def project(self) -> Path:
+        return self.folder / self.subdir if self.subdir else self.folder
+
+    # The environment ----------------------------------------------------------------------------------------
+
+    def choose(self) -> tuple[str, str, Installer]:
+        """Python and installer; refuses before anything is installed."""
+        wish = project.wanted_python(self.project, self.folder, self.app.get("python", {}).get("version", ""))
+        version, interpreter = project.pick_python(wish, project.host_pythons())
+        return version, interpreter, self.installer()
+
+    def installer(self) -> Installer:
+        directory = self.app.get("python", {}).get("directory", "")
+        return project.find_installer(self.project, self.folder, directory)
+
+    def environment(self, interpreter: str, installer: Installer) -> tuple[str, bool]:
+        """The environment's key, and whether it had to be built. A killed build has no mark and is redone."""
+        full = run([interpreter, "-I", "-c", "import sys; print(sys.version)"], timeout=20).out.strip()
+        choice = {key: self.app.get("python", {}).get(key, []) for key in ("extras", "groups")}
+        key = env_key(f"{interpreter} {full}", installer, self.project, choice)
+        target = self.paths.envs / key
+        if (target / COMPLETE).exists():
+            return key, False
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True, mode=0o755)
+        self.paths.envs.chmod(0o755)
+        cache = self.paths.uv_cache
+        cache.mkdir(parents=True, exist_ok=True)
+        for owned in (target, cache):
+            shutil.chown(owned, BUILD_USER, BUILD_USER)
+        try:
+            self._install(target, interpreter, installer, choice)
+        except ReleaseError:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        own_by_root(target)
+        # -I -S: the environment's own start-up hooks are not run by root. Files of other Pythons may not
+        # compile.
+        run(
+            [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0",
+             "--invalidation-mode", "unchecked-hash", str(target / "lib")],
+            timeout=300,
+        )  # fmt: skip
+        (target / COMPLETE).touch()
+        return key, True
+
+    def _install(self, target: Path, interpreter: str, installer: Installer, choice: dict[str, Any]) -> None:
+        self._uv(
+            ["venv", "--quiet", "--python", interpreter, "--no-project", "--allow-existing", str(target)],
+            target,
+        )
+        extras = [word for extra in choice["extras"] for word in ("--extra", extra)]
+        groups = [word for group in choice["groups"] for word in ("--group", group)]
+        folder = installer.folder or self.project
+        if installer.kind == "uv":
+            which = ["--package", installer.package] if installer.package else []
+            # The members of a workspace are folders of this release, and an environment outlives it.
+            members = ["--no-install-workspace"] if installer.package else ["--no-install-project"]
+            if _is_workspace(folder):
+                members = ["--no-install-workspace"]
+            options = ["--no-dev", *members, *which, *extras, *groups]
+            self._uv(["sync", "--frozen", "--project", str(folder), *options], target)
+        elif installer.kind == "poetry":
+            exported = self._export(installer, interpreter, choice, target)
+            self._uv(["pip", "install", "-r", str(exported)], target)
+        elif installer.kind == "pdm":
+            listed = _listed(target, project.pdm_requirements(installer.path, choice))
+            self._uv(["pip", "install", "--no-deps", "-r", str(listed)], target)
+        elif installer.kind == "requirements":
+            self._loose(["pip", "install", "-r", str(installer.path)], target)
+        elif installer.kind == "pyproject":
+            self._loose(["pip", "install", "-r", str(installer.path), *extras, *groups], target)
+        elif installer.kind == "setup.cfg":
+            listed = _listed(target, project.setup_requirements(folder, choice["extras"]) or [])
+            self._loose(["pip", "install", "-r", str(listed)], target)
+        brought = installed(target)
+        missing = [f"{name}=={version}" for name, version in SERVER.items() if name not in brought]
+        if missing:
+            # Constraints, so that adding the server moves nothing that the app brought.
+            pins = "".join(f"{name}=={version}\n" for name, version in sorted(brought.items()))
+            constraints = target / "berth-constraints.txt"
+            constraints.write_text(pins)
+            constraints.chmod(0o644)
+            try:
+                self._uv(["pip", "install", "--constraint", str(constraints), *missing], target)
+            except ReleaseError:
+                # The pinned server does not fit beside an older dependency of the app: take one that does.
+                loose = [name.split("==")[0] for name in missing]
+                self._uv(["pip", "install", "--constraint", str(constraints), *loose], target)
+
+    def _loose(self, words: list[str], target: Path) -> None:
+        """Without a lock, what there was when the source was committed: the same then as now."""
+        moment = self._committed()
+        if moment:
+            try:
+                self._uv([*words, "--exclude-newer", moment], target)
+                return
+            except ReleaseError:
+                pass  # an index that does not say when a file came, or a commit older than what it asks for
+        self._uv(words, target)
+
+    def _committed(self) -> str:
+        commit = self.release.rsplit("-", 1)[-1]
+        if not self.app["source"].get("git") or not self.paths.mirror.is_dir():
+            return ""
+        query = ["git", "--git-dir", str(self.paths.mirror), "-c", "safe.directory=*", "log", "-1"]
+        return run([*query, "--format=%cI", commit], timeout=20).out.strip()
+
+    def _export(self, installer: Installer, interpreter: str, choice: dict[str, Any], target: Path) -> Path:
+        """The lock of Poetry as requirements with hashes, made by Poetry itself from a copy."""
+        work = target / "berth-export"
+        work.mkdir()
+        for name in ("pyproject.toml", installer.file):
+            shutil.copyfile(installer.path.parent / name, work / name)
+        for path in (work, *work.iterdir()):
+            shutil.chown(path, BUILD_USER, BUILD_USER)
+        listed = work / "requirements.txt"
+        tool = ["tool", "run", "--python", interpreter, *POETRY]
+        words = ["export", "--format=requirements.txt", "--output=requirements.txt", "--no-interaction"]
+        words += [f"--extras={extra}" for extra in choice["extras"]]
+        words += [f"--with={group}" for group in choice["groups"]]
+        self._uv([*tool, *words], target, cwd=work)
+        return listed
+
+    def _uv(
+        self, args: list[str], target: Path, writable: list[Path] | None = None, cwd: Path | None = None
+    ) -> Result:
+        """uv as the build user, who can write the new environment and the app's cache, and nothing else."""
+        result = transient(
+            f"berth-build-{self.paths.app}",
+            [str(UV), *args],
+            user=BUILD_USER,
+            writable=[target, self.paths.uv_cache, *(writable or [])],
+            timeout=_BUILD_LIMIT,
+            cwd=cwd or self.project,
+            env={
+                "UV_TOOL_DIR": "/tmp/uv-tools",  # noqa: S108 - private to the sandbox
+                "POETRY_VIRTUALENVS_CREATE": "false",
+                "UV_CACHE_DIR": str(self.paths.uv_cache),
+                "UV_PROJECT_ENVIRONMENT": str(target),
+                "VIRTUAL_ENV": str(target),
+                "UV_PYTHON_DOWNLOADS": "never",
+                # Cache and environment change owners separately.
+                "UV_LINK_MODE": "copy",
+                "UV_NO_PROGRESS": "1",
+                "SSL_CERT_FILE": CA_BUNDLE,
+                "PIP_CERT": CA_BUNDLE,
+                "HOME": "/tmp",  # noqa: S108 - private to the sandbox
+                "LC_ALL": "C.UTF-8",
+            },
+            properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
+        )
+        if result.code != 0:
+            text = "\n".join(result.lines)
+            full = "No space left" in text or "os error 28" in text
+            why = (
+                f"the server's disk is full ({uv_reason(result.lines)})" if full else uv_reason(result.lines)
+            )
+            raise ReleaseError(
+                f"Installing the dependencies failed: {why}",
+                log=result.lines[-20:],
+                advice=cause.ROOM
+                if full
+                else f"correct the dependency files, then: berth deploy {self.paths.app}",
+            )
+        return result
+
+    def run_build(self, env: Path) -> list[str]:
+        """The commands the user names, as the build user, who owns the folder meanwhile."""
+        lines = self.app.get("build", [])
+        if not lines:
+            return missing_front_end(self.project)
+        _give(self.folder, BUILD_USER)
+        try:
+            for line in lines:
+                result = transient(
+                    f"berth-build-{self.paths.app}",
+                    ["/bin/sh", "-ec", line],
+                    user=BUILD_USER,
+                    writable=[self.folder],
+                    timeout=_BUILD_LIMIT,
+                    cwd=self.project,
+                    env={
+                        "PATH": f"{env}/bin:/usr/local/bin:/usr/bin:/bin",
+                        "PYTHONPATH": ":".join(map(str, self.python_path())),
+                        "HOME": "/tmp",  # noqa: S108 - private to the sandbox
+                        "LC_ALL": "C.UTF-8",
+                        "CI": "true",
+                        "BERTH_APP": self.paths.app,
+                        "BERTH_RELEASE": self.release,
+                        "SSL_CERT_FILE": CA_BUNDLE,
+                        "NODE_EXTRA_CA_CERTS": CA_BUNDLE,
+                    },
+                    properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
+                )
+                if result.code != 0:
+                    last = result.lines[-1] if result.lines else "it said nothing"
+                    raise ReleaseError(
+                        f"The build command `{line}` failed with exit status {result.code}: {last[:300]}",
+                        log=result.lines[-20:],
+                        advice="correct it under build and deploy again; the live release is untouched.",
+                    )
+        finally:
+            _give(self.folder, "root")
+        # What root writes later must not be led elsewhere by what was built.
+        source.tidy(self.folder)
+        (self.folder / ".venv").symlink_to(env)
+        return []
+
+    # The release's folder -----------------------------------------------------------------------------------
+
+    def install_project(self) -> list[str]:
+        """Put the project itself into the release, where it has to be a package; what was installed."""
+        found: list[str] = []
+        for folder in self.packages():
+            found += self._install_package(folder)
+        return found
+
+    def packages(self) -> list[Path]:
+        """The folders to install as packages: the project, and members of its workspace that it asks for."""
+        installer = self.installer()
+        result = [self.project] if is_package(self.project, installer) else []
+        if installer.kind == "uv" and installer.folder:
+            result += [one for one in workspace_members(installer) if one != self.project]
+        return result
+
+    def _install_package(self, folder: Path) -> list[str]:
+        toml = project.load_toml(folder / "pyproject.toml")
+        site, work = self.folder / ".berth/site", self.folder / ".berth/build"
+        site.mkdir(parents=True, exist_ok=True)
+        # Build backends write beside the sources, so they get a copy.
+        shutil.copytree(folder, work, symlinks=True, ignore=shutil.ignore_patterns(".berth", ".venv"))
+        try:
+            for parent, folders, files in os.walk(work):
+                for path in (Path(parent), *(Path(parent) / name for name in (*folders, *files))):
+                    chown(path, *ids(BUILD_USER))
+            shutil.chown(site, BUILD_USER, BUILD_USER)
+            env = (self.folder / ".venv").resolve()
+            self._uv(["pip", "install", "--no-deps", "--target", str(site), str(work)], env, [site, work])
+        finally:
+            shutil.rmtree(work)
+        own_by_root(site)
+        return [str(toml.get("project", {}).get("name", ""))]
+
+    def python_path(self) -> list[Path]:
+        site = self.folder / ".berth/site"
+        return project.python_path(self.project) + ([site] if site.is_dir() else [])
+
+    def write_scripts(self, target: str, first: bool = False) -> None:
+        """What the units run: one script a process, and the web server's settings and hook."""
+        own = self.folder / ".berth"
+        (own / "run").mkdir(parents=True, exist_ok=True)
+        web = next(process for process in self.app["processes"] if process["name"] == "web")
+        settings: dict[str, Any] = {
+            "target": target,
+            "workers": int(web.get("workers") or 2),
+            # Several workers that meet an empty database would all create its tables.
+            "first": first,
+            "project": str(self.project),
+            "socket": str(self.paths.socket(self.release)),
+            "link": str(self.paths.web_sock),
+            "graceful": int(self.app["drain"]["requests"]),
+        }
+        (own / "serve.json").write_text(json.dumps(settings, indent=2) + "\n")
+        (own / "gunicorn.conf.py").write_text(module_source(gunicorn_conf))
+        (own / "serve.py").write_text(module_source(serve))
+        (own / "retire.py").write_text(module_source(retire))
+        python = self.folder / ".venv/bin/python"
+        for process in self.app["processes"]:
+            if process["name"] != "web":
+                self._script(process["name"], process["command"])
+            elif process.get("command"):
+                self._script(
+                    "web", process["command"].replace("{socket}", settings["socket"]), settings["socket"]
+                )
+            else:
+                self._script("web", f"{python} {own}/serve.py")
+        for job in self.app.get("jobs", []):
+            self._script(job["name"], job["command"])
+        self._seal(own)
+
+    def _script(self, name: str, command: str, socket: str = "") -> None:
+        lines = ["#!/bin/sh", "# Ansible managed"]
+        paths = ":".join(shlex.quote(str(path)) for path in self.python_path())
+        lines.append(f'export PYTHONPATH={paths}"${{PYTHONPATH:+:$PYTHONPATH}}"')
+        if (self.folder / ".berth/site/bin").is_dir():
+            lines.append(f'export PATH={shlex.quote(str(self.folder / ".berth/site/bin"))}":$PATH"')
+        if socket:
+            lines.append(f"rm -f {shlex.quote(socket)}")
+        # exec, so that the unit's main process is the command; a shell line of several commands keeps its
+        # shell.
+        plain = not re.search(r"[;&|<>()`\n]|\$\(", command)
+        lines.append(("exec " if plain else "") + command)
+        path = self.folder / ".berth/run" / name
+        path.write_text("\n".join(lines) + "\n")
+        path.chmod(0o755)
+
+    def link_persistent(self) -> None:
+        """Folders that outlive releases: seeded from what the source brings, then linked into the release."""
+        for name in self.app.get("persistent", []):
+            inside, outside = self.project / name, self.paths.data / name
+            if not inside.parent.resolve().is_relative_to(self.folder.resolve()):
+                raise ReleaseError(f"persistent: {name} leads out of the project.")
+            outside.mkdir(parents=True, exist_ok=True)
+            if inside.is_dir() and not inside.is_symlink():
+                _seed(inside, outside)
+                shutil.rmtree(inside)
+            else:
+                inside.unlink(missing_ok=True)
+            self._own_by_app(outside)
+            inside.parent.mkdir(parents=True, exist_ok=True)
+            inside.symlink_to(outside)
+
+    def open_scratch(self) -> None:
+        """Folders of this release that the app may write, with what the source brings in them."""
+        for name in self.app.get("scratch", []):
+            inside = self.project / name
+            if not inside.parent.resolve().is_relative_to(self.folder.resolve()) or inside.is_symlink():
+                raise ReleaseError(f"scratch: {name} leads out of the project.")
+            inside.mkdir(parents=True, exist_ok=True)
+            for folder in [inside, *inside.parents]:
+                if folder == self.folder:
+                    break
+                if folder != inside:
+                    chown(folder, 0, ids(self.paths.app)[1])
+                    folder.chmod(folder.stat().st_mode | 0o050)
+            _give(inside, self.paths.app)
+            for parent, _, files in os.walk(inside):
+                Path(parent).chmod(0o750)
+                for one in files:
+                    if not (Path(parent) / one).is_symlink():
+                        (Path(parent) / one).chmod(0o640)
+
+    def scratch(self) -> list[Path]:
+        return [self.project / name for name in self.app.get("scratch", [])]
+
+    def _own_by_app(self, outside: Path) -> None:
+        """Only what is new, and never through a symlink: the app owns the folder and may have filled it."""
+        folder = outside
+        while folder != self.paths.data:
+            if folder.stat().st_uid == 0:
+                shutil.chown(folder, self.paths.app, self.paths.app)
+                folder.chmod(0o750)
+            folder = folder.parent
+        for parent, folders, files in os.walk(outside):
+            for name in (*folders, *files):
+                path = Path(parent) / name
+                if path.lstat().st_uid == 0:
+                    chown(path, *ids(self.paths.app))
+
+    def seal(self) -> None:
+        """Root owns the code, the app's group reads it, the world sees static folders only."""
+        self._seal(self.folder)
+        self.folder.chmod(0o751)
+        self.open_scratch()
+        for static in self.app.get("static", []):
+            self._open(self.project / static["path"])
+
+    def _seal(self, top: Path) -> None:
+        _, group = ids(self.paths.app)
+        for folder, folders, files in os.walk(top):
+            for name in (*folders, *files):
+                path = Path(folder) / name
+                chown(path, 0, group)
+                if not path.is_symlink():
+                    executable = path.is_dir() or path.stat().st_mode & 0o100
+                    path.chmod(0o750 if executable else 0o640)
+        chown(top, 0, group)
+        top.chmod(0o750)
+
+    def _open(self, folder: Path) -> None:
+        if folder.is_symlink() or not folder.is_dir():
+            return
+        for parent in folder.parents:
+            if parent == self.folder:
+                break
+            parent.chmod(parent.stat().st_mode | 0o001)
+        folder.chmod(0o755)
+        for parent_name, folders, files in os.walk(folder):
+            for name in folders:
+                _chmod(Path(parent_name) / name, 0o755)
+            for name in files:
+                _chmod(Path(parent_name) / name, 0o644)
+
+    def compile(self, interpreter: str) -> None:
+        """Bytecode beside the code: the tree is read-only when it runs.
+
+        A file that does not compile stays as it is.
+        """
+        run(
+            [interpreter, "-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
+             "-x", r"/(\.venv|node_modules|\.git)/", str(self.folder)],
+            timeout=120,
+        )  # fmt: skip
+
+    def role(self) -> tuple[str, str]:
+        return migrate.role(self.app, self.project, self.folder)
+
+    def freeze_units(self) -> list[str]:
+        """This release's own copies of env files and units, so that a rollback brings them back."""
+        _, group = ids(self.paths.app)
+        self.paths.frozen.mkdir(mode=0o750, exist_ok=True)
+        chown(self.paths.frozen, 0, group)
+        role = self.role()[0]
+        env = (self.paths.etc / ("owner.env" if role == "owner" else "env")).read_text()
+        journal.replace_text(self.paths.env(self.release), env, 0o640, 0, group)
+        migrate_env = (self.paths.etc / "migrate.env").read_text()
+        journal.replace_text(self.paths.migrate_env(self.release), migrate_env, 0o600)
+        return [env, migrate_env]
+
+
+def freeze_unit(paths: Paths, template: str, release: str) -> None:
+    """systemd prefers the file of an instance to its template."""
+    text = (paths.units / template).read_text()
+    journal.replace_text(paths.units / instance_file(template, release), text, 0o644)
+
+
+def installed(env: Path) -> dict[str, str]:
+    """Distributions of an environment with their versions, read from its metadata folders."""
+    found = {}
+    for path in env.glob("lib/python3*/site-packages/*.dist-info"):
+        name, _, version = path.name[: -len(".dist-info")].rpartition("-")
+        found[re.sub(r"[-_.]+", "-", name).lower()] = version
+    return found
+
+
+def uv_reason(lines: list[str]) -> str:
+    """The line of uv's report that names the cause."""
+    # Older versions draw a tree, newer ones write `error:` and `cause:`.
+    text = [
+        re.sub(r"^\s*[\u00d7\u2500-\u25ff>-]+\s*|^\s*(error|cause): *", "", line).strip() for line in lines
+    ]
+    for pattern in (
+        r"^Because ",
+        r"[Hh]ash mismatch",
+        r"not found in|requires-python",
+        r"Failed to",
+        r"^No ",
+    ):
+        for number, line in enumerate(text):
+            if re.search(pattern, line):
+                # uv folds its sentences.
+                rest = " ".join(text[number : number + 3]) if line.startswith("Because ") else line
+                return rest[:400]
+    return (text[-1] if text else "uv gave no reason")[:400]
+
+
+def module_source(module: ModuleType) -> str:
+    """A module's text, from a file or from inside the engine's zip."""
+    loader = module.__loader__
+    if isinstance(loader, zipimport.zipimporter):
+        return loader.get_source(module.__name__) or ""
+    return inspect.getsource(module)
+
+
+def ids(name: str) -> tuple[int, int]:
+    import grp
+    import pwd
+
+    return pwd.getpwnam(name).pw_uid, grp.getgrnam(name).gr_gid
+
+
+def chown(path: Path, uid: int, gid: int) -> None:
+    os.chown(path, uid, gid, follow_symlinks=False)
+
+
+def _give(top: Path, owner: str) -> None:
+    """Everything below and the folder itself, no symlink followed. Root's own stays with the build group."""
+    uid, gid = (0, ids(BUILD_USER)[1]) if owner == "root" else ids(owner)
+    for parent, folders, files in os.walk(top):
+        for name in (*folders, *files):
+            chown(Path(parent) / name, uid, gid)
+    chown(top, uid, gid)
+
+
+def grow(folder: Path, unit: str) -> None:
+    """A first release began with one worker; once it is well the others join, and a restart has them all."""
+    path = folder / ".berth/serve.json"
+    settings = json.loads(path.read_text())
+    if not settings.get("first"):
+        return
+    settings["first"] = False
+    path.write_text(json.dumps(settings, indent=2) + "\n")
+    main = int(show(unit, "MainPID").get("MainPID") or 0)
+    for _ in range(settings["workers"] - 1 if main else 0):
+        os.kill(main, signal.SIGTTIN)
+        time.sleep(0.1)  # signals of one kind that are pending together count once
+
+
+def missing_front_end(folder: Path) -> list[str]:
+    """A hint where a package.json says how to build and nothing was built."""
+    for path in sorted([*folder.glob("package.json"), *folder.glob("*/package.json")]):
+        try:
+            scripts = json.loads(path.read_text(encoding="utf-8")).get("scripts", {})
+        except (OSError, ValueError, AttributeError):
+            continue
+        built = any((path.parent / name).is_dir() for name in ("dist", "build", "out", ".next"))
+        if "build" in scripts and not built:
+            where = path.relative_to(folder)
+            return [f"{where} has a build script and nothing is built: name the commands under build."]
+    return []
+
+
+def own_by_root(folder: Path) -> None:
+    """An environment belongs to root and is read by all: it holds public packages only."""
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent) / name
+            chown(path, 0, 0)
+            if not path.is_symlink():
+                _chmod(path, 0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+    chown(folder, 0, 0)
+    folder.chmod(0o755)
+
+
+def _chmod(path: Path, mode: int) -> None:
+    if not path.is_symlink():
+        path.chmod(mode)
+
+
+def _seed(source: Path, target: Path) -> None:
+    for folder, _, files in os.walk(source):
+        relative = Path(folder).relative_to(source)
+        (target / relative).mkdir(parents=True, exist_ok=True)
+        for name in files:
+            destination = target / relative / name
+            if not destination.exists() and not destination.is_symlink():
+                shutil.copy2(Path(folder) / name, destination, follow_symlinks=False)

@@ -1,0 +1,125 @@
+"""Running other programs with a time limit, and systemd in particular."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ReleaseError
+
+# Transient units that must not outlive the engine when its connection breaks.
+TRANSIENT: set[str] = set()
+
+_SANDBOX = [
+    "NoNewPrivileges=yes",
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    "PrivateDevices=yes",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectControlGroups=yes",
+    "RestrictSUIDSGID=yes",
+    "CapabilityBoundingSet=",
+    "UMask=0027",
+]
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return [line for line in (self.err + "\n" + self.out).splitlines() if line.strip()]
+
+
+def run(
+    argv: list[str],
+    *,
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: str | None = None,
+) -> Result:
+    """Run to the end; a missing program or a time-out is a sentence, an exit status is a value."""
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            stdin=None if stdin is not None else subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            env={**os.environ, **env} if env else None,
+            cwd=cwd,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise ReleaseError(f"{argv[0]} is not installed on the server: run site.yml first.") from error
+    except subprocess.TimeoutExpired as error:
+        raise ReleaseError(f"{argv[0]} took longer than {timeout:.0f} s and was stopped.") from error
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def transient(
+    unit: str,
+    argv: list[str],
+    *,
+    user: str,
+    writable: list[Path],
+    timeout: float,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    env_file: Path | None = None,
+    properties: list[str] | None = None,
+) -> Result:
+    """Run a command as an unprivileged user in a sandbox of its own, bounded in time.
+
+    systemd reads the environment file itself, so no secret passes through an argument list.
+    """
+    command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"]
+    command += [f"--unit={unit}", f"--uid={user}", f"--gid={user}"]
+    for line in [*_SANDBOX, *(properties or []), f"RuntimeMaxSec={timeout:.0f}"]:
+        command.append(f"--property={line}")
+    for path in writable:
+        command.append(f"--property=ReadWritePaths={path}")
+    if cwd:
+        command.append(f"--property=WorkingDirectory={cwd}")
+    if env_file:
+        command.append(f"--property=EnvironmentFile={env_file}")
+    for key, value in (env or {}).items():
+        command.append(f"--setenv={key}={value}")
+    TRANSIENT.add(unit)
+    try:
+        return run([*command, "--", *argv], timeout=timeout + 30)
+    except ReleaseError:
+        run(["systemctl", "stop", f"{unit}.service"], timeout=30)
+        raise
+    finally:
+        TRANSIENT.discard(unit)
+
+
+def systemctl(*args: str, timeout: float = 120) -> Result:
+    return run(["systemctl", *args], timeout=timeout)
+
+
+def show(unit: str, *properties: str) -> dict[str, str]:
+    result = systemctl("show", unit, "--property=" + ",".join(properties), timeout=20)
+    return dict(line.split("=", 1) for line in result.out.splitlines() if "=" in line)
+
+
+def active(unit: str) -> bool:
+    return show(unit, "ActiveState").get("ActiveState") in ("active", "activating", "reloading")
+
+
+def journal(unit: str, lines: int = 200) -> list[str]:
+    """What the unit's processes wrote last, oldest line first."""
+    query = ["journalctl", "-n", str(lines), "-o", "cat", "--no-pager", "-q", f"_SYSTEMD_UNIT={unit}"]
+    return [line for line in run(query, timeout=20).out.splitlines() if line.strip()]

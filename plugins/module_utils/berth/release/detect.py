@@ -1,0 +1,75 @@
+"""What a deploy would find in a source, and why: the engine's own decisions, shown without a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import build, migrate, pack, project
+from .errors import ReleaseError
+
+Row = tuple[str, str, str]
+
+
+def describe(app: dict[str, Any], root: Path) -> list[Row]:
+    """What, its value, and where that comes from or how to set it."""
+    folder = root / (app["source"].get("subdir") or "")
+    python = app.get("python", {})
+    rows: list[Row] = [
+        ("project", _below(folder, root), "source.subdir; the server and all commands run here")
+    ]
+    wish = project.wanted_python(folder, root, python.get("version", ""))
+    rows.append(("python", wish.version or wish.range or "the newest", wish.why))
+    installer = project.find_installer(folder, root, python.get("directory", ""))
+    what = installer.kind + (f" (package {installer.package})" if installer.package else "")
+    place = _below(installer.path, root) if installer.file else "no lock, requirements or [project] table"
+    rows.append(("dependencies", what, place))
+    packages = "yes" if build.is_package(folder, installer) else "no"
+    rows.append(("installed", packages, "whether the project itself has to be installed as a package"))
+    rows += _application(app, folder, root)
+    rows += _schema(app, folder, root)
+    dropped = [name for name in pack.list_files(root) if pack.is_env_file(name.rsplit("/", 1)[-1])]
+    if dropped:
+        rows.append(("left out", ", ".join(dropped), "would override the settings"))
+    rows += [("hint", hint, "build") for hint in build.missing_front_end(folder) if not app.get("build")]
+    return rows
+
+
+def _application(app: dict[str, Any], folder: Path, root: Path) -> list[Row]:
+    web = next(process for process in app["processes"] if process["name"] == "web")
+    if web.get("command"):
+        return [("app", web["command"], "processes.web.command")]
+    if web.get("app"):
+        return [("app", web["app"], "processes.web.app")]
+    found = project.find_targets(folder, root)
+    if not found:
+        broken = project.syntax_error(folder)
+        return [("app", "none", broken or "set processes.web.app, such as main:app")]
+    rest = [("", hit.target, f"{hit.where}; only if the one above is not there") for hit in found[1:4]]
+    return [("app", found[0].target, found[0].where), *rest]
+
+
+def _schema(app: dict[str, Any], folder: Path, root: Path) -> list[Row]:
+    if not app["database"]["enabled"]:
+        return [("migrations", "none", "database.enabled is false")]
+    try:
+        decision = migrate.decide(folder, root, app["migrations"])
+    except ReleaseError as error:
+        return [("migrations", "refused", error.sentence)]
+    rows = [("migrations", decision.command or "none", decision.why)]
+    if decision.command:
+        rows.append(("", f"in {_below(decision.directory, root)}", "migrations.directory"))
+    return [*rows, ("database role", *migrate.role(app, folder, root))]
+
+
+def _below(path: Path, root: Path) -> str:
+    return os.path.relpath(path, root)
+
+
+def table(name: str, rows: Sequence[Row]) -> str:
+    """The rows as text, in columns."""
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    lines = [f"{a.ljust(first)}  {b.ljust(min(second, 44))}  {c}".rstrip() for a, b, c in rows]
+    return "\n".join([name, *(f"  {line}" for line in lines)])

@@ -1,0 +1,217 @@
+"""What a deploy would bring: commits or files, settings, migrations. Changes nothing, needs no lock."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from . import history, prune, schema, settings, source
+from .errors import ReleaseError
+from .pack import is_env_file
+from .paths import Paths
+
+_SHOWN = 40
+_HIDDEN = "(not shown)"
+# Where values may be secret, only their names are told.
+_MASKED = re.compile(r"^(env\.|proxy\.headers|proxy\.basic_auth|secrets)")
+_NOT_OF_A_RELEASE = {".berth", ".venv", "release.json"}
+
+
+def file_digest(path: Path) -> str:
+    """Content, executable bit and kind of one file."""
+    if path.is_symlink():
+        return f"l{path.readlink()}"
+    kind = "x" if path.stat().st_mode & 0o100 else "f"
+    return kind + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def manifest(root: Path, names: list[str]) -> dict[str, str]:
+    """What the controller tells of a source folder."""
+    return {name: file_digest(root / name) for name in names}
+
+
+def describe(paths: Paths, args: dict[str, Any]) -> dict[str, Any]:
+    app: dict[str, Any] = args["app"]
+    releases = prune.list_releases(paths)
+    live = prune.live_release(paths)
+    record = releases.get(live, {})
+    now = history.today(record) if record else ""
+    answer: dict[str, Any] = {
+        "app": paths.app,
+        "live": live,
+        "schema": now,
+        "commits": [],
+        "files": [],
+        "settings": setting_changes(record.get("app") or {}, app) if record else [],
+        "migrations": [],
+        "notes": [],
+    }
+    answer["settings"] += [
+        {"key": f"secrets.{name}", "from": _HIDDEN, "to": _HIDDEN} for name in args.get("secrets") or []
+    ]
+    if app["source"].get("git"):
+        revisions = _from_git(paths, app, record, args.get("version") or "", answer)
+    else:
+        answer["version"] = str(args["digest"])[:7]
+        if record:
+            answer["files"] = file_changes(paths.release(live), args["files"], app)
+        revisions = {one["id"]: schema.Revision(**one) for one in args.get("revisions") or []}
+    answer["migrations"] = [one.as_dict() for one in _pending(app, revisions, now, answer)]
+    problem = settings.compare(paths, app, {}, False, True)["problem"] if record else ""
+    if problem:
+        answer["notes"].append(problem)
+    answer["text"] = text(answer)
+    return answer
+
+
+def _pending(
+    app: dict[str, Any], revisions: dict[str, schema.Revision], now: str, answer: dict[str, Any]
+) -> list[schema.Revision]:
+    wishes = app.get("migrations") or {}
+    if wishes.get("command") or not wishes.get("enabled", True):
+        answer["notes"].append(
+            f"Migrations run by a command of your own ({wishes['command']}): what it would do is not known."
+            if wishes.get("command")
+            else "Migrations are switched off."
+        )
+        return []
+    unknown = [name for name in schema.split(now) if name not in revisions]
+    if revisions and unknown:
+        answer["notes"].append(f"The database is at {now}, which the new code does not know.")
+        return []
+    return schema.between(revisions, now, ",".join(schema.heads(revisions)))
+
+
+def file_changes(folder: Path, files: dict[str, str], app: dict[str, Any]) -> list[str]:
+    """`A name`, `M name`, `D name` against a release's folder."""
+    subdir = (app.get("source") or {}).get("subdir") or ""
+    kept = [f"{subdir}/{name}".lstrip("/") for name in app.get("persistent", [])]
+
+    def counts(name: str) -> bool:
+        outside = any(name == one or name.startswith(f"{one}/") for one in kept)
+        top = name.split("/")[0]
+        return not (outside or top in _NOT_OF_A_RELEASE or is_env_file(Path(name).name))
+
+    changes = []
+    for name, digest in files.items():
+        if not counts(name):
+            continue
+        path = folder / name
+        if not path.is_symlink() and not path.is_file():
+            changes.append(f"A {name}")
+        elif file_digest(path)[1:] != digest[1:]:  # a release's files have modes of their own
+            changes.append(f"M {name}")
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in ("__pycache__", *_NOT_OF_A_RELEASE)]
+        for file in names:
+            name = str((Path(parent) / file).relative_to(folder))
+            if name not in files and counts(name) and not name.endswith(".pyc"):
+                changes.append(f"D {name}")
+    return sorted(changes, key=lambda line: line[2:])
+
+
+def setting_changes(old: dict[str, Any], new: dict[str, Any]) -> list[dict[str, str]]:
+    """Every key of the app's entry that differs; values where they cannot be secret."""
+    before, after = _flat("", old), _flat("", new)
+    changes = []
+    for key in sorted(set(before) | set(after)):
+        if before.get(key) == after.get(key) or key in ("source.path", "source.version"):
+            continue
+        values = [side.get(key, "(none)") for side in (before, after)]
+        if _MASKED.match(key):
+            values = [value if value == "(none)" else _HIDDEN for value in values]
+        changes.append({"key": key, "from": source.public_url(values[0]), "to": source.public_url(values[1])})
+    return changes
+
+
+def _flat(prefix: str, value: Any) -> dict[str, str]:
+    if isinstance(value, dict) and value:
+        found: dict[str, str] = {}
+        for key, below in value.items():
+            found.update(_flat(f"{prefix}.{key}" if prefix else str(key), below))
+        return found
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "name" in one for one in value):
+        return _flat(
+            prefix, {one["name"]: {k: v for k, v in one.items() if k != "name"} or "yes" for one in value}
+        )
+    return {prefix: str(value)}
+
+
+def _from_git(
+    paths: Paths, app: dict[str, Any], record: dict[str, Any], version: str, answer: dict[str, Any]
+) -> dict[str, schema.Revision]:
+    """Commits, files and revisions from a repository of the moment, which borrows what the mirror has."""
+    origin = {**app["source"], **({"version": version} if version else {})}
+    commit = source.resolve_commit(paths, origin)
+    answer["version"] = commit[:7]
+    old = str(record.get("version", ""))
+    with (
+        tempfile.TemporaryDirectory(prefix="berth-diff-", dir="/var/tmp") as name,
+        source._git_environment(paths, origin.get("deploy_key", "")) as environment,
+    ):
+        bare, tree = Path(name) / "git", Path(name) / "tree"
+        tree.mkdir()
+
+        def git(*args: str, timeout: float = 120) -> str:
+            done = source._git(environment, "--git-dir", str(bare), *args, timeout=timeout, cwd=tree)
+            if done.code != 0:
+                raise ReleaseError(f"git {args[0]} failed: {source._why(done)}.")
+            return done.out
+
+        source._git(environment, "init", "--quiet", "--bare", str(bare), timeout=30)
+        if (paths.mirror / "objects").is_dir():
+            (bare / "objects/info/alternates").write_text(f"{paths.mirror}/objects\n")
+        specs = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+        git("fetch", "--quiet", "--", origin["git"], *specs, timeout=600)
+        known = source._git(
+            environment, "--git-dir", str(bare), "cat-file", "-e", f"{old}^{{commit}}", timeout=30
+        )
+        if old and known.code == 0:
+            form = "--format=%h %ad %an: %s"
+            answer["commits"] = git("log", "--date=short", form, f"{old}..{commit}").splitlines()
+            changed = git("diff", "--name-status", "--no-renames", old, commit)
+            answer["files"] = [line.replace("\t", " ") for line in changed.splitlines()]
+        elif old:
+            answer["notes"].append(f"The live commit {old[:7]} is not in the repository any more.")
+        git("--work-tree", str(tree), "read-tree", commit)
+        git("--work-tree", str(tree), "checkout-index", "--all", timeout=300)
+        folder = history.script_folder(tree, origin.get("subdir") or "")
+        return schema.read_all(folder) if folder else {}
+
+
+def text(answer: dict[str, Any]) -> str:
+    """The same for people."""
+    app, live = answer["app"], answer["live"]
+    lines: list[str] = []
+    lines += _part("Commits", answer["commits"])
+    lines += _part("Files", answer["files"])
+    lines += _part("Settings", [f"{one['key']}: {one['from']} -> {one['to']}" for one in answer["settings"]])
+    steps = [
+        f"{one['file']}{': ' + one['title'] if one['title'] else ''}"
+        + (f"  ! {'; '.join(one['risks'])}" if one["risks"] else "")
+        for one in answer["migrations"]
+    ]
+    lines += _part(f"Migrations from schema {answer['schema'] or 'none'}", steps)
+    if steps:
+        lines.append(
+            "  Their SQL is made by the new code, which only a deploy builds; these are their files."
+        )
+    notes = [f"  {note}" for note in answer["notes"]]
+    if not live:
+        return "\n".join(
+            [f"{app}: nothing is live; a deploy brings {answer['version']} as a whole.", *lines, *notes]
+        )
+    if not lines:
+        return "\n".join([f"{app}: {live} is what a deploy would bring; nothing would change.", *notes])
+    return "\n".join([f"{app}: against {live}, a deploy of {answer['version']} brings", *lines, *notes])
+
+
+def _part(title: str, entries: list[str]) -> list[str]:
+    if not entries:
+        return []
+    lines = [f"{title} ({len(entries)}):", *(f"  {one}" for one in entries[:_SHOWN])]
+    return lines + ([f"  … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else [])

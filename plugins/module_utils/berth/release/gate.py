@@ -1,0 +1,299 @@
+"""Asking a release whether it is well: HTTP over its own socket, and through the public route."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import cause, command, listening
+from .errors import ReleaseError
+
+HEALTH_PATHS = (
+    "/healthz",
+    "/health",
+    "/readyz",
+    "/livez",
+    "/api/health",
+    "/api/healthz",
+    "/health/",
+    "/ping",
+    "/status",
+)
+_POLL = 0.05
+
+
+class _UnixHTTP(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.unix_path = str(path)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.unix_path)
+
+
+class _LoopbackHTTPS(http.client.HTTPSConnection):
+    """To this machine's proxy, under the public name.
+
+    Its certificate may still be on its way, so it is not checked.
+    """
+
+    def __init__(self, domain: str, timeout: float) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        super().__init__(domain, 443, timeout=timeout, context=context)
+        self.context = context
+
+    def connect(self) -> None:
+        plain = socket.create_connection(("127.0.0.1", 443), self.timeout)
+        self.sock = self.context.wrap_socket(plain, server_hostname=self.host)
+
+
+def _headers(domain: str) -> dict[str, str]:
+    """What the proxy sends, so that host checks and client addresses work as they will."""
+    return {
+        "Host": domain,
+        "X-Forwarded-For": "127.0.0.1",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": domain,
+        "User-Agent": "berth-health",
+        "Connection": "close",
+    }
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer; status 0 when nobody answered."""
+
+    status: int
+    location: str = ""
+    body: str = ""
+
+
+def ask(path: Path, url: str, domain: str, timeout: float = 10) -> Reply:
+    """One request over a release's socket, as the proxy would send it."""
+    connection = _UnixHTTP(path, timeout)
+    try:
+        connection.request("GET", url, headers=_headers(domain))
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return Reply(0)
+    finally:
+        connection.close()
+    return Reply(response.status, response.getheader("Location", ""), body.decode(errors="replace"))
+
+
+def ask_socket(path: Path, url: str, domain: str, timeout: float = 10) -> int:
+    """The status of one request over a release's socket; 0 when nobody answers."""
+    return ask(path, url, domain, timeout).status
+
+
+@dataclass
+class Probe:
+    """Which path tells the health of an app, and what counts as well."""
+
+    socket: Path
+    domain: str
+    path: str  # "" until found
+
+    def ask(self, timeout: float) -> int:
+        if self.path:
+            return ask_socket(self.socket, self.path, self.domain, timeout)
+        for path in HEALTH_PATHS:
+            status = ask_socket(self.socket, path, self.domain, timeout)
+            if status == 0:
+                return 0
+            if 200 <= status < 300 or status >= 500:
+                self.path = path  # it exists; an error is a health path that says no
+                return status
+        status = ask_socket(self.socket, "/", self.domain, timeout)
+        if 0 < status < 500:
+            self.path = "/"
+        return status
+
+    def good(self, status: int) -> bool:
+        return 200 <= status < 300 or (self.path == "/" and 0 < status < 500)
+
+    def routes(self) -> list[str]:
+        """Paths that exist, those that sound like health first; empty where the app does not tell."""
+        try:
+            paths = json.loads(ask(self.socket, "/openapi.json", self.domain, 3).body)["paths"]
+            known = [path for path, verbs in paths.items() if "get" in verbs and "{" not in path]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            known = [
+                path for path in HEALTH_PATHS if self.good(ask_socket(self.socket, path, self.domain, 2))
+            ]
+        return sorted(known, key=lambda path: not re.search(r"health|ready|live|ping|status", path))
+
+
+def wait_healthy(
+    probe: Probe,
+    unit: str,
+    health: dict[str, Any],
+    about: cause.About,
+    successes: int | None = None,
+    hold: float = 0.0,
+) -> None:
+    """Until the release answers well often enough, and for `hold` seconds; the cause where it does not."""
+    budget, interval = float(health["timeout"]), float(health["interval"])
+    needed = int(health["successes"] if successes is None else successes)
+    began = looked = time.monotonic()
+    deadline = began + budget
+    good, status, first = 0, 0, 0.0
+    while True:
+        state = command.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts")
+        gone = state.get("ActiveState") in ("failed", "inactive", "deactivating")
+        if gone or state.get("SubState") == "auto-restart" or state.get("NRestarts", "0") != "0":
+            raise _ended(unit, state, about, first)
+        status = probe.ask(min(10.0, max(1.0, deadline - time.monotonic())))
+        now = time.monotonic()
+        if probe.good(status):
+            good += 1
+            first = first or now
+            if good >= needed and now - first >= hold:
+                # Workers that die are replaced by their server, which does not end itself.
+                if hold and cause.ended(command.journal(unit)):
+                    raise _ended(unit, state, about, first)
+                return
+        else:
+            good = 0
+            if now - looked > 1:
+                looked = now
+                lines = command.journal(unit)
+                if cause.out_of_memory(lines) or len(cause.ended(lines)) >= (1 if first else 2):
+                    raise _ended(unit, state, about, first)
+        if now >= deadline + (hold if first else 0):
+            raise _not_well(probe, unit, status, budget, about)
+        time.sleep(interval if good else _POLL)
+
+
+def _ended(unit: str, state: dict[str, str], about: cause.About, first: float) -> ReleaseError:
+    lines = command.journal(unit)
+    what = "did not start"
+    if first:
+        what = f"answered well, and failed after {time.monotonic() - first:.0f} s"
+    return _failed(f"The new release {what}: {cause.explain(lines, state, about)}.", unit, lines)
+
+
+def _not_well(probe: Probe, unit: str, status: int, budget: float, about: cause.About) -> ReleaseError:
+    lines = command.journal(unit)
+    if status == 0:
+        return _failed(f"{_silent(probe, unit, lines, budget, about)}.", unit, lines)
+    where = probe.path or "any health path"
+    sentence = f"The new release answered {status} on {where} for {budget:.0f} s"
+    reply = ask(probe.socket, probe.path or "/", probe.domain, 5)
+    if status == 404:
+        known = ", ".join(probe.routes()[:6])
+        sentence += ": set health.path to a path that exists" + (f", such as {known}" if known else "")
+    elif status in (401, 403):
+        sentence += ": set health.path to one that needs no login"
+    elif 300 <= status < 400:
+        to = f" ({reply.location})" if reply.location else ""
+        sentence += f", which leads elsewhere{to}: set health.path to the path that answers itself"
+    elif status >= 500:
+        error, place = cause.last_error(lines, about.inside)
+        at = cause.brief(place, about.inside)
+        sentence += f": {error} ({at})" if error else _quoted(reply.body)
+    elif status == 400:
+        sentence += f"{_quoted(reply.body)}: it has to accept the host name {probe.domain}"
+    else:
+        sentence += _quoted(reply.body)
+    return _failed(f"{sentence}.", unit, lines)
+
+
+def _quoted(body: str) -> str:
+    line = body.strip().splitlines()[0][:120] if body.strip() else ""
+    return f" ({line})" if line and not line.startswith("<") else ""
+
+
+def _silent(probe: Probe, unit: str, lines: list[str], budget: float, about: cause.About) -> str:
+    """Why nobody answers on the socket."""
+    error, place = cause.last_error(lines, about.inside)
+    if error:
+        at = cause.brief(place, about.inside)
+        return f"The new release did not answer within {budget:.0f} s: {error}" + (f" ({at})" if at else "")
+    if not about.target:
+        return _no_socket(probe, unit, budget)
+    where = cause.stuck(lines)
+    at = cause.brief(_stack(unit, len(lines), about.inside), about.inside)
+    if where == "startup":
+        place = f" (at {at})" if at else ""
+        return f"The app's startup (lifespan) did not finish within {budget:.0f} s{place}"
+    if where == "import" or at:
+        waits = f": it waits at {at}" if at else ""
+        return f"The import of {about.target.split(':')[0]} did not finish within {budget:.0f} s{waits}"
+    return f"The new release did not answer on its socket within {budget:.0f} s"
+
+
+def _no_socket(probe: Probe, unit: str, budget: float) -> str:
+    """A command of one's own that listens elsewhere, or nowhere."""
+    known = listening.places(unit)
+    if str(probe.socket) in known:
+        return f"The command listens on its socket, but did not answer within {budget:.0f} s"
+    advice = "let processes.web.command listen on the unix socket {socket}"
+    if known:
+        return f"The command listens on {', '.join(known)} instead of its socket: {advice}"
+    return f"The command did not listen on its socket within {budget:.0f} s: {advice}"
+
+
+def _stack(unit: str, seen: int, inside: str) -> str:
+    """Where the processes are right now: gunicorn.conf.py has taught them to say so. They are lost anyway."""
+    command.systemctl("kill", "--signal=RTMIN+5", unit)
+    time.sleep(0.3)
+    return cause.stack_place(command.journal(unit, 400)[seen:], inside)
+
+
+def _failed(sentence: str, unit: str, lines: list[str]) -> ReleaseError:
+    return ReleaseError(
+        sentence, log=lines[-20:], advice=f"journalctl -u {unit} -n 200 shows its whole log on the server."
+    )
+
+
+def verify_public(domain: str, path: str, probe: Probe, release: str = "", limit: float = 10) -> str:
+    """Through the proxy as the world sees it. Empty when well, a note when it cannot be told.
+
+    The proxy may still hold connections to the release before, and each answers once more. So it is asked
+    until `release` itself answers, where its server can say so.
+    """
+    headers = {"Host": domain, "User-Agent": "berth-verify", "X-Berth-Verify": release}
+    began = time.monotonic()
+    deadline = began + limit
+    said = ""
+    while True:
+        connection = _LoopbackHTTPS(domain, 10)
+        try:
+            connection.request("GET", path or "/", headers=headers)
+            response = connection.getresponse()
+            response.read()
+            if probe.good(response.status) or response.status in (401, 403):
+                itself = not release or response.getheader("X-Berth-Release", "") == release
+                if itself or response.status >= 400 or time.monotonic() >= began + 3:
+                    return ""
+                continue
+            said = f"https://{domain}{path or '/'} answers {response.status}"
+            # Everybody gets this answer now, so there is no time to be patient.
+            deadline = min(deadline, began + 3)
+        except ssl.SSLError as error:
+            if time.monotonic() >= deadline:
+                return (
+                    f"the proxy has no certificate for {domain} yet ({error.reason or 'TLS alert'}), so the "
+                    f"public "
+                    "route was not checked"
+                )
+        except (OSError, http.client.HTTPException) as error:
+            said = f"the proxy does not answer on port 443 ({error})"
+        finally:
+            connection.close()
+        if time.monotonic() >= deadline:
+            raise ReleaseError(f"The public route failed after the switch: {said}.")
+        time.sleep(0.1)

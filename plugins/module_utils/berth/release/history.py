@@ -1,0 +1,159 @@
+"""The releases that are here, what became of them, and which of them could be gone back to. Reads only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from . import gate, journal, lock, migrate, prune, schema, units
+from .errors import ReleaseError
+from .paths import Paths
+
+_LINES = 20
+_DEPTH = ("alembic.ini", "*/alembic.ini", "*/*/alembic.ini")
+
+
+def script_folder(release: Path, subdir: str) -> Path | None:
+    """Where a release keeps its revisions; None where it has none."""
+    project = release / subdir if subdir else release
+    for pattern in _DEPTH:
+        for ini in sorted(project.glob(pattern)):
+            folder = migrate.script_folder(ini.parent)
+            if folder.is_dir():
+                return folder
+    return None
+
+
+def revisions(paths: Paths, releases: dict[str, dict[str, Any]]) -> dict[str, schema.Revision]:
+    """Every revision that any release here knows, as the newest of them tells it."""
+    known: dict[str, schema.Revision] = {}
+    for name in sorted(releases):
+        subdir = str((releases[name].get("app") or {}).get("source", {}).get("subdir") or "")
+        folder = script_folder(paths.release(name), subdir)
+        if folder:
+            known.update(schema.read_all(folder))
+    return known
+
+
+def today(record: dict[str, Any]) -> str:
+    """The schema that the database is at: asked, or as the live release left it where it cannot be asked."""
+    noted = str((record.get("schema") or {}).get("to", ""))
+    app = record.get("app") or {}
+    if not (app.get("database") or {}).get("enabled"):
+        return noted
+    try:
+        return migrate.Database(app).revision() or noted
+    except (ReleaseError, OSError):
+        return noted
+
+
+def judge(known: dict[str, schema.Revision], name: str, record: dict[str, Any], now: str) -> schema.Verdict:
+    """Whether this release's code can run on the schema of today."""
+    made_for = str((record.get("schema") or {}).get("to", ""))
+    migrations = record.get("migrations")
+    if not migrations and not made_for:
+        return schema.Verdict(
+            f"{name} was released without migrations: Berth knows nothing of its schema.", True
+        )
+    if not now and not made_for:
+        return schema.Verdict(
+            f"The migrations of {name} are a command of its own ({(migrations or {}).get('command', '?')}): "
+            "only you can tell whether its code runs on today's schema.",
+            True,
+        )
+    return schema.judge(known, name, made_for, now)
+
+
+def describe(paths: Paths) -> dict[str, Any]:
+    releases = prune.list_releases(paths)
+    live = prune.live_release(paths)
+    now = today(releases.get(live, {}))
+    known = revisions(paths, releases)
+    states = units.states([units.web(paths.app, name) for name in releases])
+    rows = []
+    for name in sorted(releases, reverse=True):
+        record = releases[name]
+        state = states.get(units.web(paths.app, name), "")
+        row: dict[str, Any] = {
+            "release": name,
+            "version": record.get("version", ""),
+            "created": record.get("created", ""),
+            "age": lock.age(record.get("created", "")),
+            "by": record.get("by", ""),
+            "live_since": record.get("live_since", ""),
+            "schema": (record.get("schema") or {}).get("to", ""),
+            "live": name == live,
+            "health": _health(paths, name, record, name == live, state),
+        }
+        if record.get("healthy") and name != live:
+            verdict = judge(known, name, record, now)
+            row["rollback"] = {"allowed": verdict.safe, "why": verdict.sentence}
+        rows.append(row)
+    past = [entry for entry in journal.entries(paths.audit) if entry.get("app") == paths.app]
+    return {
+        "app": paths.app,
+        "live": live,
+        "schema": now,
+        "previous": prune.previous(releases, live),
+        "releases": rows,
+        "history": past[-_LINES:],
+    }
+
+
+def _health(paths: Paths, name: str, record: dict[str, Any], live: bool, state: str) -> str:
+    if live:
+        domain, path = (
+            record.get("app", {}).get("domains", ["localhost"])[0],
+            record.get("health_path") or "/",
+        )
+        code = gate.ask_socket(paths.socket(name), path, domain, 5)
+        good = gate.Probe(paths.socket(name), domain, path).good(code)
+        return "well" if good else f"answers {code}" if code else "does not answer"
+    if not record.get("healthy"):
+        return "unfinished"
+    return "ends its work" if state == "active" else "was well"
+
+
+def table(apps: list[dict[str, Any]]) -> str:
+    """The same for people."""
+    parts = []
+    for app in apps:
+        if not app["releases"]:
+            parts.append(f"{app['app']}: nothing was released on this server yet.")
+            continue
+        rows = [["", app["app"].upper(), "AGE", "VERSION", "SCHEMA", "HEALTH", "GO BACK TO IT"]]
+        for one in app["releases"]:
+            back = "live" if one["live"] else "no"
+            if "rollback" in one:
+                back = "yes" if one["rollback"]["allowed"] else "only with force"
+            mark = "*" if one["live"] else "<" if one["release"] == app["previous"] else ""
+            version = one["version"][:12] or "-"
+            rows.append(
+                [mark, one["release"], one["age"], version, one["schema"] or "-", one["health"], back]
+            )
+        lines = columns(rows)
+        for one in app["releases"]:
+            if not one.get("rollback", {}).get("allowed", True):
+                lines.append(one["rollback"]["why"])
+        if app["history"]:
+            lines += ["", f"The last runs ({app['app']}):"]
+            lines += columns([_run(entry) for entry in app["history"][-10:]])
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _run(entry: dict[str, Any]) -> list[str]:
+    way = f"{entry.get('from') or 'nothing'} -> {entry.get('to') or 'nothing'}"
+    seconds = f"{entry['seconds']} s" if "seconds" in entry else ""
+    said = str(entry.get("result", ""))
+    if entry.get("reason"):
+        said += f" in {entry.get('step', '?')}: {entry['reason']}"
+    return ["", entry.get("at", ""), entry.get("what", ""), way, seconds, entry.get("by", ""), said]
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        " ".join(cell.ljust(width + 1) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,120 @@
+"""The deploy journal, the audit line and each release's record."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from .paths import Paths
+
+RECORD = "release.json"
+# Beyond this size a file becomes `<name>.1`, whose predecessor goes: about a hundred deploys, and thousands.
+JOURNAL_LIMIT = 256 * 1024
+AUDIT_LIMIT = 2 * 1024 * 1024
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _append(path: Path, entry: dict[str, Any], mode: int, limit: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n"
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode)
+        try:
+            # The engines of two apps write one audit file.
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _is_still(path, descriptor):
+                continue
+            if os.fstat(descriptor).st_size >= limit:
+                path.replace(older(path))
+                continue
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except OSError:
+        return False
+
+
+def older(path: Path) -> Path:
+    return path.with_name(f"{path.name}.1")
+
+
+def entries(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a file and of its predecessor, oldest first."""
+    found: list[dict[str, Any]] = []
+    for part in (older(path), path):
+        try:
+            lines = part.read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # half a line: the power went away while it was written
+            if isinstance(entry, dict):
+                found.append(entry)
+    return found
+
+
+def note(paths: Paths, release: str, step: str, state: str, **more: Any) -> None:
+    """One line before (`begin`) and one after (`end`, `failed`) every step that changes something."""
+    _append(
+        paths.state / "journal.jsonl",
+        {"at": now(), "release": release, "step": step, "state": state, **more},
+        0o600,
+        JOURNAL_LIMIT,
+    )
+
+
+def audit(paths: Paths, **entry: Any) -> None:
+    _append(paths.audit, {"at": now(), "app": paths.app, **entry}, 0o640, AUDIT_LIMIT)
+
+
+def unfinished(paths: Paths) -> dict[str, Any] | None:
+    """The last journal entry, when a run ended before its last step did: between two steps, or inside one."""
+    for entry in reversed(entries(paths.state / "journal.jsonl")):
+        closed = entry.get("state") == "failed" or (
+            entry.get("state") == "end" and entry.get("step") in ("finish", "settle")
+        )
+        return None if closed else entry
+    return None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return record
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Replaced in one step, so a reader never meets half of it."""
+    replace_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n", 0o644)
+
+
+def replace_text(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        if os.geteuid() == 0:
+            os.fchown(handle.fileno(), uid, gid)
+        os.fchmod(handle.fileno(), mode)
+        os.fsync(handle.fileno())
+    temporary.replace(path)

@@ -1,0 +1,59 @@
+"""Where the processes of a unit listen, read from /proc: what a server does instead of what it should."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from pathlib import Path
+
+
+def places(unit: str, proc: Path = Path("/proc")) -> list[str]:
+    """Addresses and unix sockets that a unit's processes listen on, such as `127.0.0.1:8000`."""
+    inodes = _sockets(unit, proc)
+    found = [place for inode, place in _listeners(proc) if inode in inodes]
+    return sorted(set(found))
+
+
+def _sockets(unit: str, proc: Path) -> set[str]:
+    inodes = set()
+    for process in proc.glob("[0-9]*"):
+        # A process or a file of it may be gone by the time it is looked at.
+        with contextlib.suppress(OSError):
+            if f"/{unit}" not in (process / "cgroup").read_text():
+                continue
+            for entry in list((process / "fd").iterdir()):
+                with contextlib.suppress(OSError):
+                    found = re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink()))
+                    if found:
+                        inodes.add(found[1])
+    return inodes
+
+
+def _listeners(proc: Path) -> list[tuple[str, str]]:
+    found = []
+    for name in ("tcp", "tcp6"):
+        for fields in _table(proc / "net" / name):
+            if len(fields) > 9 and fields[3] == "0A":
+                found.append((fields[9], _address(fields[1])))
+    for fields in _table(proc / "net" / "unix"):
+        if len(fields) > 7 and fields[3] == "00010000":
+            found.append((fields[6], fields[7]))
+    return found
+
+
+def _table(path: Path) -> list[list[str]]:
+    try:
+        return [line.split() for line in path.read_text(errors="replace").splitlines()[1:]]
+    except OSError:
+        return []
+
+
+def _address(text: str) -> str:
+    """`0100007F:1F90` as 127.0.0.1:8080."""
+    host, port = text.split(":")
+    # Each group of four bytes is in the machine's order.
+    raw = b"".join(bytes.fromhex(host[at : at + 8])[::-1] for at in range(0, len(host), 8))
+    if len(raw) == 4:
+        return f"{socket.inet_ntop(socket.AF_INET, raw)}:{int(port, 16)}"
+    return f"[{socket.inet_ntop(socket.AF_INET6, raw)}]:{int(port, 16)}"

@@ -1,0 +1,77 @@
+"""One deploy at a time: a kernel lock, held for as long as the engine's process lives."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+from .errors import ReleaseError
+from .paths import Paths
+
+
+def age(since: str, today: datetime | None = None) -> str:
+    """`3 min 20 s` from a time stamp; `an unknown time` where there is none."""
+    try:
+        begin = datetime.strptime(since, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+    except (TypeError, ValueError):
+        return "an unknown time"
+    seconds = max(0, int(((today or datetime.now(timezone.utc)) - begin).total_seconds()))
+    days, rest = divmod(seconds, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    while len(parts) > 1 and parts[0][0] == 0:
+        parts.pop(0)
+    return " ".join(f"{number} {unit}" for number, unit in parts[:2])
+
+
+def refusal(app: str, holder: dict[str, Any], waited: float) -> str:
+    who = f"{holder.get('user', 'somebody')}@{holder.get('host', 'an unknown host')}"
+    return (
+        f"{app} is locked: {who} (pid {holder.get('pid', '?')}) has been deploying it for "
+        f"{age(holder.get('since', ''))}, "
+        f"version {holder.get('version') or 'unknown'}"
+        + (f"; waited {waited:.0f} s." if waited else "; -e wait=300 waits up to 300 s for it to end.")
+    )
+
+
+class Lock:
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self.descriptor = -1
+
+    def take(self, holder: dict[str, Any], wait: float) -> None:
+        self.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.paths.state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    current = self._holder(descriptor)
+                    os.close(descriptor)
+                    raise ReleaseError(refusal(self.paths.app, current, wait)) from None
+                time.sleep(0.1)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+        self.descriptor = descriptor
+
+    @staticmethod
+    def _holder(descriptor: int) -> dict[str, Any]:
+        try:
+            holder = json.loads(os.pread(descriptor, 65536, 0))
+        except (OSError, ValueError):
+            return {}
+        return holder if isinstance(holder, dict) else {}
+
+    def release(self) -> None:
+        if self.descriptor >= 0:
+            os.ftruncate(self.descriptor, 0)
+            os.close(self.descriptor)
+            self.descriptor = -1

@@ -1,0 +1,376 @@
+"""Schema migrations: once, in the new release's code, as the owner role, one at a time."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import contextlib
+import hashlib
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import cause, environment
+from .command import transient
+from .errors import ReleaseError
+from .paths import Paths
+
+_KEY = 0x6265727468  # "berth": the advisory lock every Berth deploy of one database asks for
+
+
+_SKIPPED = {".git", ".venv", "venv", "node_modules", "tests", "test", "docs", "examples", ".berth"}
+# An env.py that mentions none of these takes the address from the ini, whatever the environment says.
+_READS_SETTINGS = re.compile(
+    r"environ|getenv|settings|get_config|set_main_option|set_section_option|create_\w*engine|\burl\s*=|engine",
+    re.IGNORECASE,
+)
+_AT_START = re.compile(r"\.create_all\b|\bcommand\.(upgrade|stamp)\(|\bcreate_db_and_tables\b")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether and how the schema is brought up to date, and why so."""
+
+    command: str
+    directory: Path
+    why: str
+
+
+def decide(project: Path, root: Path, wishes: Mapping[str, Any]) -> Decision:
+    """Alembic is run only where it would work; otherwise the reason and the way to set it are said."""
+    wish = str(wishes.get("directory") or "")
+    start = project / wish if wish else project
+    if not wishes.get("enabled", True):
+        return Decision("", start, "migrations.enabled is false")
+    if wishes.get("command"):
+        return Decision(str(wishes["command"]), start, "migrations.command")
+    folder = start if wish else find_ini(project, root)
+    if folder is None or not (folder / "alembic.ini").is_file():
+        return Decision("", start, "there is no alembic.ini")
+    place = os.path.relpath(folder / "alembic.ini", root)
+    revisions = read_revisions(folder)
+    if not revisions:
+        return Decision("", folder, f"{place} has no revisions yet")
+    if _literal_url(folder):
+        why = f"the address of a database is written in {place} and its env.py reads no other"
+        return Decision("", folder, f"{why}: set migrations.command if it shall run all the same")
+    heads = find_heads(revisions)
+    if len(heads) > 1 and all(revisions[head][1] for head in heads):
+        return Decision("alembic upgrade heads", folder, f"{place}, with branches that have labels")
+    if len(heads) > 1:
+        raise ReleaseError(
+            f"The migrations have {len(heads)} heads ({', '.join(sorted(heads))}), so it is not clear which "
+            "schema the release needs. The database is unchanged.",
+            advice="merge them with `alembic merge heads`, or set migrations.command: alembic upgrade heads.",
+        )
+    return Decision("alembic upgrade head", folder, place)
+
+
+def find_ini(project: Path, root: Path) -> Path | None:
+    """The folder of the alembic.ini: in the project, above it, or the only one below it."""
+    folder = project
+    while True:
+        if (folder / "alembic.ini").is_file():
+            return folder
+        if folder in (root, folder.parent):
+            break
+        folder = folder.parent
+    found = []
+    for parent, folders, files in os.walk(project):
+        folders[:] = [name for name in folders if name not in _SKIPPED]
+        if len(Path(parent).relative_to(project).parts) >= 3:
+            folders.clear()
+        if "alembic.ini" in files:
+            found.append(Path(parent))
+    return found[0] if len(found) == 1 else None
+
+
+def read_revisions(folder: Path) -> dict[str, tuple[tuple[str, ...], bool]]:
+    """Every revision with those below it, and whether it has a label; read, not run."""
+    result = {}
+    for path in sorted((script_folder(folder) / "versions").glob("**/*.py")):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        said: dict[str, Any] = {}
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+            for target in targets:
+                value = getattr(node, "value", None)
+                if isinstance(target, ast.Name) and value is not None:
+                    with contextlib.suppress(ValueError):
+                        said[target.id] = ast.literal_eval(value)
+        if isinstance(said.get("revision"), str):
+            below = said.get("down_revision") or ()
+            below = (below,) if isinstance(below, str) else tuple(below)
+            result[said["revision"]] = (below, bool(said.get("branch_labels")))
+    return result
+
+
+def find_heads(revisions: Mapping[str, tuple[tuple[str, ...], bool]]) -> set[str]:
+    """The revisions that nothing stands on."""
+    below = {name for names, _ in revisions.values() for name in names}
+    return set(revisions) - below
+
+
+def _literal_url(folder: Path) -> bool:
+    try:
+        text = (script_folder(folder) / "env.py").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    # What alembic's own template says of the ini is no sign of the project's settings.
+    text = re.sub(r"engine_from_config|connectable|#.*|\burl\s*=\s*config\.get_main_option", "", text)
+    text = re.sub(r"config\.get_main_option|config\.get_section|url=url", "", text)
+    return not _READS_SETTINGS.search(text)
+
+
+def role(app: Mapping[str, Any], project: Path, root: Path) -> tuple[str, str]:
+    """The database role that the app itself gets, and why."""
+    database = app["database"]
+    if database.get("role"):
+        return str(database["role"]), "database.role"
+    if not database["enabled"]:
+        return "runtime", "has no database"
+    if decide(project, root, app["migrations"]).command:
+        return "runtime", "migrations make the tables"
+    place = schema_at_start(project)
+    return ("owner", f"creates its tables itself ({place})") if place else ("runtime", "makes no tables")
+
+
+def schema_at_start(project: Path) -> str:
+    """Where the app makes or migrates its tables by itself; empty where it does not."""
+    for parent, folders, files in os.walk(project):
+        folders[:] = sorted(
+            name for name in folders if name not in _SKIPPED | {"migrations", "alembic", "scripts"}
+        )
+        for name in sorted(files):
+            if not name.endswith(".py") or name.startswith("test_") or name == "conftest.py":
+                continue
+            path = Path(parent) / name
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            match = _AT_START.search(text)
+            if match:
+                return f"{path.relative_to(project)}:{text.count(chr(10), 0, match.start()) + 1}"
+    return ""
+
+
+def script_folder(project: Path) -> Path:
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read(project / "alembic.ini")
+        location = parser.get("alembic", "script_location", fallback="alembic")
+    except configparser.Error:
+        location = "alembic"
+    location = location.replace("%(here)s", ".")
+    if ":" in location:  # package:folder
+        package, _, below = location.partition(":")
+        location = f"{package.replace('.', '/')}/{below}"
+    return project / location
+
+
+def scripts_digest(project: Path) -> str:
+    """What the revisions are, so that an unchanged set on an unchanged schema is not run again."""
+    total = hashlib.sha256()
+    for path in sorted(script_folder(project).rglob("*.py")):
+        total.update(f"{path.relative_to(project)}:".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+# Who keeps a session of the owner role waiting, as the superuser sees it. No query text: it may hold data.
+_BLOCKER = """
+select concat_ws('|', coalesce(w.relation::regclass::text, w.locktype), b.pid, b.usename, b.application_name,
+  coalesce(extract(epoch from now() - b.xact_start)::int, 0))
+from pg_stat_activity a join pg_locks w on w.pid = a.pid and not w.granted
+  cross join lateral unnest(pg_blocking_pids(a.pid)) as p(pid) join pg_stat_activity b on b.pid = p.pid
+where a.datname = current_database() and a.usename = '{owner}' limit 1;
+"""
+
+
+class Blockers(threading.Thread):
+    """Remembers, while a migration runs, which other session it last waited for."""
+
+    def __init__(self, database: str, owner: str) -> None:
+        super().__init__(daemon=True)
+        self.argv = ["runuser", "-u", "postgres", "--", "psql", "--no-psqlrc", "-qtA", "-d", database]
+        self.query = _BLOCKER.format(owner=owner.replace("'", ""))
+        self.over = threading.Event()
+        self.last = ""
+
+    def run(self) -> None:
+        pause = 0.5
+        while not self.over.wait(pause):
+            pause = min(pause * 1.3, 5)
+            try:
+                done = subprocess.run(
+                    self.argv,
+                    input=self.query,
+                    capture_output=True,
+                    text=True,
+                    timeout=20,
+                    check=False,
+                    cwd="/",
+                )
+            except (OSError, subprocess.TimeoutExpired):
+                return
+            self.last = done.stdout.strip() or self.last
+
+    def sentence(self) -> str:
+        """On what, and who holds it; empty where nobody was seen."""
+        if self.last.count("|") < 4:
+            return ""
+        what, pid, user, rest = self.last.split("|", 3)
+        name, _, seconds = rest.rpartition("|")
+        who = f"{name}, user {user}" if name else f"user {user}"
+        return f" on {what}: pid {pid} of Postgres holds it ({who}, in a transaction for {seconds} s)"
+
+
+class Database:
+    """A session of psql as the owner role, for the schema's revision and the advisory lock."""
+
+    def __init__(self, app: dict[str, Any], password_folder: Path = Path("/etc/berth/postgresql")) -> None:
+        database = app["database"]
+        self.argv = ["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
+        owner = database.get("owner") or f"{database['name']}_owner"
+        self.env = {
+            **os.environ,
+            "PGHOST": environment.DATABASE_HOST,
+            "PGPORT": environment.DATABASE_PORT,
+            "PGDATABASE": database["name"],
+            "PGUSER": owner,
+            "PGPASSWORD": environment.read_password(password_folder, owner),
+            "PGCONNECT_TIMEOUT": "10",
+            "PGAPPNAME": "berth",
+        }
+
+    def _psql(self, **more: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.argv, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, **more,
+        )  # fmt: skip
+
+    def revision(self) -> str:
+        """What alembic_version says; empty where there is no such table (or no psql to ask with)."""
+        try:
+            process = self._psql()
+        except FileNotFoundError:
+            return ""
+        query = "select string_agg(version_num, ',' order by version_num) from alembic_version;"
+        out, _ = process.communicate(query, timeout=30)
+        return out.strip() if process.returncode == 0 else ""
+
+    @contextmanager
+    def advisory_lock(self) -> Iterator[None]:
+        try:
+            process = self._psql()
+        except FileNotFoundError:
+            yield
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(f"select pg_try_advisory_lock({_KEY});\n")
+            process.stdin.flush()
+            answer = process.stdout.readline().strip()
+            if answer == "f":
+                raise ReleaseError(
+                    "Another migration of this database is running: wait for it and deploy again."
+                )
+            if answer != "t":
+                process.stdin.close()
+                lines = (process.stderr.read() if process.stderr else "").strip().splitlines()
+                raise ReleaseError(
+                    f"The database cannot be reached: {lines[0] if lines else 'psql gave no reason'}."
+                )
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+def run(
+    paths: Paths, app: dict[str, Any], release: str, command: str, project: Path, python_path: str
+) -> list[str]:
+    """Run the command as the app's user; its output, or the sentence that says why it failed."""
+    wishes = app["migrations"]
+    folder = paths.release(release)
+    lock, limit = int(wishes["lock_timeout"]), int(wishes["timeout"])
+    began = time.monotonic()
+    database = app["database"]
+    watch = Blockers(database["name"], database.get("owner") or f"{database['name']}_owner")
+    watch.start()
+    result = transient(
+        f"berth-migrate-{paths.app}",
+        ["/bin/sh", "-c", command],
+        user=paths.app,
+        writable=[paths.data, paths.home],
+        timeout=limit,
+        cwd=project,
+        env={
+            "PATH": f"{folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
+            "PYTHONPATH": python_path,
+            # The last one makes Postgres notice within a second that a killed migration has nobody waiting.
+            "PGOPTIONS": f"-c lock_timeout={lock}s -c statement_timeout={limit}s "
+            "-c client_connection_check_interval=1s",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "BERTH_RELEASE": release,
+            "BERTH_APP": paths.app,
+        },
+        env_file=paths.migrate_env(release),
+    )
+    watch.over.set()
+    if result.code == 0:
+        return result.lines
+    late = time.monotonic() - began >= limit
+    raise ReleaseError(
+        f"{_reason(result.lines, result.code, str(folder), lock, limit if late else 0, watch)}. "
+        "The old release serves on.",
+        log=result.lines[-20:],
+        advice=_advice(result.lines, watch),
+    )
+
+
+def _reason(
+    lines: list[str], code: int, inside: str, lock: int, limit: int, watch: Blockers | None = None
+) -> str:
+    text = "\n".join(lines)
+    error, place = cause.last_error(lines, inside)
+    at = cause.brief(place, inside)
+    unknown = re.search(r"Can't locate revision identified by '([^']+)'", text)
+    if "LockNotAvailable" in error or "lock timeout" in error:
+        held = (watch.sentence() if watch else "") or " that another session holds"
+        return f"The migration waited longer than {lock} s for a lock{held}"
+    if limit:
+        return f"The migration ran longer than migrations.timeout ({limit} s) and was stopped"
+    if unknown:
+        return (
+            f"The database is at revision {unknown[1]}, which this code does not have: deploy a version that "
+            "has it"
+        )
+    if "Multiple head revisions" in text:
+        return "The migrations have several heads: join them with `alembic merge heads`"
+    if re.search(r"No space left on device|could not extend file", text):
+        return "The migration failed since the server's disk is full"
+    reason = error or (lines[-1] if lines else f"exit status {code}")
+    return f"The migration failed: {reason}" + (f" ({at})" if at else "")
+
+
+def _advice(lines: list[str], watch: Blockers) -> str:
+    found = re.match(r"[^|]*\|(\d+)\|", watch.last)
+    if found and "lock timeout" in "\n".join(lines):
+        return (
+            "deploy again when it is done, or end it: runuser -u postgres -- psql -c "
+            f"'select pg_terminate_backend({found[1]})'"
+        )
+    return "correct the migration and deploy again."

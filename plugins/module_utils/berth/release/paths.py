@@ -1,0 +1,129 @@
+"""Where everything of one app lives on its server."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+UNITS = Path("/etc/systemd/system")
+UV = Path("/usr/local/lib/berth/uv/bin/uv")
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+BUILD_USER = "berth-build"
+
+
+@dataclass(frozen=True)
+class Paths:
+    app: str
+    root: Path = field(default=Path("/"))
+
+    @property
+    def base(self) -> Path:
+        return self.root / "srv" / self.app
+
+    @property
+    def releases(self) -> Path:
+        return self.base / "releases"
+
+    @property
+    def envs(self) -> Path:
+        return self.base / "envs"
+
+    @property
+    def data(self) -> Path:
+        return self.base / "data"
+
+    @property
+    def home(self) -> Path:
+        return self.base / "home"
+
+    @property
+    def current(self) -> Path:
+        return self.base / "current"
+
+    @property
+    def web_sock(self) -> Path:
+        return self.base / "web.sock"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run" / self.app
+
+    @property
+    def etc(self) -> Path:
+        return self.root / "etc/berth" / self.app
+
+    @property
+    def frozen(self) -> Path:
+        return self.etc / "releases"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "var/lib/berth" / self.app
+
+    @property
+    def mirror(self) -> Path:
+        return self.state / "git"
+
+    @property
+    def audit(self) -> Path:
+        return self.root / "var/log/berth/audit.jsonl"
+
+    @property
+    def units(self) -> Path:
+        return self.root / UNITS.relative_to("/")
+
+    @property
+    def uv_cache(self) -> Path:
+        # One cache per app: the builds of two apps cannot poison each other's wheels.
+        return self.root / "var/cache/berth/uv" / self.app
+
+    def release(self, release: str) -> Path:
+        return self.releases / release
+
+    def socket(self, release: str) -> Path:
+        return self.run / f"{release}.sock"
+
+    def env(self, release: str) -> Path:
+        return self.frozen / f"{release}.env"
+
+    def migrate_env(self, release: str) -> Path:
+        return self.frozen / f"{release}.migrate.env"
+
+
+def unit_stems(app: dict[str, Any]) -> dict[str, list[str]]:
+    """The unit names of an app without instance: web, the other services, and the timers with their jobs."""
+    name = app["name"]
+    services = []
+    for process in app["processes"]:
+        if process["name"] == "web":
+            continue
+        for number in range(1, int(process.get("instances", 1)) + 1):
+            services.append(process_stem(name, process["name"], number))
+    jobs = [f"{name}-{job['name']}" for job in app.get("jobs", [])]
+    return {"web": [f"{name}-web"], "services": services, "jobs": jobs}
+
+
+def process_stem(app: str, process: str, number: int) -> str:
+    return f"{app}-{process}" if number == 1 else f"{app}-{process}-{number}"
+
+
+def template_files(app: dict[str, Any]) -> list[str]:
+    """The unit files role service must have written before this app can be released."""
+    stems = unit_stems(app)
+    files = [f"{stem}@.service" for stem in [*stems["web"], *stems["services"], *stems["jobs"]]]
+    return files + [f"{stem}@.timer" for stem in stems["jobs"]]
+
+
+def instance_file(template: str, release: str) -> str:
+    """`board-web@.service` becomes `board-web@<release>.service`."""
+    return template.replace("@.", f"@{release}.", 1)
+
+
+def text_digest(*parts: str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        raw = part.encode()
+        digest.update(f"{len(raw)}:".encode() + raw)
+    return digest.hexdigest()

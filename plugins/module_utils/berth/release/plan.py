@@ -1,0 +1,73 @@
+"""What a deploy has to do: compares what is live with what is wanted. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+from . import ENGINE_VERSION, environment
+from .errors import ReleaseError
+from .paths import Paths, template_files, text_digest
+
+# What of an app's entry is part of a release; the rest (proxy, keep_releases, …) may change without a new
+# one.
+_PART_OF_RELEASE = (
+    "processes", "jobs", "python", "migrations", "static", "persistent", "drain", "limits", "health",
+    "build", "scratch", "database",
+)  # fmt: skip
+PROVISIONED = "provisioned.json"
+
+
+def fingerprint(app: dict[str, Any], source: str, env: str, unit_texts: list[str]) -> str:
+    shape = {key: app.get(key) for key in _PART_OF_RELEASE}
+    shape["subdir"] = app["source"].get("subdir", "")
+    return text_digest(ENGINE_VERSION, source, json.dumps(shape, sort_keys=True), env, *unit_texts)
+
+
+def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
+    """The env files and unit templates on the server, or the sentence that says they are missing or old."""
+    name = app["name"]
+    try:
+        provisioned = json.loads((paths.etc / PROVISIONED).read_text())
+        if not provisioned["digest"]:
+            raise ValueError("the app was removed")
+        env = (paths.etc / "env").read_text() + "\0" + (paths.etc / "migrate.env").read_text()
+    except (OSError, ValueError, KeyError) as error:
+        raise ReleaseError(
+            f"{name} has no place on this server yet: run site.yml, which prepares the server and then "
+            f"deploys."
+        ) from error
+    texts = []
+    for template in template_files(app):
+        try:
+            texts.append((paths.units / template).read_text())
+        except OSError as error:
+            raise ReleaseError(
+                f"The unit {template} is not on this server yet: run site.yml once."
+            ) from error
+    if provisioned.get("digest") != environment.provision_digest(app):
+        raise ReleaseError(
+            f"The settings of {name} (env, secrets, processes, jobs, limits or database) changed since the "
+            f"server was "
+            "prepared: run site.yml, which applies them and deploys."
+        )
+    return env, texts
+
+
+def decide(live: dict[str, Any], wanted: str, running: bool, force: bool) -> str:
+    """What to do about the live release.
+
+    `deploy` another one; `resume` one that went live in a run that was cut off before it was proved;
+    `restart` one that does not run; or `nothing`.
+    """
+    if force or not live or live.get("fingerprint") != wanted:
+        return "deploy"
+    if not live.get("healthy"):
+        return "resume"
+    return "nothing" if running else "restart"
+
+
+def release_id(source: str, today: datetime | None = None) -> str:
+    moment = (today or datetime.now(timezone.utc)).strftime("%Y%m%dT%H%M%SZ")
+    return f"{moment}-{source[:7]}"

@@ -1,0 +1,166 @@
+"""Which releases stay, and removing the others with all that belongs to them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from . import units
+from .build import COMPLETE
+from .command import systemctl
+from .journal import RECORD, read_record
+from .paths import Paths
+
+
+def list_releases(paths: Paths) -> dict[str, dict[str, Any]]:
+    """Every release folder with its record, oldest first; an empty record is a partial release."""
+    if not paths.releases.is_dir():
+        return {}
+    return {path.name: read_record(path) for path in sorted(paths.releases.iterdir()) if path.is_dir()}
+
+
+def live_release(paths: Paths) -> str:
+    """What the proxy talks to: the release whose socket `web.sock` points at; empty when there is none."""
+    try:
+        return paths.web_sock.readlink().name.removesuffix(".sock")
+    except OSError:
+        return ""
+
+
+def select(
+    releases: dict[str, dict[str, Any]], live: str, keep: int, busy: Iterable[str]
+) -> tuple[list[str], list[str]]:
+    """Releases that stay and that go: live, still at work, and the newest healthy ones, `keep` in all."""
+    stay = {live} if live in releases else set()
+    for release in sorted(releases, reverse=True):
+        if len(stay) >= max(1, keep):
+            break
+        if releases[release].get("healthy"):
+            stay.add(release)
+    stay.update(release for release in busy if releases.get(release, {}).get("healthy"))
+    return sorted(stay), sorted(set(releases) - stay)
+
+
+def candidates(releases: dict[str, dict[str, Any]], live: str) -> list[str]:
+    """What a rollback may go to, the newest first."""
+    return sorted(
+        (name for name, record in releases.items() if record.get("healthy") and name != live), reverse=True
+    )
+
+
+def previous(releases: dict[str, dict[str, Any]], live: str) -> str:
+    """The release a plain rollback goes to: the newest healthy one older than the live one."""
+    return next((name for name in candidates(releases, live) if name < live), "")
+
+
+def remove_release(paths: Paths, release: str) -> None:
+    """A release and everything that carries its name.
+
+    First it stops being one that a rollback could go to; its folder goes last, so that a killed prune is
+    repeated.
+    """
+    (paths.release(release) / RECORD).unlink(missing_ok=True)
+    names = instances(paths).get(release, [])
+    if names:
+        timers = [name for name in names if name.endswith(".timer")]
+        units.stop(timers + [name for name in names if name not in timers], patience=30)
+        units.disable(paths, names)
+        systemctl("reset-failed", *names)
+    for name in names:
+        (paths.units / name).unlink(missing_ok=True)
+        # When a timer ran last; its name never comes back.
+        (paths.root / "var/lib/systemd/timers" / f"stamp-{name}").unlink(missing_ok=True)
+    paths.env(release).unlink(missing_ok=True)
+    paths.migrate_env(release).unlink(missing_ok=True)
+    paths.socket(release).unlink(missing_ok=True)
+    shutil.rmtree(paths.release(release), ignore_errors=True)
+
+
+def instances(paths: Paths) -> dict[str, list[str]]:
+    """The unit files of every release of this app. Files say whose they are: `a-b-web@…` is not app a's."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths.units.glob(f"{paths.app}-*@*.*")):
+        release = path.name.partition("@")[2].rpartition(".")[0]
+        if release and path.suffix in (".service", ".timer") and owned(path, paths.app):
+            found.setdefault(release, []).append(path.name)
+    return found
+
+
+def owned(path: Path, app: str) -> bool:
+    """Whether a unit file carries the app's mark."""
+    try:
+        return bool(re.search(rf"^# Berth app: {re.escape(app)}$", path.read_text(), re.MULTILINE))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def sweep(paths: Paths) -> list[str]:
+    """What a killed run may leave beside its release: files that belong to no release, half-written ones."""
+    here = set(list_releases(paths))
+    gone = [release for release in instances(paths) if release not in here]
+    for release in gone:
+        remove_release(paths, release)
+    lost = [path for path in paths.frozen.glob("*.env") if path.name.partition(".")[0] not in here]
+    lost += [path for path in paths.run.glob("*.sock") if path.stem not in here]
+    for folder, pattern in (
+        (paths.base, ".*.new"),
+        (paths.etc, ".*.new"),
+        (paths.frozen, ".*.new"),
+        (paths.state, ".*.new"),
+        (paths.releases, "*/.release.json.new"),
+        (paths.units, f".{paths.app}-*@*.new"),
+        (paths.units, f"*.wants/.{paths.app}-*@*.new"),
+    ):
+        lost += folder.glob(pattern)
+    for path in lost:
+        path.unlink(missing_ok=True)
+    return gone + [path.name for path in lost]
+
+
+TEMPORARY = ("run/berth-git-*", "tmp/berth-index-*", "var/tmp/berth-diff-*")
+
+
+def sweep_temporary(root: Path = Path("/"), proc: Path = Path("/proc")) -> list[str]:
+    """Folders that a killed engine had for git, perhaps with a key inside; not while another engine runs."""
+    left = [path for pattern in TEMPORARY for path in root.glob(pattern)]
+    if not left or _other_engines(proc):
+        return []
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return [path.name for path in left]
+
+
+def _other_engines(proc: Path) -> bool:
+    for path in proc.glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        # The shell and the sudo around an engine have its text among their arguments too, but not first.
+        python = b"python" in words[0].rsplit(b"/", 1)[-1] and path.parent.name != str(os.getpid())
+        if python and any(b"berth.release.agent" in word for word in words[1:]):
+            return True
+    return False
+
+
+def remove_unused_envs(paths: Paths) -> list[str]:
+    """Environments that no release links to, half-built ones included."""
+    if not paths.envs.is_dir():
+        return []
+    used = set()
+    for release in list_releases(paths):
+        link = paths.release(release) / ".venv"
+        if link.is_symlink():
+            used.add(link.readlink().name)
+    gone = []
+    for env in paths.envs.iterdir():
+        if env.name not in used:
+            # Unmark first: what is left of an interrupted removal must not look complete.
+            (env / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(env, ignore_errors=True)
+            gone.append(env.name)
+    return gone

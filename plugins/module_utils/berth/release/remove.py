@@ -1,0 +1,78 @@
+"""Taking an app off its server. Data, database and secrets stay unless they are purged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+from . import command, journal, prune, units
+from .paths import Paths
+from .plan import PROVISIONED
+
+
+def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> dict[str, Any]:
+    live = prune.live_release(paths)
+    releases = prune.list_releases(paths)
+    database = _database(paths)
+    templates = [path.name for path in paths.units.glob(f"{paths.app}-*@.*") if prune.owned(path, paths.app)]
+    there = [path for path in (paths.base, paths.etc, paths.state) if path.exists()]
+    present = bool(live or releases or templates or (purge and there))
+    kept = "" if purge else " Its data, database and secrets are kept: -e purge=true removes them too."
+    if not present:
+        return {"changed": False, "msg": f"{paths.app} is not on this server."}
+    if check:
+        return {"changed": True, "msg": f"{paths.app} would be removed.{kept}"}
+    units.end_transient(paths.app)
+    for release in releases:
+        units.stop([units.retiring(paths.app, release)], patience=1)
+        prune.remove_release(paths, release)
+    paths.web_sock.unlink(missing_ok=True)
+    paths.current.unlink(missing_ok=True)
+    prune.sweep(paths)
+    prune.remove_unused_envs(paths)
+    for name in templates:
+        (paths.units / name).unlink(missing_ok=True)
+    command.systemctl("daemon-reload")
+    if purge:
+        _purge(paths, database)
+    else:
+        # The next deploy must be told to run site.yml, which brings units and accounts back.
+        if paths.etc.is_dir():
+            text = json.dumps({"digest": "", "database": database}, sort_keys=True) + "\n"
+            journal.replace_text(paths.etc / PROVISIONED, text, 0o644)
+    journal.audit(
+        paths,
+        what="remove",
+        by=f"{holder.get('user', '?')}@{holder.get('host', '?')}",
+        purge=purge,
+        result="ok",
+        **{"from": live, "to": ""},
+    )
+    again = f"Take it out of apps.yml and run site.yml, or the next run brings {paths.app} back."
+    return {"changed": True, "msg": f"{paths.app} is removed.{kept} {again}"}
+
+
+def _database(paths: Paths) -> dict[str, Any]:
+    try:
+        database = json.loads((paths.etc / PROVISIONED).read_text())["database"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return database if isinstance(database, dict) else {}
+
+
+def _purge(paths: Paths, database: dict[str, Any]) -> None:
+    if database.get("enabled"):
+        postgres = ["runuser", "-u", "postgres", "--"]
+        command.run([*postgres, "dropdb", "--if-exists", "--force", database["name"]], timeout=120)
+        for role in (
+            database.get("user") or database["name"],
+            database.get("owner") or f"{database['name']}_owner",
+        ):
+            command.run([*postgres, "dropuser", "--if-exists", role])
+            (paths.root / "etc/berth/postgresql" / role).unlink(missing_ok=True)
+    for folder in (paths.base, paths.etc, paths.uv_cache, paths.run):
+        shutil.rmtree(folder, ignore_errors=True)
+    # The lock file inside is still held by this process; its folder may go all the same.
+    shutil.rmtree(paths.state, ignore_errors=True)
+    command.run(["userdel", paths.app])

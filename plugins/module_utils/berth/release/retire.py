@@ -1,0 +1,50 @@
+"""Waits until a replaced release has nothing left to do, then stops it. Standard library only.
+
+The engine copies this file into every release as `.berth/retire.py` and runs the old release's copy in the
+background: the deploy has long returned.
+
+usage: retire.py SOCKET LINK UNIT IDLE LIMIT
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def connections(path: str, table: str = "/proc/net/unix") -> int:
+    """Open connections on a listening unix socket, its own listener not counted."""
+    count = 0
+    for line in Path(table).read_text(errors="replace").splitlines():
+        fields = line.split(None, 7)
+        # Flags 00010000 mark the listener.
+        if len(fields) == 8 and fields[7] == path and fields[3] != "00010000":
+            count += 1
+    return count
+
+
+def is_live(path: str, link: str) -> bool:
+    try:
+        return str(Path(link).readlink()) == path
+    except OSError:
+        return False
+
+
+def main(path: str, link: str, unit: str, idle: float, limit: float) -> None:
+    started = time.monotonic()
+    while True:
+        time.sleep(1)
+        if is_live(path, link):
+            return  # a rollback took it back
+        waited = time.monotonic() - started
+        # Before the proxy's idle time is over, it may still hold a connection from before the switch.
+        if waited >= limit or (waited >= idle and connections(path) == 0):
+            break
+    subprocess.run(["systemctl", "stop", unit], check=False)
+    Path(path).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), float(sys.argv[5]))

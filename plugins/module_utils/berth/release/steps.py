@@ -1,0 +1,749 @@
+"""The steps of a deploy and of a rollback, as the playbook calls them.
+
+State between steps lives in the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from . import (
+    build,
+    cause,
+    command,
+    diff,
+    gate,
+    history,
+    journal,
+    migrate,
+    plan,
+    project,
+    prove,
+    prune,
+    remove,
+    schema,
+    settings,
+    source,
+    status,
+    units,
+)
+from .build import Builder
+from .errors import ReleaseError
+from .lock import Lock
+from .paths import BUILD_USER, Paths, instance_file, template_files
+
+Answer = dict[str, Any]
+_PROXY_IDLE = 30
+_MARGIN = 5
+# A release that was never live has to stay well for so long: what dies at its start does so within seconds.
+_HOLD = 3.2
+
+
+class Deploy:
+    """One app on its way from the live release to another one."""
+
+    def __init__(self, paths: Paths, holder: dict[str, Any]) -> None:
+        self.paths = paths
+        self.holder = holder
+        self.lock = Lock(paths)
+        self.began = time.monotonic()
+        self.action = "nothing"
+        self.kind = "deploy"
+        self.app: dict[str, Any] = {}
+        self.live = ""
+        self.release = ""
+        self.record: dict[str, Any] = {}
+        self.commit = ""
+        self.fingerprint = ""
+        self.switched = False
+        self.notes: list[str] = []
+        self.times: dict[str, float] = {}
+        self.units_started: list[str] = []
+        self.interpreter = ""
+        self.problem = ""
+        self.switch_ms = 0.0
+        self.writing: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.paths.release(self.release)
+
+    @property
+    def web(self) -> str:
+        return units.web(self.paths.app, self.release)
+
+    @property
+    def domain(self) -> str:
+        return str(self.app["domains"][0])
+
+    def live_app(self) -> dict[str, Any]:
+        """The live release's own description: its process list may differ from today's."""
+        app = journal.read_record(self.paths.release(self.live)).get("app") if self.live else None
+        return app or self.app
+
+    def about(self, process: str = "web") -> cause.About:
+        """What a sentence about one of the release's processes has to know."""
+        entry: Answer = next((one for one in self.app["processes"] if one["name"] == process), {})
+        return cause.About(
+            inside=str(self.folder),
+            target=self.record.get("target", "") if process == "web" else "",
+            found=self.record.get("target_found", ""),
+            process=process,
+            memory=str(entry.get("memory") or ""),
+        )
+
+    def save(self) -> None:
+        journal.write_record(self.folder, self.record)
+
+    def probe(self) -> gate.Probe:
+        path = self.app["health"].get("path") or self.record.get("health_path", "")
+        return gate.Probe(self.paths.socket(self.release), self.domain, path)
+
+    # Steps --------------------------------------------------------------------------------------------------
+
+    def plan(self, args: Answer) -> Answer:
+        self.app = args["app"]
+        origin = self.app["source"]
+        if args.get("version"):
+            if not origin.get("git"):
+                raise ReleaseError(
+                    f"-e version is for a git source, and {self.paths.app} is deployed from a folder."
+                )
+            origin["version"] = args["version"]
+        check = bool(args.get("check"))
+        if self.problem:
+            raise ReleaseError(self.problem)
+        self.live = prune.live_release(self.paths)
+        try:
+            env, texts = plan.server_side(self.paths, self.app)
+        except ReleaseError:
+            if not check:
+                raise
+            env, texts = "", []  # what site.yml would prepare first is not there yet
+        if not check:
+            settings.remember_applied(self.paths, self.app)
+        if origin.get("git"):
+            if check and not shutil.which("git"):
+                self.commit = "0" * 40
+            else:
+                self.commit = source.resolve_commit(self.paths, origin)
+            identity = self.commit
+        else:
+            identity = args["digest"]
+        self.fingerprint = plan.fingerprint(self.app, identity, env, texts)
+        record = journal.read_record(self.paths.release(self.live)) if self.live else {}
+        wanted = [units.web(self.paths.app, self.live), *units.beside_web(self.live_app(), self.live)]
+        running = bool(self.live) and all(state == "active" for state in units.states(wanted).values())
+        self.action = plan.decide(record, self.fingerprint, running, bool(args.get("force")))
+        cut = journal.unfinished(self.paths)
+        if not check:
+            self._settle(cut)
+        self.release = self.live
+        if self.action == "deploy":
+            self.release = plan.release_id(identity)
+            while not check and self.folder.exists():
+                time.sleep(0.2)
+                self.release = plan.release_id(identity)
+        elif self.action == "resume":
+            self._resume(cut)
+        elif self.action == "restart":
+            self.record = record
+        msg = {
+            "nothing": f"{self.live} is live and is what is wanted.",
+            "restart": f"{self.live} is what is wanted, but not all of it runs: starting it again.",
+            "resume": f"{self.release} went live in a run that was cut off: proving it now.",
+            "deploy": f"{self.release} replaces {self.live or 'nothing'}.",
+        }[self.action]
+        return {
+            "changed": self.action != "nothing",
+            "action": self.action,
+            "release": self.release,
+            "live": self.live,
+            "upload": self.action == "deploy" and not origin.get("git"),
+            "msg": " ".join([msg, *self.notes]),
+        }
+
+    def settings(self, args: Answer) -> Answer:
+        """Whether the inventory's settings are newer than the server's. What is wrong is told by the plan."""
+        after_site, check = bool(args.get("after_site")), bool(args.get("check"))
+        found = settings.compare(self.paths, args["app"], args.get("vault") or {}, after_site, check)
+        self.problem = found["problem"]
+        return {"changed": False, "stale": found["stale"], "secrets": found["secrets"]}
+
+    def plan_rollback(self, args: Answer) -> Answer:
+        self.kind = "rollback"
+        releases = prune.list_releases(self.paths)
+        self.live = prune.live_release(self.paths)
+        if not self.live:
+            text = f"{self.paths.app} has no live release on this server: there is nothing to roll back."
+            if args.get("check"):
+                return {"changed": False, "action": "nothing", "release": "", "live": "", "msg": text}
+            raise ReleaseError(text)
+        wish = args.get("to") or ""
+        cut = journal.unfinished(self.paths)
+        if not args.get("check"):
+            self._settle(cut)
+            releases = prune.list_releases(self.paths)
+        if cut and cut.get("kind") == "rollback" and cut["release"] == self.live and wish in ("", self.live):
+            # Without this a repeated rollback would go back one release further than was meant.
+            self.action = "resume"
+            self._resume(cut)
+            return {
+                "changed": True,
+                "action": "resume",
+                "release": self.release,
+                "live": self.live,
+                "msg": f"{self.release} went live in a rollback that was cut off: finishing it.",
+            }
+        options = prune.candidates(releases, self.live)
+        target = wish or prune.previous(releases, self.live)
+        if wish == self.live:
+            return {
+                "changed": False,
+                "action": "nothing",
+                "release": wish,
+                "live": wish,
+                "msg": f"{wish} is live.",
+            }
+        if not target or target not in options:
+            have = ", ".join(options) or "none"
+            what = (
+                f"{wish} is no healthy release of {self.paths.app}"
+                if wish
+                else "There is no older healthy release"
+            )
+            raise ReleaseError(f"{what}; those that can be rolled back to: {have}.")
+        self.release = target
+        self.record = releases[target]
+        self.app = self._served(self.record["app"])
+        self.action = "deploy"
+        now = history.today(releases[self.live])
+        verdict = history.judge(history.revisions(self.paths, releases), target, self.record, now)
+        if not verdict.safe and not args.get("force"):
+            raise ReleaseError(
+                f"{verdict.sentence} A rollback never runs migrations backwards, so {self.live} stays live.",
+                advice="deploy a corrected version; or go back all the same: -e force=true (--force).",
+            )
+        self.notes.append(verdict.sentence + ("" if verdict.safe else " Forced."))
+        return {
+            "changed": True,
+            "action": "deploy",
+            "release": target,
+            "live": self.live,
+            "msg": " ".join([f"{target} replaces {self.live}.", *self.notes]),
+        }
+
+    def _settle(self, cut: Answer | None) -> None:
+        """Finish or undo what a run that was killed left behind."""
+        if not cut:
+            return
+        units.end_transient(self.paths.app)
+        lost = str(cut.get("release", ""))
+        if self.live:
+            units.replace_link(self.paths.current, self.paths.release(self.live))
+            mine = [units.web(self.paths.app, self.live), *units.beside_web(self.live_app(), self.live)]
+            units.enable(self.paths, mine)
+        for release, record in prune.list_releases(self.paths).items():
+            if release == self.live:
+                continue
+            if not record.get("healthy"):
+                prune.remove_release(self.paths, release)
+                continue
+            beside = units.beside_web(record["app"], release)
+            units.disable(self.paths, [units.web(self.paths.app, release), *beside])
+            units.stop([name for name, state in units.states(beside).items() if state == "active"])
+            if units.states([units.web(self.paths.app, release)]).popitem()[1] == "active":
+                self._retire(release, record["app"])
+        prune.sweep(self.paths)
+        if self.action != "deploy":
+            prune.remove_unused_envs(self.paths)
+        journal.note(self.paths, self.live, "settle", "end", lost=lost)
+        if not lost:
+            return
+        gone = not self.paths.release(lost).exists()
+        went = "is live" if lost == self.live else "was removed" if gone else "is not live"
+        self.notes.append(f"The run before was cut off in step {cut.get('step')}: its release {lost} {went}.")
+        journal.audit(
+            self.paths,
+            what="settle",
+            by=self._by(),
+            step=cut.get("step", ""),
+            result="kept" if lost == self.live else "undone",
+            **{"from": cut.get("old", ""), "to": lost},
+        )
+
+    def _resume(self, cut: Answer | None) -> None:
+        """Go on where a run was cut off after its switch: what it replaced is what a failure goes back to."""
+        releases = prune.list_releases(self.paths)
+        self.release, self.record = self.live, releases[self.live]
+        self.app = self._served(self.record["app"])
+        old = str(cut.get("old", "")) if cut and cut.get("release") == self.release else ""
+        if not releases.get(old, {}).get("healthy"):
+            old = prune.previous(releases, self.release)
+        self.live = old
+
+    def _served(self, app: Answer) -> Answer:
+        """A release's own description, under the domains of today: the proxy knows no others."""
+        return {**app, "domains": settings.domains(self.paths) or app["domains"]}
+
+    def _by(self) -> str:
+        return f"{self.holder.get('user', '?')}@{self.holder.get('host', '?')}"
+
+    def fetch(self, args: Answer, body: IO[bytes] | None) -> Answer:
+        if args.get("upload_failed"):
+            raise ReleaseError(
+                f"The source could not be received, since the server's disk is full: {args['upload_failed']}."
+            )
+        self.folder.mkdir(parents=True, mode=0o755)
+        if self.commit:
+            source.checkout(self.paths, self.app["source"], self.commit, self.folder)
+        elif body is not None:
+            with body:
+                source.unpack(body, self.folder)
+        else:
+            raise ReleaseError("The source did not arrive.")
+        dropped = source.tidy(self.folder)
+        source.project_folder(self.folder, self.app["source"].get("subdir") or "")
+        if dropped:
+            self.notes.append(
+                f"Left out of the release, since it would override the settings: {', '.join(dropped)}."
+            )
+        return {"changed": True, "msg": " ".join(["Source is in place.", *self.notes])}
+
+    def build(self, _args: Answer) -> Answer:
+        builder = Builder(self.paths, self.app, self.release)
+        # While it is built, root and the build user can look into the folder, nobody else.
+        build.chown(self.folder, 0, build.ids(BUILD_USER)[1])
+        self.folder.chmod(0o750)
+        version, self.interpreter, installer = builder.choose()
+        key, fresh = builder.environment(self.interpreter, installer)
+        (self.folder / ".venv").symlink_to(self.paths.envs / key)
+        self.notes += builder.run_build(self.paths.envs / key)
+        builder.install_project()
+        builder.link_persistent()
+        builder.compile(self.interpreter)
+        builder.seal()
+        builder.freeze_units()
+        target, where = self._target(builder)
+        builder.write_scripts(target, first=not self.live and self.app["database"]["enabled"])
+        templates = template_files(self.app)
+        for template in templates:
+            build.freeze_unit(self.paths, template, self.release)
+        origin = self.app["source"]
+        self.record = {
+            "id": self.release,
+            "created": journal.now(),
+            "by": self._by(),
+            "source": source.public_url(origin.get("git") or "") or origin.get("path"),
+            "version": self.commit or self.release.rsplit("-", 1)[-1],
+            "fingerprint": self.fingerprint,
+            "python": version,
+            "installer": installer.kind,
+            "env": key,
+            "target": target,
+            "target_found": where,
+            "units": [instance_file(template, self.release) for template in templates],
+            "schema": {"from": "", "to": ""},
+            "healthy": False,
+            "app": self.app,
+        }
+        self.save()
+        installed = "a new environment" if fresh else "the environment of an earlier release"
+        what = f"{target} ({where}), " if target else ""
+        lock = f"{installer.file}, " if installer.file else ""
+        notes = [note for note in self.notes if "build script" in note]
+        msg = " ".join([f"{what}Python {version}, {lock}{installed}.", *notes])
+        return {"changed": True, "msg": msg}
+
+    def _target(self, builder: Builder) -> tuple[str, str]:
+        web = next(process for process in self.app["processes"] if process["name"] == "web")
+        if web.get("command"):
+            return "", "processes.web.command"
+        if web.get("app"):
+            return str(web["app"]), "processes.web.app"
+        found = project.find_targets(builder.project, self.folder)
+        if not found:
+            broken = project.syntax_error(builder.project)
+            if broken:
+                raise ReleaseError(
+                    f"No FastAPI application was found, and a source file does not parse: {broken}."
+                )
+            raise ReleaseError(
+                "No FastAPI application was found in the source: set processes.web.app to its "
+                "module:attribute, such as "
+                "main:app."
+            )
+        live = journal.read_record(self.paths.release(self.live)) if self.live else {}
+        chosen = prove.choose(builder, found, str(live.get("target", "")))
+        return chosen.target, chosen.where
+
+    def migrate(self, _args: Answer) -> Answer:
+        builder = Builder(self.paths, self.app, self.release)
+        wishes = self.app["migrations"]
+        decision = migrate.decide(builder.project, self.folder, wishes)
+        line = decision.command
+        if not line or not self.app["database"]["enabled"]:
+            role, why = builder.role()
+            said = f" The app runs as the database's owner: it {why}." if role == "owner" else ""
+            return {"changed": False, "msg": f"No migrations: {decision.why}.{said}"}
+        # A custom command is not understood, so it always runs.
+        digest = "" if wishes.get("command") else migrate.scripts_digest(decision.directory)
+        database = migrate.Database(self.app)
+        before = database.revision()
+        self.record["schema"] = {"from": before, "to": before}
+        live = journal.read_record(self.paths.release(self.live)) if self.live else {}
+        known = live.get("migrations", {}).get("digest")
+        if digest and before and digest == known and before == live.get("schema", {}).get("to"):
+            after = before
+            msg = f"The schema is at {after}, and there are no new revisions."
+        else:
+            self._prove_import(builder)
+            path = ":".join(str(folder) for folder in builder.python_path())
+            with database.advisory_lock():
+                migrate.run(self.paths, self.app, self.release, line, decision.directory, path)
+            after = database.revision()
+            msg = f"{line}: schema from {before or 'none'} to {after or 'none'}."
+        self.record["migrations"] = {"command": line, "digest": digest}
+        self.record["schema"] = {"from": before, "to": after}
+        if before != after:
+            steps = self._revisions(before, after)
+            self.record["schema"]["revisions"] = [one.as_dict() for one in steps]
+            risky = [one.label() for one in steps if one.risks] if before else []
+            if risky:
+                self.notes.append(f"Going back to an earlier release will need force: {', '.join(risky)}.")
+        self.save()
+        return {"changed": before != after, "msg": msg}
+
+    def _revisions(self, before: str, after: str) -> list[schema.Revision]:
+        """What the new code's files say about the way between; nothing where they cannot be found."""
+        folder = history.script_folder(self.folder, self.app["source"].get("subdir") or "")
+        return schema.between(schema.read_all(folder), before, after) if folder else []
+
+    def _prove_import(self, builder: Builder) -> None:
+        """Before the schema changes for it, the app must import, as its user and with its settings."""
+        target = self.record.get("target")
+        if not target:
+            return
+        module = target.split(":")[0]
+        result = command.transient(
+            f"berth-prove-{self.paths.app}",
+            [str(self.folder / ".venv/bin/python"), "-c", f"import {module}"],
+            user=self.paths.app,
+            writable=[self.paths.data, self.paths.home],
+            timeout=120,
+            cwd=builder.project,
+            env={
+                "PATH": f"{self.folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
+                "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path()),
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "BERTH_RELEASE": self.release,
+                "BERTH_APP": self.paths.app,
+            },
+            env_file=self.paths.env(self.release),
+        )  # fmt: skip
+        if result.code != 0:
+            state = {"ExecMainStatus": str(result.code)}
+            raise ReleaseError(
+                f"{target} ({self.record['target_found']}) cannot be imported: "
+                f"{cause.explain(result.lines, state, self.about())}. The database is unchanged.",
+                log=result.lines[-20:],
+            )
+
+    def start(self, _args: Answer) -> Answer:
+        retirement = units.retiring(self.paths.app, self.release)
+        if units.states([retirement])[retirement] in ("active", "activating"):
+            units.stop([retirement])
+        was = units.states([self.web])[self.web]
+        if was == "failed":
+            command.systemctl("reset-failed", self.web)
+        command.systemctl("start", "--no-block", self.web)
+        if not self.record.get("healthy"):
+            # New files reach the disk while the release starts: after a power cut it must not be empty files.
+            self.writing = subprocess.Popen(["sync", "--file-system", str(self.folder)])
+        return {"changed": was != "active", "msg": f"{self.web} is starting."}
+
+    def gate(self, _args: Answer) -> Answer:
+        probe = self.probe()
+        # Once healthy, one good answer is proof enough.
+        needed, hold = (1, 0.0) if self.record.get("healthy") else (None, _HOLD)
+        gate.wait_healthy(probe, self.web, self.app["health"], self.about(), needed, hold)
+        build.grow(self.folder, self.web)
+        self.record["health_path"] = probe.path
+        if not self.record.get("healthy"):
+            self.save()
+        return {"changed": False, "msg": f"{probe.path} on the new socket is well."}
+
+    def switch(self, _args: Answer) -> Answer:
+        if self.writing:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.writing.wait(30)
+        self.switched = True
+        self._go_live(self.release, self.app, self.live, self.live_app())
+        msg = f"{self.release} is live; the switch took {self.switch_ms} ms."
+        return {"changed": self.live != self.release, "switch_ms": self.switch_ms, "msg": msg}
+
+    def _go_live(self, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
+        name = self.paths.app
+        mine = [units.web(name, to), *units.beside_web(app, to)]
+        # Before the rename: what the symlink points to when the power goes away starts again with the host.
+        units.enable(self.paths, mine[:1])
+        began = time.perf_counter()
+        units.replace_link(self.paths.web_sock, self.paths.socket(to))
+        units.replace_link(self.paths.current, self.paths.release(to))
+        self.switch_ms = round((time.perf_counter() - began) * 1000, 1)
+        units.enable(self.paths, mine[1:])
+        if old and old != to:
+            beside = units.beside_web(old_app, old)
+            units.disable(self.paths, [units.web(name, old), *beside])
+            units.stop(beside)
+            if beside:  # without names it would mean every unit of the host
+                command.systemctl("reset-failed", *beside)
+        units.start(mine[1:])
+
+    def verify(self, _args: Answer) -> Answer:
+        note = gate.verify_public(
+            self.domain,
+            self.record.get("health_path", ""),
+            self.probe(),
+            self.release if self.record.get("target") else "",
+        )
+        if note:
+            self.notes.append(note + ".")
+        # A process that dies at its first import does so at once. What was well once is trusted.
+        failed = units.fallen(
+            units.beside_web(self.app, self.release), 0 if self.record.get("healthy") else 1.5
+        )
+        if failed:
+            lines = command.journal(failed)
+            state = command.show(failed, "Result", "ExecMainStatus")
+            why = cause.explain(lines, state, self.about(self._process(failed)))
+            raise ReleaseError(
+                f"{failed} does not stay up: {why}.",
+                log=lines[-20:],
+                advice=f"the release before it is live again; correct the process, then: {self._again()}",
+            )
+        self.record["healthy"] = True
+        self.record["live_since"] = journal.now()
+        self.save()
+        return {"changed": False, "msg": note or f"https://{self.domain} answers from the new release."}
+
+    def _process(self, unit: str) -> str:
+        names = (str(process["name"]) for process in self.app["processes"])
+        fits = [name for name in names if unit.startswith(f"{self.paths.app}-{name}")]
+        return max(fits, key=len, default="web")
+
+    def _again(self) -> str:
+        return f"berth deploy {self.paths.app}"
+
+    def retire(self, _args: Answer) -> Answer:
+        if not self.live or self.live == self.release:
+            return {"changed": False, "msg": "Nothing to retire."}
+        old = units.web(self.paths.app, self.live)
+        if units.states([old])[old] != "active":
+            return {"changed": False, "msg": f"{self.live} does not run any more."}
+        self._retire(self.live, self.live_app())
+        return {"changed": True, "msg": f"{self.live} ends in the background when its last connection does."}
+
+    def _retire(self, release: str, app: dict[str, Any]) -> None:
+        unit = units.retiring(self.paths.app, release)
+        if units.states([unit])[unit] == "active":
+            return
+        idle = _PROXY_IDLE + _MARGIN
+        limit = max(idle, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
+        script = self.paths.release(release) / ".berth/retire.py"
+        web = units.web(self.paths.app, release)
+        socket, link = str(self.paths.socket(release)), str(self.paths.web_sock)
+        done = command.run(
+            ["systemd-run", "--quiet", "--collect", f"--unit={unit.removesuffix('.service')}",
+             f"--description=Wait for {release} of {self.paths.app} to finish, then stop it",
+             "/usr/bin/python3", "-I", str(script), socket, link, web, str(idle), str(limit)]
+        )  # fmt: skip
+        if done.code != 0:
+            raise ReleaseError(
+                f"The old release could not be retired: {done.lines[0] if done.lines else done.code}."
+            )
+
+    def prune(self, args: Answer) -> Answer:
+        releases = prune.list_releases(self.paths)
+        live = prune.live_release(self.paths)
+        webs = {units.web(self.paths.app, release): release for release in releases}
+        busy = [webs[name] for name, state in units.states(list(webs)).items() if state == "active"]
+        keep = int((args.get("keep")) or self.app.get("keep_releases", 5))
+        _, gone = prune.select(releases, live, keep, busy)
+        if self.live in gone and self.live in busy:
+            gone.remove(self.live)  # was live until a moment ago and still answers; the next run removes it
+        for release in gone:
+            prune.remove_release(self.paths, release)
+        envs = prune.remove_unused_envs(self.paths)
+        if gone:
+            # Or systemd remembers their units: they stay in what targets want until it reads its files again.
+            command.systemctl("daemon-reload")
+        what = f"Removed {', '.join(gone)}." if gone else "Nothing to prune."
+        return {"changed": bool(gone or envs), "msg": what}
+
+    def finish(self, _args: Answer) -> Answer:
+        seconds = round(time.monotonic() - self.began, 1)
+        journal.audit(self.paths, **self._audit("ok", seconds))
+        url = f"https://{self.domain}"
+        took = f" (the switch took {self.switch_ms} ms)" if self.switched else ""
+        msg = " ".join([f"{self.release} is live at {url} after {seconds} s{took}.", *self.notes])
+        return {
+            "changed": False,
+            "msg": msg,
+            "times": self.times,
+            "seconds": seconds,
+            "release": self.release,
+        }
+
+    def _audit(self, result: str, seconds: float, **more: Any) -> dict[str, Any]:
+        schema = self.record.get("schema") or {}
+        return {
+            "what": self.action if self.action in ("restart", "resume") else self.kind,
+            "by": self._by(),
+            "from": self.live,
+            "to": self.release,
+            "schema_from": schema.get("from", ""),
+            "schema_to": schema.get("to", ""),
+            "seconds": seconds,
+            "switch_ms": self.switch_ms,
+            "result": result,
+            **more,
+        }
+
+    def undo(self, step: str, error: ReleaseError) -> None:
+        """A step failed: the old release goes on (or goes back), and nothing of the new one is left."""
+        if (self.switched or self.action == "resume") and self.live and self.live != self.release:
+            self._wake(self.live, self.live_app())
+            self._go_live(self.live, self.live_app(), self.release, self.app)
+        elif (self.switched or self.action == "resume") and not self.live:
+            self.paths.web_sock.unlink(missing_ok=True)
+            self.paths.current.unlink(missing_ok=True)
+        if (
+            self.kind == "deploy"
+            and self.action in ("deploy", "resume")
+            and self.release not in ("", self.live)
+        ):
+            if not self.switched:
+                units.kill(self.web)
+            prune.remove_release(self.paths, self.release)
+            prune.remove_unused_envs(self.paths)
+        elif self.kind == "rollback" and self.release != self.live:
+            units.stop([self.web])
+        seconds = round(time.monotonic() - self.began, 1)
+        journal.audit(self.paths, **self._audit("failed", seconds, step=step, reason=error.sentence))
+
+    def _wake(self, release: str, app: dict[str, Any]) -> None:
+        """The release to go back to may have been stopped: by the end of its retirement, or by a reboot."""
+        web = units.web(self.paths.app, release)
+        retirement = units.retiring(self.paths.app, release)
+        if units.states([retirement])[retirement] == "active":
+            units.stop([retirement])
+        if units.states([web])[web] == "active":
+            return
+        units.start([web])
+        path = journal.read_record(self.paths.release(release)).get("health_path", "")
+        probe = gate.Probe(self.paths.socket(release), str(app["domains"][0]), path)
+        gate.wait_healthy(probe, web, app["health"], cause.About(str(self.paths.release(release))), 1)
+
+
+# What to run again where a step of it failed, if it is not a deploy.
+ADVISED = {"plan_rollback": "rollback", "remove": "remove"}
+
+
+class Engine:
+    """Dispatches steps; keeps one Deploy per app while its lock is held."""
+
+    CHANGING = ("fetch", "build", "migrate", "start", "gate", "switch", "verify", "retire", "prune", "finish")
+
+    def __init__(self) -> None:
+        self.deploys: dict[str, Deploy] = {}
+
+    def run(self, step: str, args: Answer, body: IO[bytes] | None) -> Answer:
+        if step == "releases":
+            found = [history.describe(Paths(name)) for name in status.names(args["apps"])]
+            return {"changed": False, "apps": found, "table": history.table(found)}
+        if step == "status":
+            apps = [status.describe(Paths(name)) for name in status.names(args["apps"])]
+            return {"changed": False, "apps": apps, "table": status.table(apps)}
+        if step == "secrets":
+            vault = args.get("vault") or {}
+            return {
+                "changed": False,
+                "secrets": {
+                    app["name"]: settings.changed_secrets(
+                        Paths(app["name"]), app, vault.get(app["name"]) or {}
+                    )
+                    for app in args["apps"]
+                },
+            }
+        name = args["name"]
+        if step == "diff":
+            return {"changed": False, "answer": diff.describe(Paths(name), args)}
+        if step == "lock":
+            return self._lock(name, args)
+        if step == "unlock":
+            deploy = self.deploys.pop(name, None)
+            if deploy:
+                deploy.lock.release()
+            return {"changed": False, "msg": "The lock is free."}
+        try:
+            return self._locked(step, name, args, body)
+        except ReleaseError as error:
+            error.advice = error.advice or f"correct it, then: berth {ADVISED.get(step, 'deploy')} {name}"
+            raise
+
+    def _locked(self, step: str, name: str, args: Answer, body: IO[bytes] | None) -> Answer:
+        deploy = self.deploys.get(name)
+        if deploy is None:
+            if not args.get("check"):
+                raise ReleaseError(f"Step {step} needs the lock of {name}, and this run does not hold it.")
+            deploy = self.deploys[name] = Deploy(Paths(name), {})
+        if step in ("settings", "plan", "plan_rollback"):
+            answer: Answer = getattr(deploy, step)(args)
+            return answer
+        if step == "remove":
+            return remove.remove(
+                deploy.paths, bool(args.get("purge")), deploy.holder, bool(args.get("check"))
+            )
+        if step not in self.CHANGING:
+            raise ReleaseError(f"There is no step {step}.")
+        return self._step(deploy, step, args, body)
+
+    def _lock(self, name: str, args: Answer) -> Answer:
+        if name in self.deploys:
+            return {"changed": False, "msg": "This run holds the lock already."}
+        deploy = Deploy(Paths(name), args["holder"])
+        deploy.lock.take({**args["holder"], "since": journal.now()}, float(args.get("wait") or 0))
+        self.deploys[name] = deploy
+        prune.sweep_temporary()
+        return {"changed": False, "msg": f"{name} is locked for this run."}
+
+    @staticmethod
+    def _step(deploy: Deploy, step: str, args: Answer, body: IO[bytes] | None) -> Answer:
+        begin = time.monotonic()
+        journal.note(deploy.paths, deploy.release, step, "begin", old=deploy.live, kind=deploy.kind)
+        method: Callable[..., Answer] = getattr(deploy, step)
+        try:
+            answer = method(args, body) if step == "fetch" else method(args)
+        except Exception as problem:
+            error = problem if isinstance(problem, ReleaseError) else _unforeseen(problem)
+            deploy.undo(step, error)
+            journal.note(deploy.paths, deploy.release, step, "failed", reason=error.sentence)
+            if error is problem:
+                raise
+            raise error from problem
+        deploy.times[step] = round(time.monotonic() - begin, 3)
+        journal.note(deploy.paths, deploy.release, step, "end", seconds=deploy.times[step])
+        return answer
+
+
+def _unforeseen(problem: Exception) -> ReleaseError:
+    if isinstance(problem, OSError) and problem.errno in (28, 122):
+        return ReleaseError(f"The server's disk is full ({problem.filename or problem}).", advice=cause.ROOM)
+    return ReleaseError(f"{type(problem).__name__}: {problem}")

@@ -1,0 +1,135 @@
+"""Which units belong to a release, starting and stopping them, and which of them come back after a reboot."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from .command import systemctl
+from .errors import ReleaseError
+from .paths import Paths, instance_file, unit_stems
+
+_WANTS = {".service": "multi-user.target.wants", ".timer": "timers.target.wants"}
+
+
+def web(app: str, release: str) -> str:
+    return f"{app}-web@{release}.service"
+
+
+def beside_web(app: dict[str, Any], release: str) -> list[str]:
+    """Workers and timers: what runs for the live release only."""
+    stems = unit_stems(app)
+    names = [f"{stem}@{release}.service" for stem in stems["services"]]
+    return names + [f"{stem}@{release}.timer" for stem in stems["jobs"]]
+
+
+def states(names: list[str]) -> dict[str, str]:
+    """`active`, `activating`, `failed`, … of several units in one call."""
+    if not names:
+        return {}
+    return dict(zip(names, systemctl("is-active", *names).out.split(), strict=False))
+
+
+def fallen(names: list[str], seconds: float) -> str:
+    """The first unit that does not stay up for so long; empty when all do."""
+    deadline = time.monotonic() + seconds
+    services = [name for name in names if name.endswith(".service")]
+    while names:
+        shown = (
+            systemctl("show", "--property=Id,ActiveState,SubState,NRestarts", *services).out
+            if services
+            else ""
+        )
+        for block in shown.strip().split("\n\n"):
+            state = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            if (
+                state.get("ActiveState", "active") in ("failed", "inactive")
+                or state.get("SubState") == "auto-restart"
+                or state.get("NRestarts", "0") != "0"
+            ):
+                return state["Id"]
+        bad = [name for name, state in states(names).items() if state not in ("active", "activating")]
+        if bad:
+            return bad[0]
+        if not services or time.monotonic() >= deadline:
+            break
+        time.sleep(0.1)
+    return ""
+
+
+def retiring(app: str, release: str) -> str:
+    return f"berth-retire-{app}-{release}.service"
+
+
+def start(names: list[str]) -> None:
+    if names:
+        done = systemctl("start", *names)
+        if done.code != 0:
+            raise ReleaseError(
+                f"Starting {', '.join(names)} failed: {done.lines[0] if done.lines else done.code}."
+            )
+
+
+def stop(names: list[str], patience: float = 10) -> None:
+    """Ask all to stop at once; one that takes longer to finish its work does so in the background."""
+    if not names:
+        return
+    systemctl("stop", "--no-block", *names)
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if not {"active", "deactivating", "activating"} & set(states(names).values()):
+            return
+        time.sleep(0.05)
+
+
+def end_transient(app: str) -> None:
+    """Work of a run that is gone: an engine that was killed could not stop it."""
+    names = [f"berth-{work}-{app}.service" for work in ("build", "prove", "migrate")]
+    running = [
+        name for name, state in states(names).items() if state not in ("inactive", "failed", "unknown")
+    ]
+    stop(running)
+    left = [name for name, state in states(running).items() if state not in ("inactive", "failed", "unknown")]
+    if left:
+        systemctl("kill", "--signal=KILL", *left)
+        stop(left)
+
+
+def kill(name: str) -> None:
+    """End a unit at once: what was never live has no work in flight, and one that hangs would not listen."""
+    systemctl("stop", "--no-block", name)
+    systemctl("kill", "--signal=KILL", name)
+
+
+def enable(paths: Paths, names: list[str]) -> None:
+    """The symlink that `systemctl enable` makes, without the reload of every unit that it costs."""
+    for name in names:
+        link = _want(paths, name)
+        link.parent.mkdir(exist_ok=True)
+        replace_link(link, paths.units / name)
+
+
+def disable(paths: Paths, names: list[str]) -> None:
+    for name in names:
+        _want(paths, name).unlink(missing_ok=True)
+
+
+def enabled(paths: Paths, name: str) -> bool:
+    return _want(paths, name).is_symlink()
+
+
+def _want(paths: Paths, name: str) -> Path:
+    return paths.units / _WANTS[Path(name).suffix] / name
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Point a symlink somewhere else in one rename(2)."""
+    temporary = link.with_name(f".{link.name}.new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+
+
+def frozen_files(paths: Paths, templates: list[str], release: str) -> list[Path]:
+    return [paths.units / instance_file(template, release) for template in templates]

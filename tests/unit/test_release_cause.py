@@ -1,0 +1,127 @@
+"""One sentence from a log."""
+
+from __future__ import annotations
+
+import pytest
+from ansible.module_utils.berth.release import build, cause
+from ansible.module_utils.berth.release.session import reason
+
+HERE = "/srv/board/releases/r"
+
+
+def traceback(error: str, *frames: str) -> list[str]:
+    lines = ["Traceback (most recent call last):"]
+    for frame in frames or (f"{HERE}/main.py:3",):
+        name, line = frame.rsplit(":", 1)
+        lines += [f'  File "{name}", line {line}, in <module>', "    x()", "    ~^^"]
+    return [*lines, *error.splitlines(), "[2026-11-21 04:00:00 +0000] [1] [INFO] Worker exiting (pid: 2)"]
+
+
+ABOUT = cause.About(HERE, "main:app", "main.py:3", "web", "512M")
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (
+            traceback("ModuleNotFoundError: No module named 'x'"),
+            "ModuleNotFoundError: No module named 'x' (main.py:3): it is neither in the project nor "
+            "among its dependencies",
+        ),
+        (
+            traceback("ModuleNotFoundError: No module named 'main'", "<frozen importlib._bootstrap>:1324"),
+            "there is no module main in the project: correct processes.web.app",
+        ),
+        (
+            traceback(
+                "RuntimeError: out of cheese",
+                f"{HERE}/main.py:9",
+                f"{HERE}/.venv/lib/python3.13/site-packages/x.py:1",
+            ),
+            "RuntimeError: out of cheese (main.py:9)",
+        ),
+        (
+            traceback(
+                "pydantic_core._pydantic_core.ValidationError: 2 validation errors for S\n"
+                "secret\n  Field required [type=missing, input_value={}]\n"
+                "    For further information visit https://errors.pydantic.dev\n"
+                "port\n  Input should be a valid integer [type=int]"
+            ),
+            "the required setting secret is not set (main.py:3): add to env or secrets; "
+            "also wrong: port: Input should be a valid integer",
+        ),
+        (
+            traceback("KeyError: 'TOKEN'", f"{HERE}/main.py:9", "<frozen os>:685"),
+            "the environment variable TOKEN is not set, and main.py:9 needs it: add it to env or secrets of "
+            "the app",
+        ),
+        (traceback("KeyError: 'TOKEN'", f"{HERE}/main.py:9"), "KeyError: 'TOKEN' (main.py:9)"),
+        (
+            traceback("OSError: [Errno 30] Read-only file system: 'app.log'"),
+            "it tried to write to app.log (main.py:3), which is read-only for it: write below a folder that "
+            "is listed in persistent",
+        ),
+        (
+            ["Failed to find attribute 'app' in 'main'."],
+            "module main has no attribute app: correct processes.web.app",
+        ),
+        (["Worker (pid:7) was sent SIGKILL! Perhaps out of memory?"] * 3, cause.memory(ABOUT)),
+        (
+            [
+                "no licence",
+                "[2026-11-21 04:00:00 +0000] [1] [ERROR] Worker (pid:7) exited with code 4",
+                "[2026-11-21 04:00:00 +0000] [9] [INFO] Booting worker with pid: 9",
+            ],
+            "the app ended itself with exit status 4, last saying: no licence",
+        ),
+        (["cannot open /x: No space left on device"], "the disk is full"),
+        (["ready", "bye"], "it ended with exit status 3, last saying: bye"),
+        ([], "it ended with exit status 3"),
+    ],
+)
+def test_sentences(lines: list[str], sentence: str) -> None:
+    assert cause.explain(lines, {"Result": "exit-code", "ExecMainStatus": "3"}, ABOUT) == sentence
+
+
+def test_the_kernel_killed_it() -> None:
+    said = cause.explain([], {"Result": "oom-kill"}, ABOUT)
+    assert said == "it used more memory than it may (512M): raise processes.web.memory, or use less"
+
+
+def test_how_far_a_start_got() -> None:
+    server = ["Booting worker with pid: 2", "Started server process [2]", "Waiting for application startup."]
+    assert cause.stuck(server[:1]) == "import"
+    assert cause.stuck(server) == "startup"
+    assert cause.stuck([*server, "Application startup complete."]) == ""
+    dump = [
+        "Current thread 0x1 (most recent call first):",
+        f'  File "{HERE}/.venv/lib/x.py", line 9 in wait',
+        f'  File "{HERE}/main.py", line 4 in <module>',
+    ]
+    assert cause.brief(cause.stack_place(dump, HERE), HERE) == "main.py:4"
+
+
+def test_gunicorns_own_farewell_is_not_the_cause() -> None:
+    lines = [
+        *traceback("ValueError: bad"),
+        "gunicorn.errors.HaltServer: <HaltServer 'Worker failed to boot.' 3>",
+    ]
+    assert cause.explain(lines, {}, ABOUT) == "ValueError: bad (main.py:3)"
+
+
+def test_what_uv_means() -> None:
+    lines = [
+        "  \u00d7 No solution found when resolving dependencies:",
+        "  ╰─▶ Because nosuch was not found in the package registry and you require",
+        "      nosuch==9, we can conclude that your requirements are unsatisfiable.",
+    ]
+    assert build.uv_reason(lines).startswith(
+        "Because nosuch was not found in the package registry and you require nosuch"
+    )
+    assert build.uv_reason(["error: Failed to fetch: `https://x`"]) == "Failed to fetch: `https://x`"
+
+
+def test_what_ssh_means() -> None:
+    said = "Warning: Permanently added x\nroot@x: Permission denied (publickey).\n"
+    assert reason(said) == "root@x: Permission denied (publickey)."
+    assert reason("sudo: a password is required\n") == "sudo: a password is required"

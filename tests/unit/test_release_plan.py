@@ -1,0 +1,266 @@
+"""Decisions of a deploy: what to do, what to keep, what to say when somebody else is at it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.berth.release import journal, lock, paths, plan, prune, units
+from ansible.module_utils.berth.release.errors import ReleaseError
+
+APP: dict[str, Any] = {
+    "name": "board",
+    "source": {"subdir": ""},
+    "processes": [{"name": "web", "workers": 2}, {"name": "worker", "command": "w", "instances": 2}],
+    "jobs": [{"name": "nightly", "command": "n"}],
+    "keep_releases": 5,
+}
+
+
+def test_a_fingerprint_covers_code_settings_and_units() -> None:
+    first = plan.fingerprint(APP, "abc", "A=1", ["unit"])
+    assert plan.fingerprint({**APP, "keep_releases": 9}, "abc", "A=1", ["unit"]) == first
+    others = [
+        plan.fingerprint(APP, "abd", "A=1", ["unit"]),
+        plan.fingerprint(APP, "abc", "A=2", ["unit"]),
+        plan.fingerprint(APP, "abc", "A=1", ["unit2"]),
+        plan.fingerprint({**APP, "jobs": []}, "abc", "A=1", ["unit"]),
+        plan.fingerprint({**APP, "source": {"subdir": "api"}}, "abc", "A=1", ["unit"]),
+    ]
+    assert len({first, *others}) == len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("live", "running", "force", "action"),
+    [
+        ({}, False, False, "deploy"),
+        ({"fingerprint": "f", "healthy": True}, True, False, "nothing"),
+        ({"fingerprint": "f", "healthy": True}, False, False, "restart"),
+        ({"fingerprint": "f", "healthy": True}, True, True, "deploy"),
+        ({"fingerprint": "f", "healthy": False}, True, False, "resume"),
+        ({"fingerprint": "g", "healthy": False}, True, False, "deploy"),
+        ({"fingerprint": "g", "healthy": True}, True, False, "deploy"),
+    ],
+)
+def test_what_a_deploy_does(live: dict[str, Any], running: bool, force: bool, action: str) -> None:
+    assert plan.decide(live, "f", running, force) == action
+
+
+def test_a_release_sorts_by_time_and_names_its_source() -> None:
+    moment = datetime(2026, 11, 21, 1, 48, 37, tzinfo=UTC)
+    assert plan.release_id("1a2b3c4d5e", moment) == "20261121T014837Z-1a2b3c4"
+
+
+def test_every_process_and_job_has_its_unit() -> None:
+    assert paths.template_files(APP) == [
+        "board-web@.service",
+        "board-worker@.service",
+        "board-worker-2@.service",
+        "board-nightly@.service",
+        "board-nightly@.timer",
+    ]
+    assert units.beside_web(APP, "r") == [
+        "board-worker@r.service",
+        "board-worker-2@r.service",
+        "board-nightly@r.timer",
+    ]
+    assert paths.instance_file("board-web@.service", "r") == "board-web@r.service"
+
+
+def releases(*names: str, bad: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+    return {name: {"healthy": name not in bad} for name in names}
+
+
+def test_the_newest_healthy_ones_and_the_live_one_stay() -> None:
+    stay, go = prune.select(releases("1", "2", "3", "4", bad=("4",)), "1", 2, [])
+    assert (stay, go) == (["1", "3"], ["2", "4"])
+
+
+def test_what_is_still_at_work_stays_and_a_partial_one_never_does() -> None:
+    stay, go = prune.select(releases("1", "2", "3", "4", bad=("2",)), "4", 1, ["1", "2"])
+    assert (stay, go) == (["1", "4"], ["2", "3"])
+
+
+def test_a_live_release_without_a_folder_keeps_nothing_alive() -> None:
+    assert prune.select(releases("1", "2"), "9", 1, []) == (["2"], ["1"])
+
+
+def test_a_rollback_goes_to_the_newest_healthy_older_one() -> None:
+    all_of_them = releases("1", "2", "3", "4", "5", bad=("3",))
+    assert prune.previous(all_of_them, "4") == "2"
+    assert prune.candidates(all_of_them, "4") == ["5", "2", "1"]
+    assert prune.previous(all_of_them, "1") == ""
+
+
+def test_the_live_release_is_where_the_socket_points(tmp_path: Path) -> None:
+    place = paths.Paths("board", tmp_path)
+    place.base.mkdir(parents=True)
+    assert prune.live_release(place) == ""
+    units.replace_link(place.web_sock, place.socket("r1"))
+    units.replace_link(place.web_sock, place.socket("r2"))
+    assert prune.live_release(place) == "r2"
+
+
+def test_unused_environments_go(tmp_path: Path) -> None:
+    place = paths.Paths("board", tmp_path)
+    for name in ("a", "b"):
+        (place.envs / name).mkdir(parents=True)
+    place.release("r").mkdir(parents=True)
+    (place.release("r") / ".venv").symlink_to(place.envs / "a")
+    assert prune.remove_unused_envs(place) == ["b"]
+    assert [path.name for path in place.envs.iterdir()] == ["a"]
+
+
+def test_a_run_that_was_cut_off_is_found(tmp_path: Path) -> None:
+    place = paths.Paths("board", tmp_path)
+    assert journal.unfinished(place) is None
+    journal.note(place, "r", "build", "begin")
+    entry = journal.unfinished(place)
+    assert entry
+    assert entry["step"] == "build"
+    with (place.state / "journal.jsonl").open("a") as handle:
+        handle.write('{"half a li')
+    assert journal.unfinished(place)
+    # Between two steps is as unfinished as inside one.
+    journal.note(place, "r", "build", "end")
+    assert journal.unfinished(place)
+    journal.note(place, "r", "finish", "end")
+    assert journal.unfinished(place) is None
+    journal.note(place, "r", "gate", "begin")
+    journal.note(place, "r", "gate", "failed")
+    assert journal.unfinished(place) is None
+
+
+def test_journal_and_audit_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = paths.Paths("board", tmp_path)
+    monkeypatch.setattr(journal, "JOURNAL_LIMIT", 1000)
+    monkeypatch.setattr(journal, "AUDIT_LIMIT", 1000)
+    for number in range(200):
+        journal.note(place, f"r{number}", "build", "begin")
+        journal.audit(place, what="deploy", to=f"r{number}")
+        entry = journal.unfinished(place)
+        assert entry
+        assert entry["release"] == f"r{number}"
+    for folder in (place.state, place.audit.parent):
+        files = list(folder.iterdir())
+        assert len(files) == 2
+        assert max(path.stat().st_size for path in files) < 1200
+    assert [entry["to"] for entry in journal.entries(place.audit)][-3:] == ["r197", "r198", "r199"]
+    # The moment between putting the full file aside and writing the first line of the new one.
+    (place.state / "journal.jsonl").replace(place.state / "journal.jsonl.1")
+    assert journal.unfinished(place)
+
+
+def unit_file(place: paths.Paths, name: str, app: str) -> Path:
+    place.units.mkdir(parents=True, exist_ok=True)
+    path: Path = place.units / name
+    path.write_text(f"# Ansible managed\n# Berth app: {app}\n[Service]\n")
+    return path
+
+
+def test_an_app_never_takes_the_units_of_one_whose_name_begins_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prune.units, "stop", lambda *_, **__: None)
+    monkeypatch.setattr(prune, "systemctl", lambda *_: None)
+    place = paths.Paths("a", tmp_path)
+    mine = unit_file(place, "a-web@r1.service", "a")
+    other = unit_file(place, "a-b-web@r1.service", "a-b")
+    template = unit_file(place, "a-web@.service", "a")
+    assert prune.instances(place) == {"r1": ["a-web@r1.service"]}
+    prune.remove_release(place, "r1")
+    assert not mine.exists()
+    assert other.exists()
+    assert template.exists()
+
+
+def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prune.units, "stop", lambda *_, **__: None)
+    monkeypatch.setattr(prune, "systemctl", lambda *_: None)
+    place = paths.Paths("board", tmp_path)
+    for folder in (place.release("r1"), place.frozen, place.run, place.state):
+        folder.mkdir(parents=True)
+    kept = [
+        unit_file(place, "board-web@r1.service", "board"),
+        unit_file(place, "board-web@.service", "board"),
+    ]
+    kept += [place.env("r1"), place.migrate_env("r1"), place.socket("r1"), place.etc / "env"]
+    gone = [unit_file(place, "board-web@r2.service", "board"), place.env("r2"), place.migrate_env("r2")]
+    gone += [place.socket("r2"), place.base / ".web.sock.new", place.frozen / ".r1.env.new"]
+    gone += [place.release("r1") / ".release.json.new", place.units / ".board-web@r1.service.new"]
+    for path in (*kept, *gone):
+        path.touch()
+    prune.sweep(place)
+    assert [path for path in gone if path.exists()] == []
+    assert all(path.exists() for path in kept)
+    assert prune.sweep(place) == []
+
+
+def test_folders_for_git_go_unless_another_engine_may_use_them(tmp_path: Path) -> None:
+    key = tmp_path / "run/berth-git-abc/key"
+    key.parent.mkdir(parents=True)
+    key.write_text("private")
+    proc = tmp_path / "proc"
+    other, shell = proc / "1/cmdline", proc / "2/cmdline"
+    for path, words in (
+        (other, ["python3", "-c", "berth.release.agent"]),
+        (shell, ["sh", "berth.release.agent"]),
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text("\0".join(words))
+    assert prune.sweep_temporary(tmp_path, proc) == []
+    assert key.exists()
+    other.unlink()
+    assert prune.sweep_temporary(tmp_path, proc) == ["berth-git-abc"]
+    assert not key.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("since", "text"),
+    [
+        ("2026-11-21T00:00:00Z", "2 h 3 min"),
+        ("2026-11-21T02:02:58Z", "7 s"),
+        ("2026-11-19T02:03:05Z", "2 d 0 h"),
+        ("nonsense", "an unknown time"),
+    ],
+)
+def test_ages(since: str, text: str) -> None:
+    assert lock.age(since, datetime(2026, 11, 21, 2, 3, 5, tzinfo=UTC)) == text
+
+
+def test_the_second_deploy_is_told_who_has_the_lock(tmp_path: Path) -> None:
+    place = paths.Paths("board", tmp_path)
+    first, second = lock.Lock(place), lock.Lock(place)
+    first.take({"user": "ann", "host": "laptop", "pid": 7, "version": "v2", "since": journal.now()}, 0)
+    with pytest.raises(ReleaseError, match=r"board is locked: ann@laptop \(pid 7\).*version v2.*-e wait=300"):
+        second.take({"user": "bob"}, 0)
+    first.release()
+    second.take({"user": "bob"}, 0)
+    assert json.loads((place.state / "lock").read_text()) == {"user": "bob"}
+
+
+def test_a_lock_file_left_behind_locks_nothing(tmp_path: Path) -> None:
+    place = paths.Paths("board", tmp_path)
+    place.state.mkdir(parents=True)
+    (place.state / "lock").write_text('{"user": "gone"}')
+    lock.Lock(place).take({"user": "bob"}, 0)
+
+
+def test_a_wait_ends_with_a_refusal(tmp_path: Path) -> None:
+    place = paths.Paths("board", tmp_path)
+    place.state.mkdir(parents=True)
+    descriptor = os.open(place.state / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(ReleaseError, match="waited 0 s"):
+        lock.Lock(place).take({}, 0.15)
+    os.close(descriptor)
+
+
+def test_without_provisioning_a_deploy_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=r"run site\.yml"):
+        plan.server_side(paths.Paths("board", tmp_path), APP)

@@ -1,0 +1,350 @@
+"""Reading a project without running it: its Python, dependency files, ASGI target and what belongs to it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.berth.release import build, launch, migrate, pack, project, source
+from ansible.module_utils.berth.release.errors import ReleaseError
+
+
+def write(root: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_py", ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+APP = "from fastapi import FastAPI\napp = FastAPI()\n"
+
+
+def targets(root: Path) -> list[str]:
+    return [hit.target for hit in project.find_targets(root)]
+
+
+def test_the_application_nearest_the_root_comes_first(tmp_path: Path) -> None:
+    write(tmp_path, board__main_py=APP, main_py=APP, board__api__v1__app_py=APP)
+    assert targets(tmp_path) == ["main:app", "board.main:app", "board.api.v1.app:app"]
+
+
+def test_src_layout_imports_without_src(tmp_path: Path) -> None:
+    write(tmp_path, src__board__main_py=APP)
+    assert targets(tmp_path) == ["board.main:app"]
+
+
+def test_tests_and_migrations_hold_no_application(tmp_path: Path) -> None:
+    write(tmp_path, tests__main_py=APP, migrations__env_py=APP, test_app_py=APP)
+    assert targets(tmp_path) == []
+
+
+def test_factories_and_wrapped_applications(tmp_path: Path) -> None:
+    write(
+        tmp_path, main_py="from fastapi import FastAPI\ndef create_app(debug=False):\n    return FastAPI()\n"
+    )
+    assert targets(tmp_path) == ["main:create_app()"]
+    (tmp_path / "main.py").write_text(
+        "from fastapi import FastAPI\nbare = FastAPI()\napp = Middleware(FastAPI(), x=1)\n"
+    )
+    assert targets(tmp_path) == ["main:app", "main:bare"]
+
+
+def test_a_factory_that_wants_arguments_is_no_target(tmp_path: Path) -> None:
+    write(tmp_path, main_py="from fastapi import FastAPI\ndef create_app(settings):\n    return FastAPI()\n")
+    assert targets(tmp_path) == []
+
+
+def test_the_entry_point_in_pyproject_wins(tmp_path: Path) -> None:
+    write(tmp_path, main_py=APP)
+    (tmp_path / "pyproject.toml").write_text('[tool.fastapi]\nentrypoint = "other.place:api"\n')
+    assert targets(tmp_path) == ["other.place:api"]
+
+
+def test_a_syntax_error_is_named_with_its_line(tmp_path: Path) -> None:
+    write(tmp_path, main_py=APP + "def (\n")
+    assert targets(tmp_path) == []
+    assert project.syntax_error(tmp_path).endswith("(main.py:3)")
+
+
+@pytest.mark.parametrize(
+    ("version", "range_", "fits"),
+    [
+        ((3, 13), ">=3.11", True),
+        ((3, 13), ">=3.11,<3.13", False),
+        ((3, 12), "~=3.11", True),
+        ((3, 12), "~=3.11.2", False),
+        ((3, 11), "==3.11.*", True),
+        ((3, 12), "!=3.12.*", False),
+        ((3, 11), ">=3.11.4", False),
+        ((3, 13), "", True),
+    ],
+)
+def test_ranges_of_python(version: tuple[int, ...], range_: str, fits: bool) -> None:
+    assert project.satisfies(version, range_) is fits
+
+
+PYTHONS = {(3, 11): "/usr/bin/python3.11", (3, 13): "/usr/bin/python3.13"}
+
+
+def test_the_newest_fitting_python_is_picked() -> None:
+    assert project.pick_python(project.PythonWish("", ">=3.10", "x"), PYTHONS)[0] == "3.13"
+    assert project.pick_python(project.PythonWish("", ">=3.11.4,<3.13", "x"), PYTHONS)[0] == "3.11"
+    assert project.pick_python(project.PythonWish("3.11", "", "x"), PYTHONS)[1] == "/usr/bin/python3.11"
+
+
+def test_a_python_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ReleaseError, match=r"3\.12 \(\.python-version\).*3\.11, 3\.13"):
+        project.pick_python(project.PythonWish("3.12", "", ".python-version"), PYTHONS)
+
+
+def test_where_the_wish_for_a_python_comes_from(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\nrequires-python = ">=3.11"\n')
+    assert project.wanted_python(tmp_path, tmp_path, "").range == ">=3.11"
+    (tmp_path / ".python-version").write_text("3.12.4\n")
+    assert project.wanted_python(tmp_path, tmp_path, "").version == "3.12"
+    assert project.wanted_python(tmp_path, tmp_path, "3.13.1").version == "3.13"
+
+
+def test_installers_in_order(tmp_path: Path) -> None:
+    assert project.find_installer(tmp_path).kind == "none"
+    (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
+    assert project.find_installer(tmp_path).kind == "none"
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\n')
+    assert project.find_installer(tmp_path).kind == "pyproject"
+    (tmp_path / "requirements.txt").touch()
+    assert project.find_installer(tmp_path).kind == "requirements"
+    (tmp_path / "uv.lock").touch()
+    assert project.find_installer(tmp_path).kind == "uv"
+
+
+def test_an_environment_is_named_after_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("-r base.txt\nfastapi\n")
+    (tmp_path / "base.txt").write_text("alembic\n")
+    installer = project.find_installer(tmp_path)
+    first = build.env_key("3.13", installer, tmp_path, {})
+    assert build.env_key("3.13", installer, tmp_path, {}) == first
+    assert build.env_key("3.12", installer, tmp_path, {}) != first
+    assert build.env_key("3.13", installer, tmp_path, {"extras": ["x"]}) != first
+    (tmp_path / "base.txt").write_text("alembic==1\n")
+    assert build.env_key("3.13", installer, tmp_path, {}) != first
+
+
+def test_git_decides_what_belongs_to_a_source(tmp_path: Path) -> None:
+    write(tmp_path, main_py=APP, secret__notes="x", build__out="x")
+    (tmp_path / ".gitignore").write_text("secret/\nbuild/\n")
+    (tmp_path / "gone.py").touch()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run(["git", "-C", str(tmp_path), "add", "gone.py"], check=True)
+    (tmp_path / "gone.py").unlink()
+    assert pack.list_files(tmp_path) == [".gitignore", "main.py"]
+
+
+def test_without_git_the_usual_by_products_stay_behind(tmp_path: Path) -> None:
+    write(tmp_path, main_py=APP, node_modules__x="x")
+    (tmp_path / ".venv/lib").mkdir(parents=True)
+    (tmp_path / ".venv/lib/x.py").touch()
+    (tmp_path / "main.pyc").touch()
+    assert pack.list_files(tmp_path) == ["main.py"]
+
+
+def test_the_digest_sees_content_mode_and_name_and_no_times(tmp_path: Path) -> None:
+    path = write(tmp_path, main_py=APP) / "main.py"
+    first = pack.digest(tmp_path, ["main.py"])
+    path.touch()
+    assert pack.digest(tmp_path, ["main.py"]) == first
+    path.chmod(0o755)
+    assert pack.digest(tmp_path, ["main.py"]) != first
+    path.chmod(0o644)
+    path.write_text(APP + " ")
+    assert pack.digest(tmp_path, ["main.py"]) != first
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out"), [(".env", True), (".env.production", True), (".env.example", False), ("env", False)]
+)
+def test_settings_files_are_left_out(name: str, left_out: bool) -> None:
+    assert pack.is_env_file(name) is left_out
+
+
+def test_a_release_brings_nothing_of_the_engine_along(tmp_path: Path) -> None:
+    write(tmp_path, main_py=APP)
+    (tmp_path / ".berth").symlink_to("/etc")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api/.env").touch()
+    assert source.tidy(tmp_path) == ["api/.env"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["api", "main.py"]
+
+
+def test_a_subdir_stays_inside(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match="no folder api"):
+        source.project_folder(tmp_path, "api")
+    (tmp_path / "api").symlink_to("/etc")
+    with pytest.raises(ReleaseError, match="no folder api"):
+        source.project_folder(tmp_path, "api")
+
+
+LISTING = (
+    "1111111111111111111111111111111111111111\tHEAD\n"
+    "1111111111111111111111111111111111111111\trefs/heads/main\n"
+    "2222222222222222222222222222222222222222\trefs/tags/v1\n"
+    "3333333333333333333333333333333333333333\trefs/tags/v1^{}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("version", "commit"),
+    [
+        ("HEAD", "1" * 40),
+        ("main", "1" * 40),
+        ("v1", "3" * 40),
+        ("2222222", "2" * 40),
+        ("nope", ""),
+        ("4444444", ""),
+    ],
+)
+def test_versions_of_a_repository(version: str, commit: str) -> None:
+    assert source.match_ref(LISTING, version) == commit
+
+
+def decided(root: Path, **wishes: object) -> str:
+    return str(migrate.decide(root, root, wishes).command)
+
+
+def test_migrations_are_found_where_they_would_work(tmp_path: Path) -> None:
+    assert decided(tmp_path) == ""
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/migrations\nurl = 50%\n")
+    assert decided(tmp_path) == ""
+    assert "no revisions" in migrate.decide(tmp_path, tmp_path, {}).why
+    write(tmp_path, migrations__versions__one_py="revision = '1'\n")
+    assert decided(tmp_path) == "alembic upgrade head"
+    assert decided(tmp_path, command="make migrate") == "make migrate"
+    assert decided(tmp_path, enabled=False) == ""
+
+
+def test_the_ini_may_lie_below_or_above_the_project(tmp_path: Path) -> None:
+    write(tmp_path, server__schema__versions__one_py="revision = '1'\n")
+    (tmp_path / "server/alembic.ini").write_text("[alembic]\nscript_location = schema\n")
+    assert migrate.decide(tmp_path, tmp_path, {}).directory == tmp_path / "server"
+    (tmp_path / "server/api").mkdir()
+    assert migrate.decide(tmp_path / "server/api", tmp_path, {}).directory == tmp_path / "server"
+
+
+def test_several_heads_are_an_error_unless_they_have_labels(tmp_path: Path) -> None:
+    write(tmp_path, alembic__versions__a_py="revision = 'a'\n", alembic__versions__b_py="revision = 'b'\n")
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = alembic\n")
+    with pytest.raises(ReleaseError, match="2 heads \\(a, b\\)"):
+        decided(tmp_path)
+    for name in "ab":
+        with (tmp_path / f"alembic/versions/{name}.py").open("a") as file:
+            file.write(f"branch_labels = ('{name}',)\n")
+    assert decided(tmp_path) == "alembic upgrade heads"
+
+
+def test_a_database_written_in_the_ini_is_not_migrated(tmp_path: Path) -> None:
+    write(tmp_path, alembic__versions__a_py="revision = 'a'\n", alembic__env_py=OFFLINE)
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = alembic\nsqlalchemy.url = x://y\n")
+    assert decided(tmp_path) == ""
+    write(tmp_path, alembic__env_py=OFFLINE + "config.set_main_option('sqlalchemy.url', settings.url)\n")
+    assert decided(tmp_path) == "alembic upgrade head"
+
+
+OFFLINE = """
+from alembic import context
+from sqlalchemy import engine_from_config, pool
+config = context.config
+url = config.get_main_option("sqlalchemy.url")
+connectable = engine_from_config(config.get_section(config.config_ini_section, {}), poolclass=pool.NullPool)
+"""
+
+
+def test_tables_that_the_app_makes_itself(tmp_path: Path) -> None:
+    write(tmp_path, app__main_py="from x import Base\n\nBase.metadata.create_all(engine)\n")
+    assert migrate.schema_at_start(tmp_path) == "app/main.py:3"
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        ("uvicorn pkg.main:app --host 0.0.0.0 --reload", "pkg.main:app"),
+        ("gunicorn -k uvicorn.workers.UvicornWorker pkg.main:app", "pkg.main:app"),
+        ("poetry run uvicorn --factory pkg.main:create", "pkg.main:create()"),
+        ("sh -c 'alembic upgrade head && uvicorn pkg.main:app'", "pkg.main:app"),
+        ("uvicorn main:app --app-dir pkg", "pkg.main:app"),
+        ("fastapi run pkg/main.py --port 80", "pkg.main:"),
+        ("uvicorn nowhere:app", ""),
+        ("celery -A pkg.main:app worker", ""),
+    ],
+)
+def test_the_target_of_a_command(tmp_path: Path, line: str, target: str) -> None:
+    write(tmp_path, pkg__main_py=APP)
+    assert launch.target(line, tmp_path) == target
+
+
+def test_a_procfile_and_a_dockerfile_say_what_is_served(tmp_path: Path) -> None:
+    write(tmp_path, main_py=APP, pkg__web_py=APP, pkg__other_py=APP)
+    (tmp_path / "Dockerfile").write_text('FROM x\nCMD ["uvicorn", \\\n  "pkg.web:app", "--reload"]\n')
+    assert targets(tmp_path)[0] == "pkg.web:app"
+    (tmp_path / "Procfile").write_text("web: fastapi run pkg/other.py\n")
+    assert targets(tmp_path)[:2] == ["pkg.other:app", "pkg.web:app"]
+
+
+def test_an_app_wrapped_in_another_module_goes_first(tmp_path: Path) -> None:
+    write(tmp_path, main_py=APP, asgi_py="from main import app\nsite = GZipMiddleware(app)\n")
+    assert targets(tmp_path) == ["asgi:site", "main:app"]
+
+
+def test_installers(tmp_path: Path) -> None:
+    def kind() -> str:
+        return str(project.find_installer(tmp_path, tmp_path).kind)
+
+    (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
+    assert kind() == "none"
+    (tmp_path / "setup.cfg").write_text("[options]\ninstall_requires =\n  a\n  # b\n  c>1\n")
+    assert kind() == "setup.cfg"
+    assert project.setup_requirements(tmp_path) == ["a", "c>1"]
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements/production.txt").write_text("a\n")
+    assert kind() == "requirements"
+    for lock in ("pdm", "poetry", "uv"):
+        (tmp_path / f"{lock}.lock").write_text("")
+        assert kind() == lock
+
+
+def test_a_workspace_lock_above_counts_for_its_members_alone(tmp_path: Path) -> None:
+    (tmp_path / "uv.lock").write_text('[[package]]\nname = "api"\nsource = { virtual = "packages/api" }\n')
+    for name in ("api", "other"):
+        (tmp_path / "packages" / name).mkdir(parents=True)
+        (tmp_path / "packages" / name / "pyproject.toml").write_text(f'[project]\nname = "{name}"\n')
+    member = project.find_installer(tmp_path / "packages/api", tmp_path)
+    assert (member.kind, member.package, member.folder) == ("uv", "api", tmp_path)
+    assert project.find_installer(tmp_path / "packages/other", tmp_path).kind == "pyproject"
+
+
+def test_a_pdm_lock_as_requirements(tmp_path: Path) -> None:
+    lock = tmp_path / "pdm.lock"
+    lock.write_text(
+        '[[package]]\nname = "a"\nversion = "1"\ngroups = ["default"]\n'
+        'extras = ["x"]\nmarker = "os_name == 1"\n'
+        'files = [{file = "a.whl", hash = "sha256:00"}]\n'
+        '[[package]]\nname = "b"\nversion = "2"\ngroups = ["dev"]\n'
+    )
+    choice: dict[str, list[str]] = {"extras": [], "groups": []}
+    assert project.pdm_requirements(lock, choice) == ["a[x]==1 ; os_name == 1 --hash=sha256:00"]
+    assert project.pdm_requirements(lock, {**choice, "groups": ["dev"]})[1] == "b==2"
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("^3.11", ">=3.11,<4.0"),
+        ("~3.11", ">=3.11,<3.12"),
+        ("3.12.*", "==3.12.*"),
+        (">=3.10,<3.13", ">=3.10,<3.13"),
+    ],
+)
+def test_a_range_as_poetry_writes_it(tmp_path: Path, asked: str, meant: str) -> None:
+    (tmp_path / "pyproject.toml").write_text(f'[tool.poetry.dependencies]\npython = "{asked}"\n')
+    assert project.wanted_python(tmp_path, tmp_path, "").range == meant
