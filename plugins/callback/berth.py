@@ -1,0 +1,59 @@
+"""Ansible's default output, with a failure told once and as the text that it is."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.callback.default import CallbackModule as Default
+
+DOCUMENTATION = """
+    name: berth
+    type: stdout
+    short_description: Ansible's default output with readable failures
+    description:
+      - Like the default, but a failed task's message is printed once and as text, where the default prints it
+        twice, the second time as the value of a key.
+      - From C(-vv) on it is the default, with everything a module returned.
+    extends_documentation_fragment:
+      - default_callback
+      - result_format_callback
+    requirements:
+      - set as stdout_callback in ansible.cfg
+"""
+
+
+def failure(result: dict[str, Any]) -> str:
+    """The text of a failed result: its message, and what a command printed if the message does not say so."""
+    parts = [str(result["msg"]).strip()]
+    parts += [
+        str(result[stream]).strip()
+        for stream in ("stderr", "stdout")
+        if str(result.get(stream, "")).strip() and str(result[stream]).strip() not in parts[0]
+    ]
+    return "\n".join(parts)
+
+
+class CallbackModule(Default):  # type: ignore[misc] # Ansible ships no type information
+    """The default callback but for failures."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "stdout"
+    CALLBACK_NAME = "berth"
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        """Print the failure of a task that is no loop as text."""
+        values = result.result
+        loop = result.task.loop and "results" in values
+        if self._display.verbosity >= 2 or ignore_errors or loop or not isinstance(values.get("msg"), str):
+            super().v2_runner_on_failed(result, ignore_errors)
+            return
+        if self._last_task_banner != result.task._uuid:
+            self._print_task_banner(result.task)
+        self._handle_warnings(values)
+        self._clean_results(values, result.task.action)
+        text = f"fatal: [{self.host_label(result)}]: FAILED!\n{textwrap.indent(failure(values), '  ')}"
+        self._display.display(
+            text, color=constants.COLOR_ERROR, stderr=self.get_option("display_failed_stderr")
+        )

@@ -1,0 +1,51 @@
+"""Filters that turn resolved apps into the inputs of roles that know nothing of apps."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+App = Mapping[str, Any]
+
+
+def databases(apps: Sequence[App]) -> list[dict[str, Any]]:
+    """The role postgresql's `postgresql_databases` for these apps."""
+    keys = ("name", "owner", "user", "extensions")
+    return [{key: app["database"][key] for key in keys} for app in apps if app["database"]["enabled"]]
+
+
+def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
+    """The role proxy's `proxy_sites` for these apps: one site each, at the app's live socket."""
+    return [
+        {
+            "name": app["name"],
+            "domains": app["domains"],
+            "socket": f"/srv/{app['name']}/web.sock",
+            # A server of the app's own has no place for the hook that announces a release's retirement.
+            "keepalive": not app["processes"][0]["command"],
+            **{
+                key: app["proxy"][key]
+                for key in ("tls", "max_body", "read_timeout", "write_timeout", "headers")
+            },
+            "static": [
+                {
+                    "url": folder["url"],
+                    "root": posixpath.normpath(
+                        posixpath.join(f"/srv/{app['name']}/current", app["source"]["subdir"], folder["path"])
+                    ),
+                    "max_age": folder["max_age"],
+                }
+                for folder in app["static"]
+            ],
+        }
+        for app in apps
+    ]
+
+
+class FilterModule:
+    """Ansible's entry point."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Name the filters."""
+        return {"databases": databases, "proxy_sites": proxy_sites}
