@@ -1,0 +1,356 @@
+"""The verbs of `berth`. Each one runs a playbook of this kit; what they do is written there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from berth import __version__, kit, scaffold
+from berth.run import INTERRUPTED, Run
+
+app = typer.Typer(
+    name="berth",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Turn a bare Debian or Ubuntu server into the HTTPS home of your FastAPI apps.\n\n"
+    "Each verb runs a playbook of this kit. What stands after [bold]--[/] goes to ansible-playbook as it is.",
+    epilog="From zero: [bold]berth init[/] writes an inventory, [bold]berth up[/] makes the server match it, "
+    "[bold]berth deploy[/] ships the next version.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"berth {__version__}")
+        raise typer.Exit
+
+
+def _complete_app(ctx: typer.Context, incomplete: str) -> list[str]:
+    try:
+        inventory = kit.find_inventory(ctx.params.get("inventory") or kit.DEFAULT_INVENTORY)
+    except kit.BerthError:
+        return []
+    return [name for name in kit.app_names(inventory) if name.startswith(incomplete)]
+
+
+def _complete_inventory(incomplete: str) -> list[str]:
+    names = [f"inventories/{path.name}" for path in sorted((kit.ROOT / "inventories").glob("*/"))]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Inventory = Annotated[
+    str,
+    typer.Option(
+        "-i",
+        "--inventory",
+        envvar="BERTH_INVENTORY",
+        metavar="PATH",
+        help="The inventory: a folder, or its name below inventories/.",
+        autocompletion=_complete_inventory,
+    ),
+]
+Wait = Annotated[
+    int | None, typer.Option(metavar="SECONDS", min=0, help="Wait so long for another deploy to end.")
+]
+Plain = Annotated[bool, typer.Option("--plain", help="Show ansible-playbook's own output, nothing else.")]
+MaybeApp = Annotated[
+    str | None,
+    typer.Argument(metavar="APP", help="One app; without it, all of them.", autocompletion=_complete_app),
+]
+
+
+@app.callback()
+def berth(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave."),
+    ] = False,
+) -> None:
+    """Options that stand before the verb."""
+
+
+@app.command(
+    epilog="berth init\n\n"
+    "berth init prod --yes --host 203.0.113.7 --domain board.example.com --app board --source ../board",
+)
+def init(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The inventory's name.")] = "prod",
+    host: Annotated[str | None, typer.Option(help="The server's address or host name.")] = None,
+    user: Annotated[str | None, typer.Option(help="The SSH user: root, or one with sudo.")] = None,
+    port: Annotated[int, typer.Option(help="The SSH port.")] = 22,
+    key: Annotated[str, typer.Option(help="The SSH private key, where SSH does not find it by itself.")] = "",
+    domain: Annotated[list[str] | None, typer.Option(help="A domain; repeat it: the rest redirect.")] = None,
+    app_name: Annotated[str | None, typer.Option("--app", help="The app's name on the server.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="A folder on this machine, or the URL of a git repository.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="The git branch, tag or commit.")] = "HEAD",
+    email: Annotated[str | None, typer.Option(help="For the certificate authority; may be empty.")] = None,
+    tls: Annotated[
+        str, typer.Option(help="acme (public certificates) or internal (Caddy's own CA).")
+    ] = "acme",
+    database: Annotated[bool, typer.Option(help="A Postgres database for the app.")] = True,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where to write it.", show_default="inventories/NAME of the kit")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take the defaults.")] = False,
+) -> None:
+    """Write a new inventory, with generated secrets in an encrypted vault.
+
+    Asks for what the options leave open. Refuses to touch an inventory that exists.
+    """
+    scaffold.validate("name", name)
+    target = (folder or kit.ROOT / "inventories" / name).absolute()
+    scaffold.refuse_overwriting(target)
+    ask = scaffold.Questions(asking=not yes)
+    host = ask("host", "Server (address or host name)", host)
+    user = ask("user", "SSH user", user, default="root")
+    source = ask("source", "Source of the app (a folder here, or a git URL)", source)
+    app_name = ask("app", "Name of the app", app_name, default=scaffold.guess_name(source))
+    domains = [scaffold.validate("domain", one) for one in domain or [ask("domain", "Its domain", None)]]
+    email = ask("email", "E-mail for the certificate authority (may be empty)", email, default="")
+    site = scaffold.Site(
+        host=host,
+        user=user,
+        port=port,
+        key=str(Path(key).expanduser().absolute()) if key else "",
+        domains=domains,
+        app=app_name,
+        source=source,
+        version=version,
+        email=email,
+        tls=scaffold.validate("tls", tls),
+        database=database,
+    )
+    for line in scaffold.write(target, site):
+        typer.echo(line)
+
+
+@app.command(epilog="berth up\n\nberth up -i staging -- --tags proxy\n\nberth up -- --check --diff")
+def up(ctx: typer.Context, inventory: Inventory = kit.DEFAULT_INVENTORY, plain: Plain = False) -> None:
+    """Make the server match the inventory, and deploy its apps. (site.yml)"""
+    _run(ctx, "site.yml", inventory, plain=plain)
+
+
+@app.command(epilog="berth check\n\nberth check -i staging")
+def check(ctx: typer.Context, inventory: Inventory = kit.DEFAULT_INVENTORY, plain: Plain = False) -> None:
+    """Tell what `up` would change, and change nothing. (site.yml --check --diff)"""
+    _run(ctx, "site.yml", inventory, plain=plain, options=("--check", "--diff"))
+
+
+@app.command(epilog="berth deploy\n\nberth deploy board --version v1.4.2 --wait 300")
+def deploy(
+    ctx: typer.Context,
+    app_name: MaybeApp = None,
+    version: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
+    ] = None,
+    wait: Wait = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build and release again what is live already.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Ship the apps' current source as new releases. (playbooks/deploy.yml)"""
+    _run(
+        ctx,
+        "deploy.yml",
+        inventory,
+        plain=plain,
+        app=app_name,
+        version=version,
+        wait=wait,
+        force=force or None,
+    )
+
+
+@app.command(epilog="berth rollback board\n\nberth rollback board --to 20261121T014837Z-1a2b3c4")
+def rollback(
+    ctx: typer.Context,
+    app_name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="APP", help="May be left out where there is one.", autocompletion=_complete_app
+        ),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="RELEASE", help="This release instead of the previous healthy one."),
+    ] = None,
+    wait: Wait = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also where the schema has lost what the old code needs.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Go back to the previous healthy release; `releases` lists them. (playbooks/rollback.yml)"""
+    _run(
+        ctx,
+        "rollback.yml",
+        inventory,
+        plain=plain,
+        app=app_name,
+        to=to,
+        wait=wait,
+        force=force or None,
+    )
+
+
+@app.command(epilog="berth diff\n\nberth diff board --version v1.4.2\n\nberth diff --json | jq .")
+def diff(
+    ctx: typer.Context,
+    app_name: MaybeApp = None,
+    version: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Show what a deploy would bring: commits, files, settings, migrations. (playbooks/diff.yml)"""
+    _run(
+        ctx,
+        "diff.yml",
+        inventory,
+        plain=plain,
+        answer=True,
+        app=app_name,
+        version=version,
+        json=json or None,
+    )
+
+
+@app.command(epilog="berth detect\n\nberth detect board -i staging")
+def detect(
+    ctx: typer.Context,
+    app_name: MaybeApp = None,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Show what is found in the apps' sources, and why; needs no server. (playbooks/detect.yml)"""
+    _run(ctx, "detect.yml", inventory, plain=plain, answer=True, app=app_name)
+
+
+@app.command(epilog="berth releases board\n\nberth releases --json | jq .")
+def releases(
+    ctx: typer.Context,
+    app_name: MaybeApp = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Show each release, what can be gone back to, and the last runs. (playbooks/releases.yml)"""
+    _run(ctx, "releases.yml", inventory, plain=plain, answer=True, app=app_name, json=json or None)
+
+
+@app.command(epilog="berth status\n\nberth status --json | jq .")
+def status(
+    ctx: typer.Context,
+    app_name: MaybeApp = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Show what is live, for how long, and how it is. (playbooks/status.yml)"""
+    _run(ctx, "status.yml", inventory, plain=plain, answer=True, app=app_name, json=json or None)
+
+
+@app.command(epilog="berth logs board\n\nberth logs board --process worker --lines 500")
+def logs(
+    ctx: typer.Context,
+    app_name: MaybeApp = None,
+    process: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One process or job: web, worker, nightly …")
+    ] = None,
+    lines: Annotated[int, typer.Option(min=1, max=100_000, help="The newest so many lines.")] = 100,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Show the newest lines that the apps logged. (playbooks/logs.yml)"""
+    _run(ctx, "logs.yml", inventory, plain=plain, answer=True, app=app_name, process=process, lines=lines)
+
+
+@app.command(epilog="berth remove board\n\nberth remove board --confirm board --purge")
+def remove(
+    ctx: typer.Context,
+    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    confirm: Annotated[
+        str | None, typer.Option(metavar="APP", help="The app's name once more; asked for without it.")
+    ] = None,
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Its data and database too. There is no way back.")
+    ] = False,
+    wait: Wait = None,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Take an app off the server; its data stays unless purged. (playbooks/remove.yml)"""
+    if confirm is None:
+        lost = "with its data and database" if purge else "and keep its data"
+        confirm = typer.prompt(f"Remove {app_name} {lost}? Type its name", prompt_suffix=": ", err=True)
+    _run(
+        ctx,
+        "remove.yml",
+        inventory,
+        plain=plain,
+        app=app_name,
+        confirm=confirm,
+        purge=purge or None,
+        wait=wait,
+    )
+
+
+def _run(
+    ctx: typer.Context,
+    playbook: str,
+    inventory: str,
+    *,
+    plain: bool,
+    options: Sequence[str] = (),
+    answer: bool = False,
+    **variables: Any,
+) -> None:
+    run = Run(
+        playbook=playbook,
+        inventory=inventory,
+        variables={name: value for name, value in variables.items() if value is not None},
+        options=options,
+        passthrough=ctx.obj or (),
+        plain=plain,
+        answer=answer,
+    )
+    raise typer.Exit(run.start())
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; leaves the process with its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    passthrough: list[str] = []
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, passthrough = arguments[:at], arguments[at + 1 :]
+    try:
+        if passthrough and "init" in arguments[:1]:
+            raise kit.BerthError("berth init runs no playbook: nothing may stand after --.")
+        app(args=arguments, prog_name="berth", obj=passthrough)
+    except (kit.BerthError, OSError) as error:
+        typer.secho(f"berth: {error}", err=True, fg="red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
