@@ -1,0 +1,1 @@
+"""The routes, by who asks: people (pages), programs (api), machines (ops), open pages (feed)."""
