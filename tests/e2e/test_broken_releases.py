@@ -1,0 +1,482 @@
+"""Releases that are broken, each in its own way: none goes live, and each says in one sentence why.
+
+One host, two apps from one source: `shop` under the kit's own web server with a database, migrations and a
+worker, `stall` with a server of its own. Every case breaks a copy of tests/fixtures/brokenapp in one place
+and deploys it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testhost import Host
+
+from tests.support.kit import INTERNAL_CA, ROOT, Kit
+from tests.support.load import Traffic
+
+FIXTURE = ROOT / "tests" / "fixtures" / "brokenapp"
+GIT = "/srv/repository.git"
+
+Break = Callable[["Yard"], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One way to break a release, and the sentence that must come of it."""
+
+    cause: str
+    """What the sentence has to say: every one of these lines is a pattern that is found in it."""
+    files: dict[str, str] = dataclasses.field(default_factory=dict)
+    """File of the source → its new text; a leading + adds to what is there, "-" removes the file."""
+    app: str = "shop"
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Changes of the app's entry."""
+    around: Callable[[Yard], contextlib.AbstractContextManager[None]] | None = None
+    """What is wrong outside of the source, for as long as the deploy runs."""
+    log: bool = True
+    """Whether there are log lines to be shown."""
+
+
+def python(text: str) -> str:
+    """Indented source as a file's end."""
+    return "+\n" + textwrap.dedent(text)
+
+
+def revision(name: str, down: str, body: str) -> str:
+    """A file of Alembic's."""
+    head = f'from alembic import op\n\nrevision = "{name}"\ndown_revision = "{down}"\n'
+    return f"{head}\n\ndef upgrade():\n    {body}\n"
+
+
+@contextlib.contextmanager
+def locked(yard: Yard) -> Iterator[None]:
+    """Another session holds the table."""
+    query = "BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60);"
+    psql = ["runuser", "-u", "postgres", "--", "env", "PGAPPNAME=report", "psql", "-q", "shop", "-c", query]
+    process = subprocess.Popen(
+        ["docker", "exec", yard.kit.host.container, *psql],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    held = (
+        "SELECT count(*) FROM pg_locks "
+        "WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'things'::regclass"
+    )
+    while yard.query(held) != "1":
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        yard.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'report'")
+        process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def full(folder: str, yard: Yard) -> Iterator[None]:
+    """A folder on the host has next to no space left."""
+    yard.kit.host.sh(f"mkdir -p {folder}; mount -t tmpfs -o size=300k,mode=1777 tmpfs {folder}")
+    try:
+        yield
+    finally:
+        yard.kit.host.sh(f"umount -l {folder}")
+
+
+CASES = {
+    # The code does not import.
+    "syntax error in the app's module": Case(
+        r"SyntaxError.*shop/main\.py:\d+", {"shop/main.py": "+\ndef (\n"}
+    ),
+    "syntax error elsewhere": Case(r"SyntaxError.*shop/prices\.py:\d+", {"shop/prices.py": "+\ndef (\n"}),
+    "import error": Case(
+        r"cannot import name 'DISCOUNT' from 'shop\.prices'.*shop/main\.py:\d+",
+        {"shop/main.py": "+\nfrom shop.prices import DISCOUNT\n"},
+    ),
+    "missing dependency": Case(
+        r"No module named 'stripe'.*shop/main\.py:\d+.*dependenc", {"shop/main.py": "+\nimport stripe\n"}
+    ),
+    "missing setting": Case(
+        r"PAYMENT_KEY\b.*not set.*shop/main\.py:\d+.*(env|secrets)",
+        {"shop/main.py": '+\nKEY = os.environ["PAYMENT_KEY"]\n'},
+    ),
+    "missing setting of pydantic-settings": Case(
+        r"(?i)payment_key.*(required|not set).*env",
+        {
+            "requirements.txt": "+pydantic-settings>=2,<3\n",
+            "shop/main.py": python("""
+                from pydantic_settings import BaseSettings
+                class Settings(BaseSettings):
+                    payment_key: str
+                settings = Settings()
+                """),
+        },
+    ),
+    "code that ends itself": Case(
+        r"ended itself.*no licence", {"shop/main.py": '+\nraise SystemExit("no licence")\n'}
+    ),
+    "writes into its code": Case(
+        r"write.*shop\.log.*read-only.*persistent", {"shop/main.py": '+\nopen("shop.log", "a")\n'}
+    ),
+    "wrong ASGI path": Case(
+        r"no shop\.main:application in the project.*entrypoint.*processes\.web\.app",
+        {"pyproject.toml": '[tool.fastapi]\nentrypoint = "shop.main:application"\n'},
+        log=False,
+    ),
+    "wrong ASGI module": Case(
+        r"no shop\.mian:app in the project.*entrypoint.*processes\.web\.app",
+        {"pyproject.toml": '[tool.fastapi]\nentrypoint = "shop.mian:app"\n'},
+        log=False,
+    ),
+    "no application at all": Case(
+        r"No FastAPI application.*processes\.web\.app",
+        {"shop/main.py": "-", "stall_app.py": "-", "pyproject.toml": "-"},
+        log=False,
+    ),
+    # It starts, or so it seems.
+    "crash at startup": Case(
+        r"ConnectionRefusedError.*shop/main\.py:\d+",
+        {
+            "shop/main.py": python("""
+                import socket
+                @app.on_event("startup")
+                def connect():
+                    socket.create_connection(("127.0.0.1", 9), 2)
+                """)
+        },
+    ),
+    "crash after 3 s": Case(
+        r"answered well.*after \d+ s.*exit status 7.*lost the message broker",
+        {
+            "shop/main.py": python("""
+                import threading
+                def die():
+                    print("lost the message broker", flush=True)
+                    os._exit(7)
+                threading.Timer(3, die).start()
+                """)
+        },
+    ),
+    "hang at start": Case(
+        r"(?i)startup.*did not finish|did not finish.*startup",
+        {
+            "shop/main.py": python("""
+                import asyncio
+                @app.on_event("startup")
+                async def wait():
+                    await asyncio.sleep(3600)
+                """)
+        },
+    ),
+    "hang at import": Case(
+        r"(?i)import.*shop/main\.py:\d+", {"shop/main.py": "+\nimport time\ntime.sleep(3600)\n"}
+    ),
+    "health 500": Case(
+        r"500.*/health\b.*ZeroDivisionError.*shop/main\.py:\d+",
+        {"shop/main.py": '+\n@app.get("/health")\ndef health():\n    return 1 / 0\n'},
+        settings={"health": {"path": "/health"}},
+    ),
+    "health 404": Case(
+        r"404.*/nowhere.*health\.path.*/healthz", settings={"health": {"path": "/nowhere"}}, log=False
+    ),
+    "health behind a login": Case(
+        r"401.*/private.*health\.path",
+        {
+            "shop/main.py": python("""
+                from fastapi import HTTPException
+                @app.get("/private")
+                def private():
+                    raise HTTPException(401)
+                """)
+        },
+        settings={"health": {"path": "/private"}},
+        log=False,
+    ),
+    "health under another host name only": Case(
+        r"400.*Invalid host header.*host name shop\.localhost",
+        {
+            "shop/main.py": python("""
+                from fastapi.middleware.trustedhost import TrustedHostMiddleware
+                app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"])
+                """)
+        },
+        log=False,
+    ),
+    "well on the socket, not in public": Case(
+        r"public.*https://shop\.localhost/healthz.*503",
+        {
+            "shop/main.py": python("""
+                @app.middleware("http")
+                async def proxied(request, call_next):
+                    if "via" in request.headers or "verify" in request.headers.get("user-agent", ""):
+                        from fastapi.responses import JSONResponse
+                        return JSONResponse({}, 503)
+                    return await call_next(request)
+                """)
+        },
+        log=False,
+    ),
+    "worker that dies": Case(
+        r"shop-worker.*RuntimeError: no queue.*shop/worker\.py:\d+",
+        {"shop/worker.py": 'raise RuntimeError("no queue")\n'},
+    ),
+    "out of memory at start": Case(
+        r"(?i)memory.*180M.*processes\.web\.memory", {"shop/main.py": '+\nHOARD = b"x" * (600 << 20)\n'}
+    ),
+    "listens nowhere": Case(
+        r"did not.*socket.*processes\.web\.command",
+        {"stall.py": "import time\n\ntime.sleep(3600)\n"},
+        app="stall",
+        log=False,
+    ),
+    "listens on a port instead": Case(
+        r"127\.0\.0\.1:8123.*\{socket\}",
+        {
+            "stall.py": "import uvicorn\nfrom stall_app import app\n"
+            'uvicorn.run(app, host="127.0.0.1", port=8123, workers=1)\n'
+        },
+        app="stall",
+    ),
+    # The database.
+    "migration fails": Case(
+        r"migration failed.*no_such_table.*migrations/versions/0002_bad\.py:\d+",
+        {
+            "migrations/versions/0002_bad.py": revision(
+                "0002", "0001", 'op.execute("ALTER TABLE no_such_table ADD x int")'
+            )
+        },
+    ),
+    "migration blocked by a lock": Case(
+        r"lock.*things.*pid \d+.*report",
+        {
+            "migrations/versions/0002_lock.py": revision(
+                "0002", "0001", 'op.execute("ALTER TABLE things ADD x int")'
+            )
+        },
+        settings={"migrations": {"lock_timeout": 1}},
+        around=locked,
+    ),
+    "migration without end": Case(
+        r"migrations\.timeout.*3 s",
+        {"migrations/versions/0002_long.py": revision("0002", "0001", 'op.execute("SELECT pg_sleep(100)")')},
+        settings={"migrations": {"timeout": 3}},
+        log=False,
+    ),
+    "two heads": Case(
+        r"2 heads \(0002a, 0002b\)",
+        {
+            "migrations/versions/0002_a.py": revision("0002a", "0001", "pass"),
+            "migrations/versions/0002_b.py": revision("0002b", "0001", "pass"),
+        },
+        log=False,
+    ),
+    "revision that the code does not have": Case(
+        r"database is at.*0001.*(does not have|not in)",
+        {
+            "migrations/versions/0001_things.py": "-",
+            "migrations/versions/1001_other.py": revision("1001", "", "pass").replace('""', "None"),
+        },
+    ),
+    # What it is built from.
+    "requirements that do not resolve": Case(
+        r"(?i)no version of fastapi==999\.0", {"requirements.txt": "alembic\nfastapi==999.0\n"}
+    ),
+    "requirements that contradict each other": Case(
+        r"(?i)because.*fastapi.*starlette", {"requirements.txt": "fastapi==0.115.0\nstarlette==0.20.0\n"}
+    ),
+    "hashes that do not match": Case(
+        r"(?i)hash.*starlette|starlette.*hash",
+        {"requirements.txt": f"starlette==0.41.0 --hash=sha256:{'0' * 64}\n"},
+    ),
+    "lock file that is broken": Case(
+        r"(?i)uv\.lock.*(parse|TOML)|(parse|TOML).*uv\.lock",
+        {
+            "pyproject.toml": '[project]\nname = "shop"\nversion = "1"\ndependencies = ["fastapi"]\n',
+            "uv.lock": "version = 1\nrevision =\n",
+        },
+    ),
+    "wrong Python": Case(
+        r">=3\.99.*requires-python.*3\.\d+",
+        {"pyproject.toml": '[project]\nname = "shop"\nversion = "1"\nrequires-python = ">=3.99"\n'},
+        log=False,
+    ),
+    "disk full while building": Case(
+        r"(?i)disk.*full",
+        {"requirements.txt": "+idna>=3\n"},
+        around=lambda yard: full("/var/cache/berth/uv", yard),
+    ),
+    "disk full while fetching": Case(
+        r"(?i)disk.*full", around=lambda yard: full("/var/tmp", yard), log=False, files={"large.txt": "LARGE"}
+    ),
+    # Where it comes from.
+    "git ref that does not exist": Case(
+        r"no-such-tag.*branch, tag",
+        settings={"source": {"git": f"file://{GIT}", "version": "no-such-tag"}},
+        log=False,
+    ),
+    "repository that is not there": Case(
+        r"(?i)file:///srv/nothing\.git.*(does not|not).*source\.git",
+        settings={"source": {"git": "file:///srv/nothing.git"}},
+        log=False,
+    ),
+    "repository that cannot be reached": Case(
+        r"(?i)https://127\.0\.0\.1:9/shop\.git.*(connect|refused)",
+        settings={"source": {"git": "https://127.0.0.1:9/shop.git"}},
+        log=False,
+    ),
+}
+
+
+class Yard:
+    """The host, the apps and the source that is broken and mended."""
+
+    def __init__(self, kit: Kit, source: Path, authority: Path) -> None:
+        self.kit = kit
+        self.source = source
+        self.authority = authority
+        self.mended = copy.deepcopy(kit.apps)
+
+    def mend(self) -> None:
+        """The source as its author left it."""
+        shutil.rmtree(self.source, ignore_errors=True)
+        shutil.copytree(FIXTURE, self.source, ignore=shutil.ignore_patterns("__pycache__"))
+        self.kit.apps = copy.deepcopy(self.mended)
+
+    def apply(self, case: Case) -> None:
+        """Break it."""
+        for name, text in case.files.items():
+            path = self.source / name
+            if text == "-":
+                path.unlink()
+            elif text == "LARGE":
+                path.write_bytes(os.urandom(2_000_000))
+            else:
+                path.write_text(path.read_text() + text[1:] if text.startswith("+") else text)
+        app = self.kit.app(case.app)
+        for key, value in case.settings.items():
+            app[key] = value if key == "source" else {**app.get(key, {}), **value}
+
+    def query(self, text: str) -> str:
+        """Ask the shop's database, as its superuser."""
+        return self.kit.host.sh("runuser -u postgres -- psql -At shop -f -", stdin=text)
+
+    def database(self) -> str:
+        """The schema's revision, what is in it, and the rows."""
+        return self.query(
+            "SELECT string_agg(version_num, ',') FROM alembic_version;"
+            "SELECT string_agg(table_name || '.' || column_name, ',' ORDER BY 1) "
+            "FROM information_schema.columns WHERE table_schema = 'public';"
+            "SELECT count(*) FROM things;"
+        )
+
+    def belongings(self) -> str:
+        """Everything on the host that belongs to a release, and what runs."""
+        return self.kit.host.sh(
+            "for app in shop stall; do"
+            "  readlink /srv/$app/web.sock /srv/$app/current;"
+            "  ls -d /srv/$app/releases/* /srv/$app/envs/* /run/$app/* /etc/berth/$app/releases/*"
+            "    /etc/systemd/system/$app-*@?*.* /etc/systemd/system/*.wants/$app-* /tmp/berth-* 2>/dev/null"
+            "    || true;"
+            "done;"
+            "systemctl list-units --all --no-legend --plain 'shop-*' 'stall-*' 'berth-*'"
+            "  | awk '{print $1, $3, $4}'"
+        )
+
+
+@pytest.fixture(scope="module")
+def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Yard:
+    """A host where both apps are well."""
+    source = tmp_path_factory.mktemp("source") / "brokenapp"
+    health = {"timeout": 8, "path": "/healthz"}
+    shop = {
+        "name": "shop",
+        "domains": ["shop.localhost"],
+        "source": {"path": str(source)},
+        "processes": [
+            {"name": "web", "workers": 1, "memory": "180M"},
+            {"name": "worker", "command": "python -m shop.worker"},
+        ],
+        "database": {"scheme": "postgresql+psycopg"},
+        "health": {**health, "timeout": 30},
+    }
+    stall = {
+        "name": "stall",
+        "domains": ["stall.localhost"],
+        "source": {"path": str(source)},
+        "processes": [{"name": "web", "command": "python stall.py {socket}"}],
+        "database": {"enabled": False},
+        "health": {**health, "timeout": 30},
+    }
+    kit = Kit(tmp_path_factory.mktemp("kit"), boot("broken", publish={"443": 0}), apps=[shop, stall])
+    shutil.copytree(FIXTURE, source, ignore=shutil.ignore_patterns("__pycache__"))
+    kit.play("site.yml")
+    kit.host.sh(
+        "apt-get install -y -qq --no-install-recommends git >/dev/null 2>&1;"
+        "cp -r /srv/shop/current/. /tmp/work; cd /tmp/work;"
+        f"rm -rf {GIT} .venv .berth release.json; git init -q .;"
+        "git add -A; git -c user.name=a -c user.email=a@b commit -qm one;"
+        f"git clone -q --bare /tmp/work {GIT}; rm -rf /tmp/work"
+    )
+    path = tmp_path_factory.mktemp("ca") / "root.crt"
+    path.write_text(kit.host.sh(f"cat {INTERNAL_CA}") + "\n")
+    for app in kit.apps:
+        app["health"] = health
+    return Yard(kit, source, path)
+
+
+def sentence(output: str) -> str:
+    """The first line of what a failed task said."""
+    found = re.search(r"fatal: \[[^]]*\]: FAILED!\s*\n\s*(.+)", output)
+    assert found, output
+    return found[1].strip()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_broken_release_does_not_go_live_and_says_why(yard: Yard, name: str) -> None:
+    case = CASES[name]
+    yard.mend()
+    before, rows = yard.belongings(), yard.database()
+    yard.apply(case)
+    port = yard.kit.host.published["443"]
+    counts = {"http1": 1, "http2": 1, "slow": 0, "uploads": 0, "sockets": 0}
+    with Traffic(f"{case.app}.localhost", port, yard.authority, **counts) as traffic:
+        with case.around(yard) if case.around else contextlib.nullcontext():
+            run = yard.kit.play("playbooks/deploy.yml", "-e", f"app={case.app}", succeed=False)
+        time.sleep(0.3)
+    said = sentence(run.output)
+    print(f"\n{name} ({run.seconds:.1f} s): {said}")
+
+    # The old release noticed nothing.
+    assert traffic.failures == []
+    assert traffic.requests > 20
+    # Nothing is left, and the database is as it was.
+    assert yard.belongings() == before
+    assert yard.database() == rows
+    # One sentence names the cause; then what the app said; then what to do.
+    assert re.search(case.cause, said), run.output
+    assert len(said) < 500, said
+    assert ("Last log lines:" in run.output) or not case.log, run.output
+    assert "Next: " in run.output, run.output
+    for ours in ("berth/release", "/proc/self/fd", "plugins/action", "Traceback (most recent call last)\n"):
+        assert ours not in run.output.replace(".berth/release", "") or ours.startswith("Trace"), run.output
+
+
+def test_after_all_this_a_good_release_goes_live(yard: Yard) -> None:
+    yard.mend()
+    (yard.source / "shop" / "prices.py").write_text("TAX = 0.1\n")
+    for name in ("shop", "stall"):
+        yard.kit.app(name)["health"]["timeout"] = 30
+    yard.kit.play("playbooks/deploy.yml")
+    # A connection of the proxy's from before the switch may bring one more answer of the old release.
+    answers = [yard.kit.json("https://shop.localhost/things")["tax"] for _ in range(20)]
+    assert answers[-1] == 0.1, answers

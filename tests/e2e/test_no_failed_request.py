@@ -1,0 +1,160 @@
+"""Twenty deploys, a rollback and two failing deploys under everything that clients do: nothing may fail."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from testhost import Host
+
+from tests.support.kit import INTERNAL_CA, ROOT, Kit, Run
+from tests.support.load import Traffic, Window
+
+FIXTURE = ROOT / "tests" / "fixtures" / "loadapp"
+pytestmark = pytest.mark.long
+
+DEPLOYS = 20
+UNITS = "systemctl list-units --no-legend --plain 'loadapp-web@*' --state=active | awk '{print $1}'"
+
+
+class Ship:
+    """The app, its source, and what was done to it and when."""
+
+    def __init__(self, kit: Kit, source: Path) -> None:
+        self.kit = kit
+        self.source = source
+        self.windows: list[Window] = []
+        self.releases = {"0": kit.release("loadapp")}
+        """The release of each version of the code that went live."""
+
+    @contextmanager
+    def window(self) -> Iterator[None]:
+        """A time in which something is done to the app."""
+        began = time.time()
+        yield
+        self.windows.append((began, time.time()))
+
+    def mark(self, mark: str, more: str = "") -> None:
+        """A change of the code, and nothing else."""
+        text = f'"""Answers that a client can check to the last byte."""\n\nMARK = "{mark}"\n{more}'
+        (self.source / "loadapp" / "__init__.py").write_text(text)
+
+    def deploy(self, mark: str, more: str = "", *, succeed: bool = True) -> Run:
+        """Deploy a version of the code."""
+        self.mark(mark, more)
+        with self.window():
+            run = self.kit.play("playbooks/deploy.yml", "-e", "app=loadapp", succeed=succeed)
+        if succeed:
+            self.releases[mark] = self.kit.release("loadapp")
+        return run
+
+    def running(self) -> set[str]:
+        """The releases whose web process runs."""
+        units = self.kit.host.sh(UNITS).split()
+        return {re.sub(r".*@(.+)\.service", r"\1", unit) for unit in units}
+
+
+@pytest.fixture(scope="module")
+def ship(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Ship:
+    """A host with the app of tests/fixtures/loadapp."""
+    source = tmp_path_factory.mktemp("source") / "loadapp"
+    shutil.copytree(FIXTURE, source, ignore=shutil.ignore_patterns("__pycache__"))
+    app = {
+        "name": "loadapp",
+        "domains": ["loadapp.localhost"],
+        "source": {"path": str(source)},
+        "database": {"enabled": False},
+        "health": {"timeout": 20},
+    }
+    kit = Kit(tmp_path_factory.mktemp("kit"), boot("noloss", publish={"443": 0}), apps=[app])
+    kit.play("site.yml")
+    return Ship(kit, source)
+
+
+@pytest.fixture(scope="module")
+def authority(ship: Ship, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CA of the host's proxy."""
+    path = tmp_path_factory.mktemp("ca") / "root.crt"
+    path.write_text(ship.kit.host.sh(f"cat {INTERNAL_CA}") + "\n")
+    return path
+
+
+def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(ship: Ship, authority: Path) -> None:
+    port = ship.kit.host.published["443"]
+    returned: dict[int, float] = {}
+    with Traffic("loadapp.localhost", port, authority) as traffic:
+        time.sleep(4)
+        for number in range(1, DEPLOYS + 1):
+            ship.deploy(str(number))
+            returned[number] = time.time()
+        took = [end - begin for begin, end in ship.windows]
+        time.sleep(4)
+
+        # A version that cannot start, and one that starts and is not well.
+        ship.deploy("bad", "raise RuntimeError('out of cheese')\n", succeed=False)
+        ship.kit.app("loadapp")["health"].update(path="/nowhere", timeout=3)
+        ship.deploy("sick", succeed=False)
+        ship.kit.app("loadapp")["health"].update(path="", timeout=20)
+        assert ship.kit.release("loadapp") == ship.releases[str(DEPLOYS)]
+
+        with ship.window():
+            ship.kit.play("playbooks/rollback.yml", "-e", "app=loadapp")
+        back = time.time()
+        assert ship.kit.release("loadapp") == ship.releases[str(DEPLOYS - 1)]
+        time.sleep(6)  # a slow request from before the rollback ends after it
+        still = ship.running()
+    closed = time.time()
+    print(f"\n{traffic.report(ship.windows)}")
+    print(f"  a deploy under this load took {min(took):.1f} to {max(took):.1f} s")
+
+    assert traffic.failures == []
+    assert len(set(ship.releases.values())) == DEPLOYS + 1
+    kinds = ("h1 GET", "h1 POST", "h2 GET", "h2 POST", "h1 upload", "ws held", "ws short")
+    # No load, no proof.
+    assert min(traffic.sent[kind] for kind in kinds) > 100, traffic.sent
+    assert min(traffic.sent[kind] for kind in ("h1 slow", "h2 slow")) > 30, traffic.sent
+    # What never was live never answered.
+    assert not {answer.mark for answer in traffic.answers} & {"bad", "sick"}
+
+    # Every deploy returned while the release before it still worked on slow requests, which then ended well.
+    slow = [answer for answer in traffic.answers if answer.kind.endswith("slow")]
+    for number in range(1, DEPLOYS + 1):
+        end = returned[number]
+        outlived = [a for a in slow if a.mark == str(number - 1) and a.began < end < a.ended]
+        assert outlived, f"no slow request of version {number - 1} outlived deploy {number}"
+
+    # The WebSockets opened before the first deploy were served by that release to the end.
+    assert len(traffic.held) == 2
+    for heard in traffic.held.values():
+        assert {mark for _, mark, _ in heard} == {"0"}
+        assert heard[-1][0] > back + 4, "the WebSocket fell silent"
+    assert ship.releases["0"] in still
+
+    # With its last connection gone the release ends by itself, and so do all that were replaced.
+    while ship.releases["0"] in ship.running():
+        assert time.time() < closed + 15, "the first release runs on without a connection"
+        time.sleep(0.5)
+    while ship.running() != {ship.kit.release("loadapp")}:
+        assert time.time() < back + 60, ship.running()
+        time.sleep(1)
+
+
+def test_what_was_replaced_is_gone(ship: Ship) -> None:
+    host = ship.kit.host
+    sockets = host.sh("ls /run/loadapp").split()
+    assert sockets == [f"{ship.kit.release('loadapp')}.sock"]
+    assert host.sh("systemctl list-units --all --no-legend --plain --state=failed 'loadapp-*'") == ""
+    ship.kit.play("playbooks/deploy.yml", "-e", "app=loadapp")
+    kept = set(host.sh("ls /srv/loadapp/releases").split())
+    assert len(kept) == 5
+    assert ship.releases["0"] not in kept
+    audit = [json.loads(line) for line in host.sh("cat /var/log/berth/audit.jsonl").splitlines()]
+    results = [entry["result"] for entry in audit]
+    assert results.count("failed") == 2
+    assert results.count("ok") >= DEPLOYS + 2

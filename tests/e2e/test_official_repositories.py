@@ -1,0 +1,136 @@
+"""The official repositories of Caddy and PostgreSQL, played by a small signed one that the test builds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from testhost import Host
+
+from tests.support.aptrepo import AptRepository
+from tests.support.kit import Kit, Run
+
+DATABASE = {"name": "shop", "owner": "shop_owner", "user": "shop", "extensions": []}
+
+
+@dataclasses.dataclass
+class Scene:
+    """A server to set up and a repository that it can reach."""
+
+    kit: Kit
+    playbooks: Path
+    server: Host
+    repository: AptRepository
+
+    def play(self, role: str, inputs: Mapping[str, Any], *, succeed: bool = True, check: bool = False) -> Run:
+        """Run the facts and one role alone, with its inputs as a playbook would give them."""
+        playbook = self.playbooks / f"{role}.yml"
+        tasks: list[Mapping[str, Any]] = [
+            {"ansible.builtin.import_role": {"name": "base", "tasks_from": "preflight.yml"}},
+            {"ansible.builtin.import_role": {"name": role}, "vars": dict(inputs)},
+        ]
+        play = {"hosts": "all", "gather_facts": False, "become": True, "tasks": tasks}
+        playbook.write_text(yaml.safe_dump([play], sort_keys=False))
+        return self.kit.play(str(playbook), *(["--check"] if check else []), succeed=succeed)
+
+    def official(self) -> dict[str, Any]:
+        """The proxy's inputs for this repository."""
+        return {
+            "proxy_repository": "official",
+            "proxy_official_url": self.repository.url,
+            "proxy_official_key": self.repository.key_url,
+        }
+
+    def version(self, package: str) -> str:
+        """The installed version of a package; empty where it is not installed."""
+        return self.server.sh(f"dpkg-query -W -f '${{Version}}' {package} 2>/dev/null || true")
+
+
+@pytest.fixture(scope="module")
+def scene(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    server = boot("official")
+    repository = AptRepository(boot("aptrepo"))
+    kit = Kit(tmp_path_factory.mktemp("inventory"), server)
+    return Scene(kit, tmp_path_factory.mktemp("playbooks"), server, repository)
+
+
+def test_check_mode_predicts_on_a_host_that_lacks_the_tools(scene: Scene) -> None:
+    assert scene.version("python3-debian") == ""
+    assert scene.play("proxy", scene.official(), check=True).changed > 0
+    assert scene.version("python3-debian") == ""
+    assert scene.server.sh("ls /etc/apt/sources.list.d") == ""
+
+
+def test_caddy_moves_from_the_distribution_to_the_official_repository(scene: Scene) -> None:
+    scene.play("proxy", {})
+    ours = scene.version("caddy")
+    wanted = scene.repository.add("caddy", suite="any-version")
+    assert wanted == f"{ours}+berth1"
+
+    scene.play("proxy", scene.official())
+    assert scene.version("caddy") == wanted
+    assert scene.server.sh("systemctl is-active caddy") == "active"
+    assert f"{scene.repository.url} any-version/main" in scene.server.sh("apt-cache policy caddy")
+    # Trusted for its own repository, and for no other.
+    assert "Signed-By: /etc/apt/keyrings/" in scene.server.sh(
+        "cat /etc/apt/sources.list.d/berth-caddy.sources"
+    )
+    assert scene.server.sh("ls /etc/apt/trusted.gpg.d | grep -i berth || true") == ""
+
+    assert scene.play("proxy", scene.official()).changed == 0
+
+
+def test_postgresql_comes_from_the_projects_repository(scene: Scene) -> None:
+    release = scene.server.sh(". /etc/os-release; echo $VERSION_CODENAME")
+    major = scene.server.sh("apt-cache depends postgresql | sed -n 's/.*Depends: postgresql-//p'")
+    wanted = scene.repository.add(f"postgresql-{major}", suite=f"{release}-pgdg")
+    pgdg = {
+        "postgresql_repository": "pgdg",
+        "postgresql_pgdg_url": scene.repository.url,
+        # As text, which must do as well as the address does.
+        "postgresql_pgdg_key": scene.repository.key,
+        "postgresql_databases": [DATABASE],
+    }
+    scene.play("postgresql", pgdg)
+    assert scene.version(f"postgresql-{major}") == wanted
+    answer = scene.server.sh("runuser -u postgres -- psql -tAc 'show server_version' shop")
+    assert answer.startswith(f"{major}.")
+    assert scene.play("postgresql", pgdg).changed == 0
+
+
+def test_a_repository_signed_by_another_key_is_refused(scene: Scene) -> None:
+    before = scene.version("caddy")
+    old_key = scene.repository.key
+    scene.repository.new_key()
+    scene.repository.add("caddy", suite="any-version", suffix="+berth2")
+    # Another spelling of the address, so that the source counts as changed.
+    inputs = {
+        **scene.official(),
+        "proxy_official_url": f"{scene.repository.url}/.",
+        "proxy_official_key": old_key,
+    }
+    refused = scene.play("proxy", inputs, succeed=False)
+    assert "Cannot refresh the package lists" in refused.output
+    assert "is not signed" in refused.output
+    assert scene.version("caddy") == before
+
+
+def test_an_index_changed_after_signing_is_refused(scene: Scene) -> None:
+    before = scene.version("caddy")
+    scene.repository.host.sh(
+        "cd /srv/apt/dists/any-version/main/binary-*/;"
+        "sed -i 's/^Version: .*/&+evil/' Packages; gzip -kf Packages"
+    )
+    inputs = {**scene.official(), "proxy_official_key": scene.repository.key}
+    refused = scene.play("proxy", inputs, succeed=False)
+    assert "Cannot refresh the package lists" in refused.output
+    assert scene.version("caddy") == before
+
+    # Signed as it is, the same is accepted: it was the signature that counted.
+    scene.repository.publish("any-version")
+    scene.play("proxy", {**inputs, "proxy_official_url": f"{scene.repository.url}/./."})
+    assert scene.version("caddy").endswith("+berth2")

@@ -1,0 +1,172 @@
+"""Going back: code, settings, units and static files together; what the schema allows; the list of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from testhost import Host
+
+from tests.support.kit import ROOT, Kit, demo_apps
+
+
+@pytest.fixture(scope="module")
+def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
+    """A host of its own, with the board on it from a copy of its source."""
+    folder = tmp_path_factory.mktemp("rollback")
+    copy = folder / "board"
+    shutil.copytree(ROOT / "app", copy, ignore=shutil.ignore_patterns(".venv", "__pycache__", ".*_cache"))
+    app = next(app for app in demo_apps() if app["name"] == "board")
+    app["source"] = {"path": str(copy)}
+    app["secrets"].append({"name": "API_KEY"})
+    app["processes"].append({"name": "clock", "command": "sleep infinity"})
+    vault = {"board": {"API_KEY": "kV9zQm3TrustNoOne7xWb2LpYc5Hd8Rf"}}
+    kit = Kit(folder / "inventory", boot("rollback", publish={"443": 0}), apps=[app], vault=vault)
+    kit.play("site.yml")
+    return kit
+
+
+def board(kit: Kit) -> Path:
+    return Path(kit.app("board")["source"]["path"])
+
+
+def migration(kit: Kit, body: str) -> str:
+    """One more revision on top of the others."""
+    versions = board(kit) / "migrations" / "versions"
+    last = max(re.findall(r'(?m)^revision = "(\w+)"', path.read_text())[0] for path in versions.glob("*.py"))
+    number = f"{int(last) + 1:04d}"
+    (versions / f"{number}_test.py").write_text(
+        f'revision = "{number}"\ndown_revision = "{last}"\n'
+        "import sqlalchemy as sa\nfrom alembic import op\n\n\n"
+        f"def upgrade() -> None:\n    {body}\n\n\ndef downgrade() -> None:\n    pass\n"
+    )
+    return number
+
+
+def deploy(kit: Kit) -> str:
+    """The board's new live release."""
+    kit.play("playbooks/deploy.yml", "-e", "app=board")
+    return kit.release("board")
+
+
+def setting(kit: Kit, name: str) -> str:
+    """A variable as the web process of the live release has it."""
+    live = kit.release("board")
+    pid = kit.host.sh(f"systemctl show -P MainPID board-web@{live}.service")
+    return kit.host.sh(f"tr '\\0' '\\n' < /proc/{pid}/environ | sed -n 's/^{name}=//p'")
+
+
+def test_everything_goes_back_together(kit: Kit) -> None:
+    first = kit.release("board")
+    app, source = kit.app("board"), board(kit)
+    style = "https://board.localhost/static/added.txt"
+
+    # What a deploy brings, site.yml not being run: settings, a secret, processes, limits and a static file.
+    app["env"]["BOARD_TITLE"] = "Second"
+    kit.vault["board"]["API_KEY"] = "a-new-value-0123456789-abcdefghij"
+    app["processes"] = [one for one in app["processes"] if one["name"] != "clock"]
+    app["processes"].append({"name": "ticker", "command": "sleep infinity"})
+    app["limits"] = {"tasks": 333}
+    (source / "static" / "added.txt").write_text("second\n")
+    second = deploy(kit)
+    assert second != first
+    assert setting(kit, "BOARD_TITLE") == "Second"
+    assert setting(kit, "API_KEY") == "a-new-value-0123456789-abcdefghij"
+    assert kit.host.sh(f"systemctl show -P TasksMax board-web@{second}") == "333"
+    assert kit.host.sh(f"systemctl is-active board-ticker@{second}") == "active"
+    assert kit.host.sh("systemctl list-units --plain --no-legend --state=active 'board-clock@*'") == ""
+    assert kit.curl(style) == "second"
+
+    run = kit.play("playbooks/rollback.yml", "-e", "app=board")
+    assert kit.release("board") == first
+    assert setting(kit, "BOARD_TITLE") == "Board"
+    assert setting(kit, "API_KEY") == "kV9zQm3TrustNoOne7xWb2LpYc5Hd8Rf"
+    assert kit.host.sh(f"systemctl show -P TasksMax board-web@{first}") == "512"
+    assert kit.host.sh(f"systemctl is-active board-clock@{first}") == "active"
+    assert kit.host.sh("systemctl list-units --plain --no-legend --state=active 'board-ticker@*'") == ""
+    assert "404" in kit.curl(style, "-o", "/dev/null", "-w", "%{http_code}")
+    assert "the schema" in run.output
+
+    line = json.loads(kit.host.sh("tail -1 /var/log/berth/audit.jsonl"))
+    assert (line["what"], line["from"], line["to"], line["result"]) == ("rollback", second, first, "ok")
+    assert line["switch_ms"] < 50
+    print(f"rollback: {run.seconds:.1f} s, on the server {line['seconds']} s, switch {line['switch_ms']} ms")
+    # And forth again: the newest code and the settings of the inventory.
+    assert deploy(kit) not in (first, second)
+    assert setting(kit, "BOARD_TITLE") == "Second"
+
+
+def test_an_addition_to_the_schema_is_no_hindrance(kit: Kit) -> None:
+    before = kit.release("board")
+    number = migration(kit, 'op.add_column("posts", sa.Column("extra", sa.Text))')
+    deploy(kit)
+    run = kit.play("playbooks/rollback.yml", "-e", "app=board")
+    assert kit.release("board") == before
+    assert re.search(rf"stays at schema {number}.*{number}_test.*only\s+adds", run.output, re.S), run.output
+    deploy(kit)
+
+
+def test_what_the_schema_lost_is_refused_unless_forced(kit: Kit) -> None:
+    before = kit.release("board")
+    number = migration(kit, 'op.drop_column("posts", "extra")')
+    asked = kit.play("playbooks/diff.yml", "-e", "app=board").output
+    assert re.search(rf"{number}_test\.py\s+! drops column posts\.extra", asked), asked
+    live = deploy(kit)
+    record = json.loads(kit.host.sh(f"cat /srv/board/releases/{live}/release.json"))
+    (kept,) = record["schema"]["revisions"]
+    assert (kept["id"], kept["risks"]) == (number, ["drops column posts.extra"])
+    refused = kit.play("playbooks/rollback.yml", "-e", "app=board", succeed=False)
+    assert kit.release("board") == live
+    assert f"{number}_test (drops column posts.extra), which its code does not expect" in refused.output
+    assert "force=true" in refused.output
+    listed = kit.play("playbooks/rollback.yml", "-e", "app=board", "-e", "list=true")
+    assert "only with force" in listed.output
+    kit.play("playbooks/rollback.yml", "-e", "app=board", "-e", "force=true")
+    assert kit.release("board") == before
+    deploy(kit)
+
+
+def test_the_list_of_releases(kit: Kit) -> None:
+    run = kit.play("playbooks/releases.yml", "-e", "json=true", env={"ANSIBLE_STDOUT_CALLBACK": "json"})
+    plays = json.loads(run.output)["plays"]
+    (app,) = next(
+        json.loads(task["hosts"][kit.host.name]["msg"])
+        for task in plays[0]["tasks"]
+        if "Show" in task["task"]["name"]
+    )
+    live = next(one for one in app["releases"] if one["live"])
+    assert live["release"] == app["live"] == kit.release("board")
+    assert live["health"] == "well"
+    assert live["schema"] == app["schema"]
+    others = [one for one in app["releases"] if not one["live"]]
+    assert others
+    for one in others:
+        assert one["health"] in ("was well", "ends its work")
+        assert one["age"]
+        assert isinstance(one["rollback"]["allowed"], bool)
+    assert [entry["what"] for entry in app["history"]].count("rollback") >= 3
+    text = kit.play("playbooks/releases.yml").output
+    assert kit.release("board") in text
+    assert "GO BACK TO IT" in text
+
+
+def test_what_only_site_can_apply_is_refused(kit: Kit) -> None:
+    app = kit.app("board")
+    live = kit.release("board")
+    app["domains"].append("new.localhost")
+    refused = kit.play("playbooks/deploy.yml", "-e", "app=board", succeed=False)
+    assert "domains, static or proxy of board changed" in refused.output
+    assert "run site.yml" in refused.output
+    assert kit.release("board") == live
+    kit.play("site.yml")
+    assert kit.play("playbooks/deploy.yml", "-e", "app=board").changed == 0
+
+
+def test_pruned_units_are_gone(kit: Kit) -> None:
+    there = set(kit.host.sh("ls /srv/board/releases").split())
+    shown = kit.host.sh("systemctl list-units --all --plain --no-legend 'board-*@*'")
+    assert set(re.findall(r"\d{8}T\d{6}Z-\w+", shown)) <= there
