@@ -35,7 +35,7 @@ SHAPES: list[Case] = [
     ({"apps[0].source.git": "git@h:o/r"}, "apps[0].source: has both path and git; keep one of them"),
     ({"apps[0].heath": {}}, 'apps[0].heath: unknown key; did you mean "health"?'),
     ({"apps[0].health.timout": 3}, 'apps[0].health.timout: unknown key; did you mean "timeout"?'),
-    ({"apps[0].health.zzz": 3}, "apps[0].health.zzz: unknown key; known: interval, path, successes, timeout"),
+    ({"apps[0].health.zzz": 3}, "apps[0].health.zzz: unknown key; known: hold, interval, path, successes, timeout"),
     ({"server.time_zone": "UTC"}, 'server.time_zone: unknown key; did you mean "timezone"?'),
     ({"apps[0].processes": [{"name": "web", "worker": 3}]}, 'apps[0].processes[0].worker: unknown key; did you mean "workers"?'),
     ({"apps[0].domains": "a.example.com"}, 'apps[0].domains: "a.example.com" is not a list; write [a.example.com]'),

@@ -50,7 +50,7 @@ def test_the_smallest_app_comes_out_complete() -> None:
         },
         "build": [],
         "scratch": [],
-        "health": {"path": "", "timeout": 60, "interval": 0.5, "successes": 2},
+        "health": {"path": "", "timeout": 60, "interval": 0.5, "successes": 2, "hold": 3.2},
         "static": [],
         "persistent": [],
         "proxy": {"max_body": "10MB", "read_timeout": 60, "write_timeout": 60, "headers": {}, "tls": "acme"},

@@ -26,6 +26,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "health.timeout": (1, 3600, "seconds"),
     "health.interval": (0.1, 60, "seconds"),
     "health.successes": (1, 100, ""),
+    "health.hold": (0, 600, "seconds"),
     "proxy.read_timeout": (1, _DAY, "seconds"),
     "proxy.write_timeout": (1, _DAY, "seconds"),
     "drain.requests": (0, _DAY, "seconds"),

@@ -136,17 +136,10 @@ class Probe:
         return sorted(known, key=lambda path: not re.search(r"health|ready|live|ping|status", path))
 
 
-def wait_healthy(
-    probe: Probe,
-    unit: str,
-    health: dict[str, Any],
-    about: cause.About,
-    successes: int | None = None,
-    hold: float = 0.0,
-) -> None:
-    """Until the release answers well often enough, and for `hold` seconds; the cause where it does not."""
+def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.About) -> None:
+    """Until the release answers well often enough and long enough; the cause where it does not."""
     budget, interval = float(health["timeout"]), float(health["interval"])
-    needed = int(health["successes"] if successes is None else successes)
+    needed, hold = int(health["successes"]), float(health["hold"])
     began = looked = time.monotonic()
     deadline = began + budget
     good, status, first = 0, 0, 0.0
@@ -174,7 +167,8 @@ def wait_healthy(
                     raise _ended(unit, state, about, first)
         if now >= deadline + (hold if first else 0):
             raise _not_well(probe, unit, status, budget, about)
-        time.sleep(interval if good else _POLL)
+        left = hold - (now - first) if good >= needed else interval
+        time.sleep(min(interval, max(left, _POLL)) if good else _POLL)
 
 
 def _ended(unit: str, state: dict[str, str], about: cause.About, first: float) -> ReleaseError:
@@ -275,14 +269,14 @@ def verify_public(domain: str, path: str, probe: Probe, release: str = "", limit
             connection.request("GET", path or "/", headers=headers)
             response = connection.getresponse()
             response.read()
+            itself = not release or response.getheader("X-Berth-Release", "") == release
             if probe.good(response.status) or response.status in (401, 403):
-                itself = not release or response.getheader("X-Berth-Release", "") == release
                 if itself or response.status >= 400 or time.monotonic() >= began + 3:
                     return ""
                 continue
             said = f"https://{domain}{path or '/'} answers {response.status}"
             # Everybody gets this answer now, so there is no time to be patient.
-            deadline = min(deadline, began + 3)
+            deadline = min(deadline, time.monotonic() + (0.2 if release and itself else 1))
         except ssl.SSLError as error:
             if time.monotonic() >= deadline:
                 return (

@@ -41,8 +41,8 @@ from .paths import BUILD_USER, Paths, instance_file, template_files
 Answer = dict[str, Any]
 _PROXY_IDLE = 30
 _MARGIN = 5
-# A release that was never live has to stay well for so long: what dies at its start does so within seconds.
-_HOLD = 3.2
+# Seconds for which the processes beside the web have to stay up.
+_SETTLED = 1.5
 
 
 class Deploy:
@@ -471,8 +471,8 @@ class Deploy:
     def gate(self, _args: Answer) -> Answer:
         probe = self.probe()
         # Once healthy, one good answer is proof enough.
-        needed, hold = (1, 0.0) if self.record.get("healthy") else (None, _HOLD)
-        gate.wait_healthy(probe, self.web, self.app["health"], self.about(), needed, hold)
+        once = {"successes": 1, "hold": 0} if self.record.get("healthy") else {}
+        gate.wait_healthy(probe, self.web, {**self.app["health"], **once}, self.about())
         build.grow(self.folder, self.web)
         self.record["health_path"] = probe.path
         if not self.record.get("healthy"):
@@ -517,7 +517,7 @@ class Deploy:
             self.notes.append(note + ".")
         # A process that dies at its first import does so at once. What was well once is trusted.
         failed = units.fallen(
-            units.beside_web(self.app, self.release), 0 if self.record.get("healthy") else 1.5
+            units.beside_web(self.app, self.release), 0 if self.record.get("healthy") else _SETTLED
         )
         if failed:
             lines = command.journal(failed)
@@ -649,7 +649,8 @@ class Deploy:
         units.start([web])
         path = journal.read_record(self.paths.release(release)).get("health_path", "")
         probe = gate.Probe(self.paths.socket(release), str(app["domains"][0]), path)
-        gate.wait_healthy(probe, web, app["health"], cause.About(str(self.paths.release(release))), 1)
+        once = {**app["health"], "successes": 1, "hold": 0}
+        gate.wait_healthy(probe, web, once, cause.About(str(self.paths.release(release))))
 
 
 # What to run again where a step of it failed, if it is not a deploy.

@@ -10,6 +10,8 @@ from .command import systemctl
 from .errors import ReleaseError
 from .paths import Paths, instance_file, unit_stems
 
+# Long enough for an import that goes on to show.
+_LOOK_AGAIN = 0.25
 _WANTS = {".service": "multi-user.target.wants", ".timer": "timers.target.wants"}
 
 
@@ -32,17 +34,23 @@ def states(names: list[str]) -> dict[str, str]:
 
 
 def fallen(names: list[str], seconds: float) -> str:
-    """The first unit that does not stay up for so long; empty when all do."""
-    deadline = time.monotonic() + seconds
+    """The first unit that does not stay up; empty when all do.
+
+    Looks for `seconds`, and for as long again while one is still at work, as with a long import.
+    """
+    began = time.monotonic()
     services = [name for name in names if name.endswith(".service")]
+    before: dict[int, int] = {}
     while names:
         shown = (
-            systemctl("show", "--property=Id,ActiveState,SubState,NRestarts", *services).out
+            systemctl("show", "--property=Id,ActiveState,SubState,NRestarts,MainPID", *services).out
             if services
             else ""
         )
+        now: dict[int, int] = {}
         for block in shown.strip().split("\n\n"):
             state = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            now.update(busy(int(state.get("MainPID") or 0)))
             if (
                 state.get("ActiveState", "active") in ("failed", "inactive")
                 or state.get("SubState") == "auto-restart"
@@ -52,10 +60,34 @@ def fallen(names: list[str], seconds: float) -> str:
         bad = [name for name, state in states(names).items() if state not in ("active", "activating")]
         if bad:
             return bad[0]
-        if not services or time.monotonic() >= deadline:
+        passed = time.monotonic() - began
+        if not services or passed >= 2 * seconds or (passed >= seconds and resting(before, now)):
             break
-        time.sleep(0.1)
+        before = now
+        time.sleep(_LOOK_AGAIN)
     return ""
+
+
+def resting(before: dict[int, int], now: dict[int, int]) -> bool:
+    """Whether the same processes, all asleep, used next to no time of a processor between two looks."""
+    return before.keys() == now.keys() and all(0 <= now[pid] - before[pid] <= 1 for pid in now)
+
+
+def busy(pid: int) -> dict[int, int]:
+    """A process and its children with the processor time that each used, in ticks; -1 for one that runs."""
+    found: dict[int, int] = {}
+    todo = [pid] if pid else []
+    while todo:
+        one = todo.pop()
+        try:
+            # The name in parentheses may hold anything.
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            children = Path(f"/proc/{one}/task/{one}/children").read_text().split()
+        except OSError:
+            continue
+        found[one] = -1 if fields[0] in "RD" else int(fields[11]) + int(fields[12])
+        todo += map(int, children)
+    return found
 
 
 def retiring(app: str, release: str) -> str:
