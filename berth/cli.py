@@ -219,7 +219,7 @@ def diff(
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
-    """Show what a deploy would bring: commits, files, settings, migrations. (playbooks/diff.yml)"""
+    """Show what a deploy would bring: commits, files, settings, migrations, SQL. (playbooks/diff.yml)"""
     _run(
         ctx,
         "diff.yml",

@@ -20,10 +20,10 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
-    from plugins.module_utils.berth.release import detect, diff, history, pack, schema, session
+    from plugins.module_utils.berth.release import detect, diff, pack, session
     from plugins.module_utils.berth.release.errors import ReleaseError
 else:
-    from ansible.module_utils.berth.release import detect, diff, history, pack, schema, session
+    from ansible.module_utils.berth.release import detect, diff, pack, session
     from ansible.module_utils.berth.release.errors import ReleaseError
 
 # What check mode says will change when the plan is to deploy; the others report, wait or tidy up.
@@ -82,28 +82,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 root = Path(app["source"]["path"])
                 names = pack.list_files(root)
                 request["digest"] = pack.digest(root, names)
+                if step == "diff" or check:
+                    request["scripts"] = diff.scripts(root, app)
                 if step == "diff":
-                    request.update(self._source(root, app["source"].get("subdir") or "", names))
+                    # The server compares it with what is live.
+                    request["files"] = diff.manifest(root, names)
             if step == "fetch" and app.get("source", {}).get("path"):
-                answer = self._upload(engine, request, Path(app["source"]["path"]))
+                answer = self._upload(engine, step, request, Path(app["source"]["path"]))
             else:
                 answer = engine.call(step, request)
+            if step == "diff" and answer.pop("upload"):
+                answer = self._upload(engine, step, request, Path(app["source"]["path"]))
         except ReleaseError as error:
             raise AnsibleActionFail(error.text()) from None
         except (ConnectionError, OSError, ValueError) as error:
             raise AnsibleActionFail(f"The release engine cannot run on the server: {error}") from None
         result.update(answer)
         return result
-
-    @staticmethod
-    def _source(root: Path, subdir: str, names: list[str]) -> dict[str, Any]:
-        """What a folder here holds: the server compares it with what is live."""
-        scripts = history.script_folder(root, subdir)
-        revisions = schema.read_all(scripts).values() if scripts else []
-        return {
-            "files": diff.manifest(root, names),
-            "revisions": [one.as_dict() for one in revisions],
-        }
 
     @staticmethod
     def _detect(apps: list[dict[str, Any]]) -> str:
@@ -122,10 +117,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 raise AnsibleActionFail(f"{app['name']}: {error.text()}") from None
         return "\n\n".join(tables)
 
-    def _upload(self, engine: session.Session, request: dict[str, Any], root: Path) -> dict[str, Any]:
+    @staticmethod
+    def _upload(engine: session.Session, step: str, request: dict[str, Any], root: Path) -> dict[str, Any]:
         with tempfile.TemporaryFile() as body:
             size = pack.archive(root, pack.list_files(root), body)
-            return dict(engine.call("fetch", request, body, size))
+            return dict(engine.call(step, request, body, size))
 
     def _engine(self, task_vars: dict[str, Any]) -> session.Session:
         engine = session.Session(

@@ -46,6 +46,7 @@ def test_the_smallest_app_comes_out_complete() -> None:
             "env": {},
             "enabled": True,
             "lock_timeout": 5,
+            "lock_retries": 2,
             "timeout": 900,
         },
         "build": [],

@@ -21,12 +21,19 @@ APP: dict[str, Any] = {
     "jobs": [],
     "persistent": ["uploads"],
     "limits": {"tasks": 512},
-    "database": {"enabled": False},
+    "database": {"enabled": True, "name": "board"},
     "migrations": {"command": "", "enabled": True},
 }
 REVISION = (
     '"""Add likes."""\nrevision = "2"\ndown_revision = "1"\n\n\ndef upgrade():\n    op.drop_table("t")\n'
 )
+
+
+@pytest.fixture(autouse=True)
+def database(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is where the live release left it."""
+    monkeypatch.setattr(history.migrate.Database, "__init__", lambda *_: None)
+    monkeypatch.setattr(history.migrate.Database, "ask", lambda _: None)
 
 
 @pytest.fixture
@@ -53,15 +60,18 @@ def place(tmp_path: Path) -> Paths:
 
 def asked(folder: Path, app: dict[str, Any], **more: Any) -> dict[str, Any]:
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    scripts = history.script_folder(folder, "")
-    revisions = diff.schema.read_all(scripts).values() if scripts else []
     return {
         "app": app,
         "digest": "b" * 64,
         "files": diff.manifest(folder, names),
-        "revisions": [one.as_dict() for one in revisions],
+        "scripts": diff.scripts(folder, app),
         **more,
     }
+
+
+def described(place: Paths, args: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = diff.describe(place, args)["answer"]
+    return answer
 
 
 def test_a_folder(place: Paths, tmp_path: Path) -> None:
@@ -80,7 +90,7 @@ def test_a_folder(place: Paths, tmp_path: Path) -> None:
         (folder / name).write_text(text)
     app = {**APP, "env": {"TITLE": "hunter2", "NEW": "y"}, "limits": {"tasks": 600}}
     app["processes"] = [{"name": "web", "workers": 3}]
-    answer = diff.describe(place, asked(folder, app, secrets=["KEY"]))
+    answer = described(place, asked(folder, app, secrets=["KEY"]))
     assert [line for line in answer["files"] if "migrations" not in line and "ini" not in line] == [
         "D gone.py",
         "M main.py",
@@ -106,14 +116,14 @@ def test_nothing_to_bring(place: Paths, tmp_path: Path) -> None:
     folder.mkdir()
     for name, text in {"main.py": "one", "gone.py": "x", "same.py": "same"}.items():
         (folder / name).write_text(text)
-    answer = diff.describe(place, asked(folder, {**APP, "source": {"subdir": "", "path": "/y"}}))
+    answer = described(place, asked(folder, {**APP, "source": {"subdir": "", "path": "/y"}}))
     assert "nothing would change" in answer["text"]
 
 
 def test_before_the_first_deploy(tmp_path: Path) -> None:
     folder = tmp_path / "source"
     folder.mkdir()
-    answer = diff.describe(Paths("board", tmp_path / "server"), asked(folder, APP))
+    answer = described(Paths("board", tmp_path / "server"), asked(folder, APP))
     assert answer["text"] == "board: nothing is live; a deploy brings bbbbbbb as a whole."
 
 
@@ -139,7 +149,7 @@ def test_a_repository(place: Paths, tmp_path: Path) -> None:
     app = {**APP, "source": {"git": str(repository), "version": "HEAD", "subdir": ""}}
     live.write_text(json.dumps({"app": app, "healthy": True, "schema": {"to": ""}, "version": first}))
     before = sorted(str(path) for path in place.root.rglob("*"))
-    answer = diff.describe(place, {"app": app, "secrets": []})
+    answer = described(place, {"app": app, "secrets": []})
     assert sorted(str(path) for path in place.root.rglob("*")) == before
     assert len(answer["commits"]) == 1
     assert answer["commits"][0].endswith("Ann: Say two")

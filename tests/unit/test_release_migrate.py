@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from ansible.module_utils.berth.release import migrate
+from ansible.module_utils.berth.release.command import Result
+from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.paths import Paths
 
 
 @pytest.mark.parametrize(
@@ -30,3 +36,75 @@ def test_who_holds_the_lock() -> None:
     assert watch.sentence() == (
         " on things: pid 77 of Postgres holds it (report, user postgres, in a transaction for 12 s)"
     )
+
+
+LOCKED = Result(
+    1, "", "Traceback (most recent call last):\nLockNotAvailable: canceling statement due to lock timeout"
+)
+BROKEN = Result(1, "", "Traceback (most recent call last):\nValueError: no")
+WELL = Result(0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("results", "retries", "limit", "unchanged", "ends", "pauses"),
+    [
+        ([WELL], 2, 900, True, 1, []),
+        ([LOCKED, WELL], 2, 900, True, 2, [2]),
+        ([LOCKED, LOCKED, WELL], 2, 900, True, 3, [2, 4]),
+        ([LOCKED, LOCKED, LOCKED], 2, 900, True, "tried 3 times", [2, 4]),
+        ([LOCKED] * 6, 5, 900, True, "tried 6 times", [2, 4, 8, 15, 15]),
+        ([LOCKED, LOCKED], 1, 900, True, "tried 2 times", [2]),
+        ([LOCKED], 0, 900, True, "tried once", []),
+        # It left something behind, so that a second try would meet it.
+        ([LOCKED], 2, 900, False, "tried once", []),
+        # There would be no time to wait for the lock once more.
+        ([LOCKED], 2, 6, True, "tried once", []),
+        ([BROKEN], 2, 900, True, "ValueError: no", []),
+        ([LOCKED, BROKEN], 2, 900, True, "ValueError: no", [2]),
+    ],
+)
+def test_what_waited_for_a_lock_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+    results: list[Result],
+    retries: int,
+    limit: int,
+    unchanged: bool,
+    ends: int | str,
+    pauses: list[float],
+) -> None:
+    left = list(results)
+    slept: list[float] = []
+    monkeypatch.setattr(migrate, "transient", lambda *_, **__: left.pop(0))
+    monkeypatch.setattr(migrate.time, "sleep", slept.append)
+    monkeypatch.setattr(migrate.Blockers, "start", lambda _: None)
+    app: dict[str, Any] = {
+        "migrations": {"lock_timeout": 4, "timeout": limit, "lock_retries": retries},
+        "database": {"name": "shop"},
+    }
+    words = (Paths("shop"), app, "r", "alembic upgrade head", Path(), "", lambda: unchanged)
+    if isinstance(ends, int):
+        assert migrate.run(*words) == ends
+    else:
+        with pytest.raises(ReleaseError, match=ends):
+            migrate.run(*words)
+    assert (left, slept) == ([], pauses)
+
+
+@pytest.mark.parametrize(
+    ("env", "body", "whole"),
+    [
+        ("context.configure(connection=connection)\nconnection.commit()", 'op.execute("x")', True),
+        ("", "with op.get_context().autocommit_block(): pass", False),
+        ("", 'op.execute("COMMIT")', False),
+        ('create_engine(url, isolation_level="AUTOCOMMIT")', "", False),
+        ("context.configure(transactional_ddl=False)", "", False),
+    ],
+)
+def test_what_a_failed_try_leaves_behind(tmp_path: Path, env: str, body: str, whole: bool) -> None:
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = migrations\n")
+    versions = tmp_path / "migrations/versions"
+    versions.mkdir(parents=True)
+    (versions.parent / "env.py").write_text(env)
+    (versions / "2_x.py").write_text(body)
+    (versions / "1_long_ago.py").write_text("with autocommit_block(): pass")
+    assert migrate.is_transactional(tmp_path, ["2_x.py"]) is whole

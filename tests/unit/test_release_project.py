@@ -243,6 +243,33 @@ def test_several_heads_are_an_error_unless_they_have_labels(tmp_path: Path) -> N
     assert decided(tmp_path) == "alembic upgrade heads"
 
 
+@pytest.mark.parametrize(
+    ("labels", "command"),
+    [
+        # On the first revision of each branch, as alembic itself writes it.
+        ({"a1": "a", "b1": "b"}, "alembic upgrade heads"),
+        ({"a1": "a", "b2": "b"}, "alembic upgrade heads"),
+        ({"a1": "a"}, ""),
+        # One that they share says of neither which it is.
+        ({"root": "all"}, ""),
+        ({"root": "all", "a1": "a", "b1": "b"}, "alembic upgrade heads"),
+    ],
+)
+def test_a_label_is_for_all_that_stands_on_it(tmp_path: Path, labels: dict[str, str], command: str) -> None:
+    below = {"root": None, "a1": "root", "a2": "a1", "b1": "root", "b2": "b1"}
+    for name, down in below.items():
+        label = f"branch_labels = ({labels[name]!r},)\n" if name in labels else ""
+        path = tmp_path / f"alembic/versions/{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"revision = {name!r}\ndown_revision = {down!r}\n{label}")
+    (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = alembic\n")
+    if command:
+        assert decided(tmp_path) == command
+    else:
+        with pytest.raises(ReleaseError, match="2 heads"):
+            decided(tmp_path)
+
+
 def test_a_database_written_in_the_ini_is_not_migrated(tmp_path: Path) -> None:
     write(tmp_path, alembic__versions__a_py="revision = 'a'\n", alembic__env_py=OFFLINE)
     (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = alembic\nsqlalchemy.url = x://y\n")

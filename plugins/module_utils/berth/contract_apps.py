@@ -22,6 +22,7 @@ _DAY = 86400
 # Whole numbers: path in the app → lowest, highest, unit.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "migrations.lock_timeout": (1, 3600, "seconds"),
+    "migrations.lock_retries": (0, 20, ""),
     "migrations.timeout": (1, 7 * _DAY, "seconds"),
     "health.timeout": (1, 3600, "seconds"),
     "health.interval": (0.1, 60, "seconds"),

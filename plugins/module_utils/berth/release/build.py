@@ -162,11 +162,16 @@ class Builder:
         directory = self.app.get("python", {}).get("directory", "")
         return project.find_installer(self.project, self.folder, directory)
 
+    def choice(self) -> dict[str, Any]:
+        return {key: self.app.get("python", {}).get(key, []) for key in ("extras", "groups")}
+
+    def key(self, interpreter: str, installer: Installer) -> str:
+        full = run([interpreter, "-I", "-c", "import sys; print(sys.version)"], timeout=20).out.strip()
+        return env_key(f"{interpreter} {full}", installer, self.project, self.choice())
+
     def environment(self, interpreter: str, installer: Installer) -> tuple[str, bool]:
         """The environment's key, and whether it had to be built. A killed build has no mark and is redone."""
-        full = run([interpreter, "-I", "-c", "import sys; print(sys.version)"], timeout=20).out.strip()
-        choice = {key: self.app.get("python", {}).get(key, []) for key in ("extras", "groups")}
-        key = env_key(f"{interpreter} {full}", installer, self.project, choice)
+        key = self.key(interpreter, installer)
         target = self.paths.envs / key
         if (target / COMPLETE).exists():
             return key, False
@@ -178,7 +183,7 @@ class Builder:
         for owned in (target, cache):
             shutil.chown(owned, BUILD_USER, BUILD_USER)
         try:
-            self._install(target, interpreter, installer, choice)
+            self._install(target, interpreter, installer, self.choice())
         except ReleaseError:
             shutil.rmtree(target, ignore_errors=True)
             raise
@@ -504,6 +509,10 @@ class Builder:
         self.open_scratch()
         for static in self.app.get("static", []):
             self._open(self.project / static["path"])
+
+    def share(self) -> None:
+        """Root owns a copy that nobody releases, the app's group reads it."""
+        self._seal(self.folder)
 
     def _seal(self, top: Path) -> None:
         _, group = ids(self.paths.app)

@@ -7,14 +7,19 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from . import history, prune, schema, settings, source
+from . import build, history, migrate, offline, project, prune, schema, settings, source
 from .errors import ReleaseError
 from .pack import is_env_file
 from .paths import Paths
 
 _SHOWN = 40
+_SHOWN_SQL = 300
+_NO_ENVIRONMENT = (
+    "Their SQL needs the environment of the new code's dependencies, which only a deploy builds; these are "
+    "their files."
+)
 _HIDDEN = "(not shown)"
 # Where values may be secret, only their names are told.
 _MASKED = re.compile(r"^(env\.|proxy\.headers|proxy\.basic_auth|secrets)")
@@ -34,7 +39,22 @@ def manifest(root: Path, names: list[str]) -> dict[str, str]:
     return {name: file_digest(root / name) for name in names}
 
 
-def describe(paths: Paths, args: dict[str, Any]) -> dict[str, Any]:
+def scripts(root: Path, app: dict[str, Any]) -> dict[str, Any]:
+    """What a source says of its migrations: its revisions, and why none would run where that is so."""
+    folder = history.script_folder(root, app)
+    found = schema.read_all(folder).values() if folder else []
+    subdir = (app.get("source") or {}).get("subdir") or ""
+    why = ""
+    try:
+        decision = migrate.decide(root / subdir, root, app.get("migrations") or {})
+        why = "" if decision.command else decision.why
+    except ReleaseError as error:
+        why = error.sentence
+    return {"revisions": [one.as_dict() for one in found], "why": why}
+
+
+def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) -> dict[str, Any]:
+    """What a deploy would bring. A folder's content is asked for (`upload`) where that says more."""
     app: dict[str, Any] = args["app"]
     releases = prune.list_releases(paths)
     live = prune.live_release(paths)
@@ -48,42 +68,94 @@ def describe(paths: Paths, args: dict[str, Any]) -> dict[str, Any]:
         "files": [],
         "settings": setting_changes(record.get("app") or {}, app) if record else [],
         "migrations": [],
+        "sql": "",
         "notes": [],
     }
     answer["settings"] += [
         {"key": f"secrets.{name}", "from": _HIDDEN, "to": _HIDDEN} for name in args.get("secrets") or []
     ]
-    if app["source"].get("git"):
-        revisions = _from_git(paths, app, record, args.get("version") or "", answer)
-    else:
-        answer["version"] = str(args["digest"])[:7]
-        if record:
-            answer["files"] = file_changes(paths.release(live), args["files"], app)
-        revisions = {one["id"]: schema.Revision(**one) for one in args.get("revisions") or []}
-    answer["migrations"] = [one.as_dict() for one in _pending(app, revisions, now, answer)]
+    with tempfile.TemporaryDirectory(prefix="berth-diff-", dir="/var/tmp") as work:
+        tree = Path(work) / "tree"
+        tree.mkdir()
+        if app["source"].get("git"):
+            _from_git(paths, app, record, args.get("version") or "", answer, tree)
+            said = scripts(tree, app)
+        else:
+            answer["version"] = str(args["digest"])[:7]
+            if record:
+                answer["files"] = file_changes(paths.release(live), args["files"], app)
+            said = args["scripts"]
+        found, note = pending(app, said, now)
+        answer["migrations"] = [one.as_dict() for one in found]
+        answer["notes"] += [note] if note else []
+        upload = bool(found and record and not app["source"].get("git") and not body)
+        if found and not upload:
+            made = _sql(paths, app, tree, args, body, live, now)
+            answer["sql"] = made.text
+            answer["notes"] += [made.note] if made.note else []
     problem = settings.compare(paths, app, {}, False, True)["problem"] if record else ""
     if problem:
         answer["notes"].append(problem)
     answer["text"] = text(answer)
-    return answer
+    return {"answer": answer, "upload": upload}
 
 
-def _pending(
-    app: dict[str, Any], revisions: dict[str, schema.Revision], now: str, answer: dict[str, Any]
-) -> list[schema.Revision]:
+def pending(app: dict[str, Any], said: dict[str, Any], now: str) -> tuple[list[schema.Revision], str]:
+    """The revisions that a deploy would run, the oldest first, or why that is not known."""
     wishes = app.get("migrations") or {}
-    if wishes.get("command") or not wishes.get("enabled", True):
-        answer["notes"].append(
-            f"Migrations run by a command of your own ({wishes['command']}): what it would do is not known."
-            if wishes.get("command")
-            else "Migrations are switched off."
-        )
-        return []
-    unknown = [name for name in schema.split(now) if name not in revisions]
-    if revisions and unknown:
-        answer["notes"].append(f"The database is at {now}, which the new code does not know.")
-        return []
-    return schema.between(revisions, now, ",".join(schema.heads(revisions)))
+    known = {one["id"]: schema.noted(one) for one in said["revisions"]}
+    if not wishes.get("enabled", True):
+        return [], "Migrations are switched off."
+    if wishes.get("command"):
+        command = wishes["command"]
+        return [], f"Migrations run by a command of your own ({command}): what it would do is not known."
+    if not known:
+        return [], ""
+    if not (app.get("database") or {}).get("enabled"):
+        return [], "No migrations would run: database.enabled is false."
+    if said["why"]:
+        return [], f"No migrations would run: {said['why'].rstrip('.')}."
+    if any(name not in known for name in schema.split(now)):
+        return [], f"The database is at {now}, which the new code does not know."
+    return schema.between(known, now, ",".join(schema.heads(known))), ""
+
+
+def _sql(
+    paths: Paths,
+    app: dict[str, Any],
+    tree: Path,
+    args: dict[str, Any],
+    body: IO[bytes] | None,
+    live: str,
+    now: str,
+) -> offline.Sql:
+    """Made by the new code, in the environment of a release that has the same dependencies."""
+    if not live:
+        return offline.Sql(note=_NO_ENVIRONMENT)
+    builder = build.Builder(paths, app, live)
+    builder.folder = tree
+    try:
+        if args.get("upload_failed"):
+            raise ReleaseError(f"the server's disk is full ({args['upload_failed']}).")
+        if body:
+            source.unpack(body, tree)
+        source.tidy(tree)
+        decision = migrate.decide(builder.project, tree, app["migrations"])
+        _, interpreter, installer = builder.choose()
+        env = paths.envs / builder.key(interpreter, installer)
+        # Other packages of its workspace are installed into a release when that is built.
+        others = [folder for folder in builder.packages() if folder != builder.project]
+        if others or not (env / build.COMPLETE).exists():
+            return offline.Sql(note=_NO_ENVIRONMENT)
+        builder.share()
+    except (ReleaseError, OSError) as error:
+        return offline.Sql(note=f"Their SQL is not known: {error}")
+    site = paths.release(live) / ".berth/site"
+    path = project.python_path(builder.project) + ([site] if site.is_dir() else [])
+    place = offline.Place(tree, decision.directory, env, path, live)
+    # It needs no lock, so several may run at a time.
+    unit = f"berth-diff-{paths.app}-{os.getpid()}"
+    return offline.make(paths, app, unit, place, now, decision.command.split()[-1])
 
 
 def file_changes(folder: Path, files: dict[str, str], app: dict[str, Any]) -> list[str]:
@@ -142,19 +214,20 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
 
 
 def _from_git(
-    paths: Paths, app: dict[str, Any], record: dict[str, Any], version: str, answer: dict[str, Any]
-) -> dict[str, schema.Revision]:
-    """Commits, files and revisions from a repository of the moment, which borrows what the mirror has."""
+    paths: Paths,
+    app: dict[str, Any],
+    record: dict[str, Any],
+    version: str,
+    answer: dict[str, Any],
+    tree: Path,
+) -> None:
+    """Commits, files and the tree from a repository of the moment, which borrows what the mirror has."""
     origin = {**app["source"], **({"version": version} if version else {})}
     commit = source.resolve_commit(paths, origin)
     answer["version"] = commit[:7]
     old = str(record.get("version", ""))
-    with (
-        tempfile.TemporaryDirectory(prefix="berth-diff-", dir="/var/tmp") as name,
-        source._git_environment(paths, origin.get("deploy_key", "")) as environment,
-    ):
-        bare, tree = Path(name) / "git", Path(name) / "tree"
-        tree.mkdir()
+    bare = tree.with_name("git")
+    with source._git_environment(paths, origin.get("deploy_key", "")) as environment:
 
         def git(*args: str, timeout: float = 120) -> str:
             done = source._git(environment, "--git-dir", str(bare), *args, timeout=timeout, cwd=tree)
@@ -179,8 +252,6 @@ def _from_git(
             answer["notes"].append(f"The live commit {old[:7]} is not in the repository any more.")
         git("--work-tree", str(tree), "read-tree", commit)
         git("--work-tree", str(tree), "checkout-index", "--all", timeout=300)
-        folder = history.script_folder(tree, origin.get("subdir") or "")
-        return schema.read_all(folder) if folder else {}
 
 
 def text(answer: dict[str, Any]) -> str:
@@ -196,10 +267,7 @@ def text(answer: dict[str, Any]) -> str:
         for one in answer["migrations"]
     ]
     lines += _part(f"Migrations from schema {answer['schema'] or 'none'}", steps)
-    if steps:
-        lines.append(
-            "  Their SQL is made by the new code, which only a deploy builds; these are their files."
-        )
+    lines += _part("Their SQL, in lines", answer["sql"].strip().splitlines(), _SHOWN_SQL)
     notes = [f"  {note}" for note in answer["notes"]]
     if not live:
         return "\n".join(
@@ -210,8 +278,8 @@ def text(answer: dict[str, Any]) -> str:
     return "\n".join([f"{app}: against {live}, a deploy of {answer['version']} brings", *lines, *notes])
 
 
-def _part(title: str, entries: list[str]) -> list[str]:
+def _part(title: str, entries: list[str], shown: int = _SHOWN) -> list[str]:
     if not entries:
         return []
-    lines = [f"{title} ({len(entries)}):", *(f"  {one}" for one in entries[:_SHOWN])]
-    return lines + ([f"  … and {len(entries) - _SHOWN} more"] if len(entries) > _SHOWN else [])
+    lines = [f"{title} ({len(entries)}):", *(f"  {one}".rstrip() for one in entries[:shown])]
+    return lines + ([f"  … and {len(entries) - shown} more"] if len(entries) > shown else [])

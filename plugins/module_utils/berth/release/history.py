@@ -13,14 +13,18 @@ _LINES = 20
 _DEPTH = ("alembic.ini", "*/alembic.ini", "*/*/alembic.ini")
 
 
-def script_folder(release: Path, subdir: str) -> Path | None:
+def script_folder(release: Path, app: dict[str, Any]) -> Path | None:
     """Where a release keeps its revisions; None where it has none."""
+    subdir = str((app.get("source") or {}).get("subdir") or "")
+    wish = str((app.get("migrations") or {}).get("directory") or "")
     project = release / subdir if subdir else release
-    for pattern in _DEPTH:
-        for ini in sorted(project.glob(pattern)):
-            folder = migrate.script_folder(ini.parent)
-            if folder.is_dir():
-                return folder
+    places = [project / wish] if wish else [migrate.find_ini(project, release)]
+    # Which of several a command of the app's own means is not known: the nearest, then.
+    places += [ini.parent for pattern in _DEPTH for ini in sorted(project.glob(pattern))]
+    for place in places:
+        folder = migrate.script_folder(place) if place and (place / "alembic.ini").is_file() else None
+        if folder and folder.is_dir():
+            return folder
     return None
 
 
@@ -28,8 +32,9 @@ def revisions(paths: Paths, releases: dict[str, dict[str, Any]]) -> dict[str, sc
     """Every revision that any release here knows, as the newest of them tells it."""
     known: dict[str, schema.Revision] = {}
     for name in sorted(releases):
-        subdir = str((releases[name].get("app") or {}).get("source", {}).get("subdir") or "")
-        folder = script_folder(paths.release(name), subdir)
+        for noted in (releases[name].get("schema") or {}).get("revisions") or []:
+            known[noted["id"]] = schema.noted(noted)
+        folder = script_folder(paths.release(name), releases[name].get("app") or {})
         if folder:
             known.update(schema.read_all(folder))
     return known
@@ -42,26 +47,34 @@ def today(record: dict[str, Any]) -> str:
     if not (app.get("database") or {}).get("enabled"):
         return noted
     try:
-        return migrate.Database(app).revision() or noted
+        asked = migrate.Database(app).ask()
     except (ReleaseError, OSError):
         return noted
+    return noted if asked is None else asked
 
 
 def judge(known: dict[str, schema.Revision], name: str, record: dict[str, Any], now: str) -> schema.Verdict:
     """Whether this release's code can run on the schema of today."""
     made_for = str((record.get("schema") or {}).get("to", ""))
     migrations = record.get("migrations")
-    if not migrations and not made_for:
-        return schema.Verdict(
-            f"{name} was released without migrations: Berth knows nothing of its schema.", True
+    if not (record.get("app") or {}).get("database", {}).get("enabled", True):
+        return schema.Verdict(f"{name} uses no database, so its code does not mind the schema.", True)
+    if now or made_for:
+        return schema.judge(known, name, made_for, now)
+    command = (migrations or {}).get("command", "?")
+    if not migrations:
+        said = f"{name} was released without migrations: Berth knows nothing of its schema."
+    elif migrations.get("digest"):
+        said = (
+            f"{command} keeps its version somewhere else than in a table alembic_version: only you can tell "
+            f"whether the code of {name} runs on today's schema."
         )
-    if not now and not made_for:
-        return schema.Verdict(
-            f"The migrations of {name} are a command of its own ({(migrations or {}).get('command', '?')}): "
-            "only you can tell whether its code runs on today's schema.",
-            True,
+    else:
+        said = (
+            f"The migrations of {name} are a command of its own ({command}): only you can tell whether its "
+            "code runs on today's schema."
         )
-    return schema.judge(known, name, made_for, now)
+    return schema.Verdict(said, True)
 
 
 def describe(paths: Paths) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import ast
 import configparser
 import contextlib
 import hashlib
+import math
 import os
 import re
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,10 @@ from .errors import ReleaseError
 from .paths import Paths
 
 _KEY = 0x6265727468  # "berth": the advisory lock every Berth deploy of one database asks for
-
+_LONGEST_PAUSE = 15.0
+# A revision or an env.py that leaves the transaction: what it did stays when it fails halfway.
+_LEAVES = re.compile(r"autocommit|\bcommit\b", re.IGNORECASE)
+_WITHOUT = re.compile(r"autocommit|transactional_ddl\s*=\s*False", re.IGNORECASE)
 
 _SKIPPED = {".git", ".venv", "venv", "node_modules", "tests", "test", "docs", "examples", ".berth"}
 # An env.py that mentions none of these takes the address from the ini, whatever the environment says.
@@ -62,7 +66,7 @@ def decide(project: Path, root: Path, wishes: Mapping[str, Any]) -> Decision:
         why = f"the address of a database is written in {place} and its env.py reads no other"
         return Decision("", folder, f"{why}: set migrations.command if it shall run all the same")
     heads = find_heads(revisions)
-    if len(heads) > 1 and all(revisions[head][1] for head in heads):
+    if len(heads) > 1 and have_labels(revisions, heads):
         return Decision("alembic upgrade heads", folder, f"{place}, with branches that have labels")
     if len(heads) > 1:
         raise ReleaseError(
@@ -92,8 +96,8 @@ def find_ini(project: Path, root: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def read_revisions(folder: Path) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Every revision with those below it, and whether it has a label; read, not run."""
+def read_revisions(folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Every revision with those below it, and its labels; read, not run."""
     result = {}
     for path in sorted((script_folder(folder) / "versions").glob("**/*.py")):
         try:
@@ -110,16 +114,38 @@ def read_revisions(folder: Path) -> dict[str, tuple[tuple[str, ...], bool]]:
                     with contextlib.suppress(ValueError):
                         said[target.id] = ast.literal_eval(value)
         if isinstance(said.get("revision"), str):
-            below = said.get("down_revision") or ()
-            below = (below,) if isinstance(below, str) else tuple(below)
-            result[said["revision"]] = (below, bool(said.get("branch_labels")))
+            result[said["revision"]] = (_names(said.get("down_revision")), _names(said.get("branch_labels")))
     return result
 
 
-def find_heads(revisions: Mapping[str, tuple[tuple[str, ...], bool]]) -> set[str]:
+def _names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def find_heads(revisions: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> set[str]:
     """The revisions that nothing stands on."""
     below = {name for names, _ in revisions.values() for name in names}
     return set(revisions) - below
+
+
+def have_labels(
+    revisions: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]], heads: Collection[str]
+) -> bool:
+    """Whether each head has a label of its own, which any revision of its branch may carry."""
+    found = {}
+    for head in heads:
+        labels: set[str] = set()
+        todo, seen = [head], {head}
+        while todo:
+            below, own = revisions.get(todo.pop(), ((), ()))
+            labels.update(own)
+            todo += [name for name in below if name not in seen]
+            seen.update(below)
+        found[head] = labels
+    return all(
+        found[head].difference(*(labels for other, labels in found.items() if other != head))
+        for head in heads
+    )
 
 
 def _literal_url(folder: Path) -> bool:
@@ -164,6 +190,15 @@ def schema_at_start(project: Path) -> str:
             if match:
                 return f"{path.relative_to(project)}:{text.count(chr(10), 0, match.start()) + 1}"
     return ""
+
+
+def is_transactional(folder: Path, files: Collection[str]) -> bool:
+    """Whether a try that fails leaves nothing behind, as far as env.py and these revisions' files say."""
+    for path in script_folder(folder).rglob("*.py"):
+        pattern = _WITHOUT if path.name == "env.py" else _LEAVES if path.name in files else None
+        if pattern and pattern.search(path.read_text(encoding="utf-8", errors="replace")):
+            return False
+    return True
 
 
 def script_folder(project: Path) -> Path:
@@ -262,13 +297,18 @@ class Database:
 
     def revision(self) -> str:
         """What alembic_version says; empty where there is no such table (or no psql to ask with)."""
+        return self.ask() or ""
+
+    def ask(self) -> str | None:
+        """The same, but None where the database cannot be asked."""
         try:
             process = self._psql()
         except FileNotFoundError:
-            return ""
+            return None
         query = "select string_agg(version_num, ',' order by version_num) from alembic_version;"
         out, _ = process.communicate(query, timeout=30)
-        return out.strip() if process.returncode == 0 else ""
+        # A statement that fails is no failure of psql's; a connection that does is.
+        return out.strip() if process.returncode == 0 else None
 
     @contextmanager
     def advisory_lock(self) -> Iterator[None]:
@@ -300,57 +340,90 @@ class Database:
 
 
 def run(
-    paths: Paths, app: dict[str, Any], release: str, command: str, project: Path, python_path: str
-) -> list[str]:
-    """Run the command as the app's user; its output, or the sentence that says why it failed."""
+    paths: Paths,
+    app: dict[str, Any],
+    release: str,
+    command: str,
+    project: Path,
+    python_path: str,
+    unchanged: Callable[[], bool] = lambda: False,
+) -> int:
+    """Run the command as the app's user: how often it was tried, or the sentence that says why it failed.
+
+    What waited too long for a lock is tried again where that changed nothing.
+    """
     wishes = app["migrations"]
     folder = paths.release(release)
     lock, limit = int(wishes["lock_timeout"]), int(wishes["timeout"])
     began = time.monotonic()
-    database = app["database"]
-    watch = Blockers(database["name"], database.get("owner") or f"{database['name']}_owner")
-    watch.start()
-    result = transient(
-        f"berth-migrate-{paths.app}",
-        ["/bin/sh", "-c", command],
-        user=paths.app,
-        writable=[paths.data, paths.home],
-        timeout=limit,
-        cwd=project,
-        env={
-            "PATH": f"{folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": python_path,
-            # The last one makes Postgres notice within a second that a killed migration has nobody waiting.
-            "PGOPTIONS": f"-c lock_timeout={lock}s -c statement_timeout={limit}s "
-            "-c client_connection_check_interval=1s",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "BERTH_RELEASE": release,
-            "BERTH_APP": paths.app,
-        },
-        env_file=paths.migrate_env(release),
-    )
-    watch.over.set()
-    if result.code == 0:
-        return result.lines
+    tries, pause, seen = 1, min(lock / 2, _LONGEST_PAUSE), ""
+    while True:
+        watch = _watch(app["database"], seen)
+        result = transient(
+            f"berth-migrate-{paths.app}",
+            ["/bin/sh", "-c", command],
+            user=paths.app,
+            writable=[paths.data, paths.home],
+            timeout=math.ceil(limit - (time.monotonic() - began)),
+            cwd=project,
+            env={
+                "PATH": f"{folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
+                "PYTHONPATH": python_path,
+                # The last one makes Postgres notice within a second that a killed migration has nobody
+                # waiting.
+                "PGOPTIONS": f"-c lock_timeout={lock}s -c statement_timeout={limit}s "
+                "-c client_connection_check_interval=1s",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "BERTH_RELEASE": release,
+                "BERTH_APP": paths.app,
+            },
+            env_file=paths.migrate_env(release),
+        )
+        watch.over.set()
+        if result.code == 0:
+            return tries
+        time_left = time.monotonic() - began + pause + lock < limit
+        locked = _waited_for_lock(cause.last_error(result.lines, str(folder))[0])
+        if not (locked and time_left and tries <= int(wishes.get("lock_retries", 0)) and unchanged()):
+            break
+        # Whoever queued up behind the migration has its turn meanwhile.
+        time.sleep(pause)
+        tries, pause, seen = tries + 1, min(pause * 2, _LONGEST_PAUSE), watch.last
     late = time.monotonic() - began >= limit
+    reason = _reason(result.lines, result.code, str(folder), lock, limit if late else 0, watch, tries)
     raise ReleaseError(
-        f"{_reason(result.lines, result.code, str(folder), lock, limit if late else 0, watch)}. "
-        "The old release serves on.",
-        log=result.lines[-20:],
-        advice=_advice(result.lines, watch),
+        f"{reason}. The old release serves on.", log=result.lines[-20:], advice=_advice(result.lines, watch)
     )
+
+
+def _watch(database: Mapping[str, Any], seen: str) -> Blockers:
+    watch = Blockers(database["name"], database.get("owner") or f"{database['name']}_owner")
+    watch.last = seen
+    watch.start()
+    return watch
+
+
+def _waited_for_lock(error: str) -> bool:
+    return "LockNotAvailable" in error or "lock timeout" in error
 
 
 def _reason(
-    lines: list[str], code: int, inside: str, lock: int, limit: int, watch: Blockers | None = None
+    lines: list[str],
+    code: int,
+    inside: str,
+    lock: int,
+    limit: int,
+    watch: Blockers | None = None,
+    tries: int = 1,
 ) -> str:
     text = "\n".join(lines)
     error, place = cause.last_error(lines, inside)
     at = cause.brief(place, inside)
     unknown = re.search(r"Can't locate revision identified by '([^']+)'", text)
-    if "LockNotAvailable" in error or "lock timeout" in error:
+    if _waited_for_lock(error):
         held = (watch.sentence() if watch else "") or " that another session holds"
-        return f"The migration waited longer than {lock} s for a lock{held}"
+        often = "once" if tries == 1 else f"{tries} times"
+        return f"The migration waited longer than {lock} s for a lock{held}; it was tried {often}"
     if limit:
         return f"The migration ran longer than migrations.timeout ({limit} s) and was stopped"
     if unknown:

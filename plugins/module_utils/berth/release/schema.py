@@ -41,6 +41,17 @@ class Revision:
         return asdict(self)
 
 
+def noted(entry: Mapping[str, Any]) -> Revision:
+    """A revision as a release's record has it."""
+    return Revision(
+        str(entry["id"]),
+        list(entry.get("down") or []),
+        str(entry.get("file", "")),
+        str(entry.get("title", "")),
+        list(entry.get("risks") or []),
+    )
+
+
 def read_all(folder: Path) -> dict[str, Revision]:
     """The revisions below a folder of scripts; files that are none, or do not parse, are passed over."""
     found = {}
@@ -195,11 +206,15 @@ class Verdict:
 
 def judge(revisions: Mapping[str, Revision], target: str, made_for: str, today: str) -> Verdict:
     """For a rollback to `target`, which ran on `made_for`, on a database that is at `today`."""
-    if made_for == today:
+    if sorted(split(made_for)) == sorted(split(today)):
         where = f"at {today}, the schema {target} ran on" if today else "without a schema version"
         return Verdict(f"The database is {where}.", True)
     if not today:
-        return Verdict(f"The database tells no schema version; {target} ran on {made_for}.", False)
+        return Verdict(
+            f"The database tells no schema version (alembic_version is missing or empty); {target} ran on "
+            f"{made_for}, so nobody can tell whether its code can run on it.",
+            False,
+        )
     unknown = [name for name in split(today) if name not in revisions]
     if unknown:
         return Verdict(
@@ -222,7 +237,7 @@ def judge(revisions: Mapping[str, Revision], target: str, made_for: str, today: 
             f"{', '.join(revision.label() for revision in risky)}, which its code does not expect.",
             False,
         )
-    names = ", ".join(revision.label() for revision in since)
+    names = ", ".join(revision.label() for revision in since) or "nothing"
     return Verdict(
         f"The database stays at schema {today}; {target} ran on {made_for or 'none'}. What came since "
         f"({names}) only adds, so its code can run on it.",

@@ -75,7 +75,7 @@ def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> 
     if provisioned.get("database") != app.get("database"):
         what = "The database settings"
     elif (known := _known(paths)) and known["digest"] != proxied(app) and known["file"] == _proxy_file(paths):
-        what = "domains, static or proxy"
+        what = _of_proxy(app, known)
     else:
         return ""
     return (
@@ -84,10 +84,25 @@ def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> 
     )
 
 
+def _of_proxy(app: dict[str, Any], known: dict[str, Any]) -> str:
+    """Static folders are below source.subdir, so that it is the proxy's too."""
+    then = known.get("subdir")  # not noted by an earlier version
+    if then is None:
+        return "domains, static, proxy or source.subdir"
+    if then == _subdir(app):
+        return "domains, static or proxy"
+    only = known["digest"] == proxied({**app, "source": {"subdir": then}})
+    return "source.subdir" if only else "source.subdir, and domains, static or proxy"
+
+
+def _subdir(app: dict[str, Any]) -> str:
+    return str((app.get("source") or {}).get("subdir") or "")
+
+
 def proxied(app: dict[str, Any]) -> str:
     """Everything of an app that the proxy is configured with."""
     shape = {key: app.get(key) for key in ("domains", "static", "proxy")}
-    shape["subdir"] = (app.get("source") or {}).get("subdir", "")
+    shape["subdir"] = _subdir(app)
     return text_digest(json.dumps(shape, sort_keys=True, default=str))
 
 
@@ -108,7 +123,12 @@ def _known(paths: Paths) -> dict[str, Any]:
 
 
 def _remember(paths: Paths, app: dict[str, Any]) -> None:
-    now = {"digest": proxied(app), "file": _proxy_file(paths), "domains": app.get("domains") or []}
+    now = {
+        "digest": proxied(app),
+        "file": _proxy_file(paths),
+        "domains": app.get("domains") or [],
+        "subdir": _subdir(app),
+    }
     if now != _known(paths) and Path(paths.state).is_dir():
         journal.replace_text(paths.state / PROXIED, json.dumps(now, sort_keys=True) + "\n", 0o600)
 

@@ -22,6 +22,7 @@ from . import (
     history,
     journal,
     migrate,
+    offline,
     plan,
     project,
     prove,
@@ -36,6 +37,7 @@ from . import (
 from .build import Builder
 from .errors import ReleaseError
 from .lock import Lock
+from .migrate import Decision
 from .paths import BUILD_USER, Paths, instance_file, template_files
 
 Answer = dict[str, Any]
@@ -43,6 +45,8 @@ _PROXY_IDLE = 30
 _MARGIN = 5
 # Seconds for which the processes beside the web have to stay up.
 _SETTLED = 1.5
+# Of pending migrations so many are told by name.
+_NAMED = 10
 
 
 class Deploy:
@@ -154,6 +158,8 @@ class Deploy:
             self._resume(cut)
         elif self.action == "restart":
             self.record = record
+        if check and self.action == "deploy" and args.get("scripts"):
+            self._predict(args["scripts"], record)
         msg = {
             "nothing": f"{self.live} is live and is what is wanted.",
             "restart": f"{self.live} is what is wanted, but not all of it runs: starting it again.",
@@ -168,6 +174,17 @@ class Deploy:
             "upload": self.action == "deploy" and not origin.get("git"),
             "msg": " ".join([msg, *self.notes]),
         }
+
+    def _predict(self, scripts: Answer, record: Answer) -> None:
+        """In check mode, the migrations that a folder's files name; `berth diff` has their SQL."""
+        found, note = diff.pending(self.app, scripts, history.today(record) if record else "")
+        names = [one.label() for one in found]
+        if len(names) > _NAMED:
+            names[_NAMED:] = [f"{len(names) - _NAMED} more"]
+        if names:
+            self.notes.append(f"Migrations would run: {', '.join(names)}.")
+        elif note:
+            self.notes.append(note)
 
     def settings(self, args: Answer) -> Answer:
         """Whether the inventory's settings are newer than the server's. What is wrong is told by the plan."""
@@ -391,12 +408,15 @@ class Deploy:
         if not line or not self.app["database"]["enabled"]:
             role, why = builder.role()
             said = f" The app runs as the database's owner: it {why}." if role == "owner" else ""
+            now = history.today({"app": self.app})
+            self.record["schema"] = {"from": now, "to": now}
             return {"changed": False, "msg": f"No migrations: {decision.why}.{said}"}
         # A custom command is not understood, so it always runs.
         digest = "" if wishes.get("command") else migrate.scripts_digest(decision.directory)
         database = migrate.Database(self.app)
         before = database.revision()
         self.record["schema"] = {"from": before, "to": before}
+        self.record["migrations"] = {"command": line, "digest": digest}
         live = journal.read_record(self.paths.release(self.live)) if self.live else {}
         known = live.get("migrations", {}).get("digest")
         if digest and before and digest == known and before == live.get("schema", {}).get("to"):
@@ -404,12 +424,20 @@ class Deploy:
             msg = f"The schema is at {after}, and there are no new revisions."
         else:
             self._prove_import(builder)
+            pending = self._revisions(before)
+            if digest and pending:
+                self._keep_sql(builder, decision, before)
+            files = [Path(one.file).name for one in pending]
+            repeatable = bool(before or digest) and migrate.is_transactional(decision.directory, files)
             path = ":".join(str(folder) for folder in builder.python_path())
             with database.advisory_lock():
-                migrate.run(self.paths, self.app, self.release, line, decision.directory, path)
+                tries = migrate.run(
+                    self.paths, self.app, self.release, line, decision.directory, path,
+                    lambda: repeatable and database.ask() == before,
+                )  # fmt: skip
             after = database.revision()
-            msg = f"{line}: schema from {before or 'none'} to {after or 'none'}."
-        self.record["migrations"] = {"command": line, "digest": digest}
+            often = f" It waited for a lock, and was tried {tries} times." if tries > 1 else ""
+            msg = f"{line}: schema from {before or 'none'} to {after or 'none'}.{often}"
         self.record["schema"] = {"from": before, "to": after}
         if before != after:
             steps = self._revisions(before, after)
@@ -420,10 +448,21 @@ class Deploy:
         self.save()
         return {"changed": before != after, "msg": msg}
 
-    def _revisions(self, before: str, after: str) -> list[schema.Revision]:
+    def _revisions(self, before: str, after: str = "") -> list[schema.Revision]:
         """What the new code's files say about the way between; nothing where they cannot be found."""
-        folder = history.script_folder(self.folder, self.app["source"].get("subdir") or "")
-        return schema.between(schema.read_all(folder), before, after) if folder else []
+        folder = history.script_folder(self.folder, self.app)
+        known = schema.read_all(folder) if folder else {}
+        return schema.between(known, before, after or ",".join(schema.heads(known)))
+
+    def _keep_sql(self, builder: Builder, decision: Decision, before: str) -> None:
+        """What the database is about to get goes into the record; or why that cannot be told."""
+        place = offline.Place(
+            self.folder, decision.directory, self.folder / ".venv", builder.python_path(), self.release
+        )
+        unit, end = f"berth-sql-{self.paths.app}", decision.command.split()[-1]
+        found = offline.make(self.paths, self.app, unit, place, before, end)
+        kept = {"sql": found.text, "note": found.note}
+        self.record["migrations"].update({key: text for key, text in kept.items() if text})
 
     def _prove_import(self, builder: Builder) -> None:
         """Before the schema changes for it, the app must import, as its user and with its settings."""
@@ -685,7 +724,8 @@ class Engine:
             }
         name = args["name"]
         if step == "diff":
-            return {"changed": False, "answer": diff.describe(Paths(name), args)}
+            with body or contextlib.nullcontext():
+                return {"changed": False, **diff.describe(Paths(name), args, body)}
         if step == "lock":
             return self._lock(name, args)
         if step == "unlock":

@@ -1,0 +1,129 @@
+"""Where revisions are found, which schema the database is at, and what may be gone back to."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.berth.release import history, migrate, schema
+from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.paths import Paths
+
+INI = "[alembic]\nscript_location = %(here)s/migrations\n"
+
+
+def lay(folder: Path, name: str = "1", down: str = "None", body: str = "pass") -> Path:
+    """A folder with an alembic.ini and a revision."""
+    versions = folder / "migrations/versions"
+    versions.mkdir(parents=True, exist_ok=True)
+    (folder / "alembic.ini").write_text(INI)
+    text = f"revision = '{name}'\ndown_revision = {down}\n\n\ndef upgrade():\n    {body}\n"
+    (versions / f"{name}_x.py").write_text(text)
+    return folder / "migrations"
+
+
+@pytest.mark.parametrize(
+    ("where", "app"),
+    [
+        ("", {}),
+        ("server", {}),
+        ("", {"source": {"subdir": "backend"}}),
+        ("backend", {"source": {"subdir": "backend"}}),
+        ("backend/db/schema", {"source": {"subdir": "backend"}, "migrations": {"directory": "db/schema"}}),
+    ],
+)
+def test_revisions_are_where_the_deploy_finds_them(tmp_path: Path, where: str, app: dict[str, Any]) -> None:
+    (tmp_path / "backend").mkdir()
+    scripts = lay(tmp_path / where)
+    found = history.script_folder(tmp_path, app)
+    assert found
+    assert found.resolve() == scripts
+    subdir = app.get("source", {}).get("subdir", "")
+    decision = migrate.decide(tmp_path / subdir, tmp_path, {"command": "", **app.get("migrations", {})})
+    assert decision.directory == scripts.parent
+
+
+def test_revisions_that_only_a_record_knows(tmp_path: Path) -> None:
+    paths = Paths("board", tmp_path)
+    lay(paths.release("a"))
+    records: dict[str, dict[str, Any]] = {
+        "a": {},
+        "b": {
+            "schema": {
+                "revisions": [{"id": "2", "down": ["1"], "file": "2_y.py", "risks": ["drops table t"]}]
+            }
+        },
+    }
+    known = history.revisions(paths, records)
+    assert sorted(known) == ["1", "2"]
+    assert known["2"].label() == "2_y (drops table t)"
+
+
+@pytest.mark.parametrize(
+    ("asked", "now"), [("0007", "0007"), ("", ""), (None, "0005"), (ReleaseError("no password"), "0005")]
+)
+def test_the_schema_of_today(monkeypatch: pytest.MonkeyPatch, asked: Any, now: str) -> None:
+    def ask(_: Any) -> Any:
+        if isinstance(asked, ReleaseError):
+            raise asked
+        return asked
+
+    monkeypatch.setattr(migrate.Database, "__init__", lambda *_: None)
+    monkeypatch.setattr(migrate.Database, "ask", ask)
+    record = {"app": {"database": {"enabled": True}}, "schema": {"to": "0005"}}
+    assert history.today(record) == now
+
+
+ALEMBIC = {"command": "alembic upgrade head", "digest": "d"}
+
+
+@pytest.mark.parametrize(
+    ("record", "now", "safe", "says"),
+    [
+        # Without Alembic at all, on a database that never had it, and on one that has it now.
+        ({}, "", True, "without migrations: Berth knows nothing of its schema"),
+        ({}, "2", True, r"ran on none. What came since \(1_x, 2_x\) only adds"),
+        ({}, "3", False, r"ran on schema none; since then the database got 3_x \(drops table t\)"),
+        # Migrations were switched off for this one.
+        ({"schema": {"to": "2"}}, "2", True, "is at 2, the schema R ran on"),
+        ({"schema": {"to": "2"}}, "3", False, "drops table t"),
+        ({"app": {"database": {"enabled": False}}}, "3", True, "uses no database"),
+        # The table of the version is not there (any more).
+        ({"migrations": ALEMBIC, "schema": {"to": "2"}}, "", False, "tells no schema version"),
+        ({"migrations": ALEMBIC, "schema": {"to": ""}}, "", True, "somewhere else .* only you can tell"),
+        ({"migrations": {"command": "make"}, "schema": {"to": ""}}, "", True, r"of its own \(make\)"),
+        # Several heads, in whichever order.
+        ({"migrations": ALEMBIC, "schema": {"to": "b1,2"}}, "2,b1", True, "the schema R ran on"),
+        (
+            {"migrations": ALEMBIC, "schema": {"to": "2,b1"}},
+            "2,b2",
+            True,
+            r"What came since \(b2_x\) only adds",
+        ),
+        ({"migrations": ALEMBIC, "schema": {"to": "2,b1"}}, "3,b2", False, r"got 3_x \(drops table t\)"),
+        (
+            {"migrations": ALEMBIC, "schema": {"to": "2,b2"}},
+            "3,b1",
+            False,
+            "needs schema b2, and the database",
+        ),
+        ({"migrations": ALEMBIC, "schema": {"to": "2"}}, "2,zz", False, "at schema zz, which no release"),
+    ],
+)
+def test_what_may_be_gone_back_to(
+    tmp_path: Path, record: dict[str, Any], now: str, safe: bool, says: str
+) -> None:
+    for name, down, body in (
+        ("1", "None", "pass"),
+        ("2", "'1'", "pass"),
+        ("3", "'2'", "op.drop_table('t')"),
+        ("b1", "None", "pass"),
+        ("b2", "'b1'", "pass"),
+    ):
+        lay(tmp_path, name, down, body)
+    known = schema.read_all(tmp_path / "migrations")
+    verdict = history.judge(known, "R", record, now)
+    assert re.search(says, verdict.sentence), verdict.sentence
+    assert verdict.safe is safe

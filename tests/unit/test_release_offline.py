@@ -1,0 +1,112 @@
+"""The SQL of migrations: what must not be in it, and what is said where there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.berth.release import environment, offline
+from ansible.module_utils.berth.release.command import Result
+from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.paths import Paths
+
+APP: dict[str, Any] = {"name": "board", "database": {"user": "board", "owner": "board_owner"}}
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """A server with an app that has secrets of every kind."""
+    place = Paths("board", tmp_path)
+    place.etc.mkdir(parents=True)
+    (place.etc / "secrets.json").write_text(json.dumps({"API_KEY": "it's 100% secret", "FLAG": "1"}))
+    passwords = tmp_path / "etc/berth/postgresql"
+    passwords.mkdir()
+    (passwords / "board").write_text("runtimePassword\n")
+    (passwords / "board_owner").write_text("ownerPassword\n")
+    variables = {
+        "BROKER": "amqp://me:br%40ker@mq.example.com/x",
+        "SMTP_PASSWORD": "letmeout",
+        "TITLE": "Board",
+        "PEM": "x",
+    }
+    (place.etc / "env").write_text(environment.render(variables))
+    (place.etc / "migrate.env").write_text(environment.render({"MIGRATE_TOKEN": "onlyhere"}))
+    return place
+
+
+def place(tmp_path: Path) -> offline.Place:
+    return offline.Place(tmp_path, tmp_path, tmp_path / "env", [tmp_path], "r")
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "it's 100% secret", "it''s 100% secret", "it's 100%% secret", "it%27s%20100%25%20secret",
+        "runtimePassword", "ownerPassword", "br%40ker", "br@ker", "letmeout", "onlyhere",
+    ],
+)  # fmt: skip
+def test_no_secret_is_shown(paths: Paths, secret: str) -> None:
+    text = offline.mask(f"INSERT INTO t VALUES ('x{secret}y');", offline.secret_values(paths, APP))
+    assert text == "INSERT INTO t VALUES ('x(hidden)y');"
+
+
+def test_the_rest_is(paths: Paths) -> None:
+    text = "UPDATE boards SET title = 'Board', rank = 10, top = 1;"
+    masked = offline.mask(text, offline.secret_values(paths, APP))
+    assert masked == text.replace("top = 1", "top = (hidden)")
+
+
+def test_secrets_of_several_lines(paths: Paths) -> None:
+    (paths.etc / "secrets.json").write_text(json.dumps({"KEY": "-----BEGIN\nMIIEvQIBADAN\n-----END"}))
+    values = offline.secret_values(paths, APP)
+    assert offline.mask("'-----BEGIN\nMIIEvQIBADAN\n-----END'", values) == "'(hidden)'"
+    assert offline.mask("ValueError: MIIEvQIBADAN", values) == "ValueError: (hidden)"
+
+
+TRACE = """Traceback (most recent call last):
+  File "{root}/migrations/env.py", line 9, in <module>
+    connect()
+OperationalError: ownerPassword was refused
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "sql", "note"),
+    [
+        (Result(0, "BEGIN;\n", "INFO"), "BEGIN;\n", ""),
+        (Result(0, "x" * (offline.LIMIT + 1), ""), "x" * offline.LIMIT + "\n-- The rest is left out", ""),
+        (Result(1, "x" * (offline.LIMIT + 1), ""), "x" * offline.LIMIT + "\n-- The rest is left out", ""),
+        (
+            Result(1, "BEGIN;", TRACE),
+            "",
+            "Their SQL cannot be made without a database: OperationalError: (hidden) was refused "
+            "(migrations/env.py:9).",
+        ),
+        (Result(255, "", "FAILED: no."), "", "Their SQL cannot be made without a database: FAILED: no."),
+        (Result(127, "", ""), "", "Their SQL cannot be made without a database: exit status 127."),
+        (ReleaseError("It took too long."), "", "Their SQL is not known: It took too long."),
+    ],
+)
+def test_what_comes_of_it(
+    monkeypatch: pytest.MonkeyPatch, paths: Paths, tmp_path: Path, result: Any, sql: str, note: str
+) -> None:
+    seen: list[list[str]] = []
+
+    def transient(_unit: str, argv: list[str], **_: Any) -> Result:
+        seen.append(argv)
+        if isinstance(result, ReleaseError):
+            raise result
+        return Result(result.code, result.out, result.err.replace("{root}", str(tmp_path)))
+
+    monkeypatch.setattr(offline, "transient", transient)
+    made = offline.make(paths, APP, "unit", place(tmp_path), "", "head")
+    assert made.text.startswith(sql)
+    assert bool(made.text) is bool(sql)
+    assert made.note == note
+    assert seen[0][-4:] == [f"{tmp_path}/env/bin/alembic", "upgrade", "base:head", "--sql"]
+
+
+def test_several_heads_to_start_from(paths: Paths, tmp_path: Path) -> None:
+    assert "several heads" in offline.make(paths, APP, "unit", place(tmp_path), "a2,b1", "heads").note
