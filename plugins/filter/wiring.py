@@ -15,6 +15,16 @@ def databases(apps: Sequence[App]) -> list[dict[str, Any]]:
     return [{key: app["database"][key] for key in keys} for app in apps if app["database"]["enabled"]]
 
 
+def redis_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:
+    """The role redis's `redis_instances` for these apps."""
+    keys = ("memory", "policy", "persistence")
+    return [
+        {"name": app["name"], **{key: app["redis"][key] for key in keys}}
+        for app in apps
+        if app["redis"]["enabled"]
+    ]
+
+
 def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
     """The role proxy's `proxy_sites` for these apps: one site each, at the app's live socket."""
     return [
@@ -48,4 +58,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters."""
-        return {"databases": databases, "proxy_sites": proxy_sites}
+        return {"databases": databases, "proxy_sites": proxy_sites, "redis_of_apps": redis_of_apps}

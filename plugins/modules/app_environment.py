@@ -8,7 +8,7 @@ module: app_environment
 short_description: Writes secrets.json, env and migrate.env of every app
 description:
   - Generates the secrets marked C(generate) once, stores those of the vault, and reads the passwords of the
-    app's database roles from C(/etc/berth/postgresql).
+    app's database roles from C(/etc/berth/postgresql), and those of its Redis from C(/etc/berth/redis).
   - Writes C(/etc/berth/<app>/env) for the running app and C(migrate.env) with the owner role for migrations,
     in the format of systemd's C(EnvironmentFile), in which any character of any value arrives unchanged.
   - Values never appear in its result or its diff, only names.
@@ -51,6 +51,7 @@ from ansible.module_utils.berth.release.errors import ReleaseError  # noqa: E402
 from ansible.module_utils.berth.release.paths import Paths  # noqa: E402
 
 PASSWORDS = Path("/etc/berth/postgresql")
+REDIS = Path("/etc/berth/redis")
 
 
 def files_of(app: dict[str, Any], vault: dict[str, Any], check: bool) -> dict[str, tuple[str, int, int]]:
@@ -80,18 +81,36 @@ def files_of(app: dict[str, Any], vault: dict[str, Any], check: bool) -> dict[st
                 password = "predicted"  # noqa: S105 - before the first run there is none yet
             target[0] = environment.database_variables(database, role, password)
             target[1] = environment.database_parts(database, role, password)
-    for_migrations = environment.render(environment.variables(app, secrets, *owner, migrate=True))
+    redis = redis_of(app, check)
+    for_migrations = environment.render(environment.variables(app, secrets, *owner, redis, migrate=True))
     texts = {
         "secrets.json": (json.dumps(secrets, indent=2, sort_keys=True, ensure_ascii=False) + "\n", 0o600, 0),
-        "env": (environment.render(environment.variables(app, secrets, *runtime)), 0o640, group),
+        "env": (environment.render(environment.variables(app, secrets, *runtime, redis)), 0o640, group),
         "migrate.env": (for_migrations, 0o600, 0),
         # For an app that creates its tables itself: its own variables, and the role that may.
-        "owner.env": (environment.render(environment.variables(app, secrets, *owner)), 0o600, 0),
+        "owner.env": (environment.render(environment.variables(app, secrets, *owner, redis)), 0o600, 0),
     }
     # What a deploy compares itself with, and what removing the app must know after its last release is gone.
-    provisioned = {"digest": environment.provision_digest(app), "database": database}
+    provisioned = {
+        "digest": environment.provision_digest(app),
+        "database": database,
+        "redis": environment.redis_settings(app),
+    }
     texts["provisioned.json"] = (json.dumps(provisioned, sort_keys=True) + "\n", 0o644, 0)
     return texts
+
+
+def redis_of(app: dict[str, Any], check: bool) -> dict[str, str]:
+    """The parts of the app's Redis; empty where it has none."""
+    if not environment.redis_settings(app):
+        return {}
+    try:
+        parts: dict[str, str] = environment.read_redis(REDIS, app["name"])
+    except ReleaseError:
+        if not check:
+            raise
+        parts = environment.redis_parts("0", "predicted")  # before the first run there is none yet
+    return parts
 
 
 def masked(text: str) -> str:

@@ -40,6 +40,13 @@ def test_the_smallest_app_comes_out_complete() -> None:
                 "password": "",
             },
         },
+        "redis": {
+            "enabled": False,
+            "memory": "",
+            "policy": "noeviction",
+            "persistence": True,
+            "variables": {"url": "REDIS_URL", "host": "", "port": "", "user": "", "password": "", "db": ""},
+        },
         "migrations": {
             "command": "",
             "directory": "",

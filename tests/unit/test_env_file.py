@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -184,8 +185,30 @@ def test_templates_are_filled_in_and_the_rest_arrives_unchanged() -> None:
     assert environment.variables(described, {"K": "k"}, {}, parts, migrate=True)["B"] == "pw"
 
 
+def test_redis_by_variables_and_by_templates() -> None:
+    described = app(
+        env={"BROKER": {"template": "redis://${redis.user}:${redis.password}@${redis.host}:${redis.port}/1"}},
+        redis={"enabled": True, "variables": {"url": "REDIS_URL", "port": "CACHE_PORT", "user": ""}},
+    )
+    made = environment.variables(described, {}, {}, redis=environment.redis_parts("6381", "pw"))
+    assert made["REDIS_URL"] == "redis://:pw@127.0.0.1:6381/0"
+    assert made["CACHE_PORT"] == "6381"
+    assert made["BROKER"] == "redis://default:pw@127.0.0.1:6381/1"
+    assert "REDIS_URL" not in environment.variables(app(redis={"enabled": False}), {}, {})
+
+
+def test_redis_without_its_role_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match=r"has no Redis for board .*run site\.yml"):
+        environment.read_redis(tmp_path, "board")
+    (tmp_path / "board").mkdir()
+    (tmp_path / "board/port").write_text("6380\n")
+    (tmp_path / "board/password").write_text("pw\n")
+    assert environment.read_redis(tmp_path, "board") == environment.redis_parts("6380", "pw")
+
+
 def test_a_change_that_needs_provisioning_changes_the_digest() -> None:
     before = environment.provision_digest(app())
+    assert environment.provision_digest(app(redis={"enabled": True})) != before
     assert environment.provision_digest(app(keep_releases=3)) == before
     assert environment.provision_digest(app(env={"A": "1"})) != before
     assert environment.provision_digest(app(source={"subdir": "api"})) != before

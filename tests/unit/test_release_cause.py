@@ -57,6 +57,20 @@ ABOUT = cause.About(HERE, "main:app", "main.py:3", "web", "512M")
         ),
         (traceback("KeyError: 'TOKEN'", f"{HERE}/main.py:9"), "KeyError: 'TOKEN' (main.py:9)"),
         (
+            traceback(
+                "redis.exceptions.ConnectionError: Error Multiple exceptions: [Errno 111] Connect call "
+                "failed ('::1', 6379, 0, 0), [Errno 111] Connect call failed ('127.0.0.1', 6379) connecting "
+                "to localhost:6379."
+            ),
+            "it looks for Redis at localhost:6379 (main.py:3), where nothing answers: write redis: "
+            "{enabled: true}, and under redis.variables the name of the variable that the app reads",
+        ),
+        (
+            traceback("kombu.exceptions.OperationalError: Error 111 connecting to localhost:6379. Refused."),
+            "it looks for Redis at localhost:6379 (main.py:3), where nothing answers: write redis: "
+            "{enabled: true}, and under redis.variables the name of the variable that the app reads",
+        ),
+        (
             traceback("OSError: [Errno 30] Read-only file system: 'app.log'"),
             "it tried to write to app.log (main.py:3), which is read-only for it: write below a folder that "
             "is listed in persistent",

@@ -90,6 +90,24 @@ def test_the_database_is_for_site(place: Paths) -> None:
     assert "run site.yml" in problem
 
 
+def test_redis_is_for_site(place: Paths) -> None:
+    wanted = {"redis": {"enabled": True, "memory": "64M"}}
+    stale, _, problem = compare(place, **wanted)
+    assert not stale
+    assert problem.startswith("The Redis settings of board changed")
+    provisioned = json.loads((place.etc / PROVISIONED).read_text())
+    provisioned["redis"] = environment.redis_settings(wanted)
+    (place.etc / PROVISIONED).write_text(json.dumps(provisioned))
+    assert compare(place, **wanted)[2] == ""
+    assert "Redis" in compare(place, redis={"enabled": True, "memory": "128M"})[2]
+    assert "Redis" in compare(place, redis={"enabled": False, "memory": "64M"})[2]
+
+
+def test_an_app_without_redis_may_say_what_it_likes_of_it(place: Paths) -> None:
+    """A server prepared before there was a Redis knows nothing of it."""
+    assert compare(place, redis={"enabled": False, "memory": "64M"})[2] == ""
+
+
 @pytest.mark.parametrize(
     "change", [{"domains": ["new.example.com"]}, {"static": [{"url": "/s"}]}, {"proxy": {"max_body": "1GB"}}]
 )

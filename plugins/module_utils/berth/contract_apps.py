@@ -10,7 +10,7 @@ from . import contract_names as names
 from .contract_files import check_folder, in_project, on_controller, overlap
 from .contract_problem import Report, show
 from .contract_schedule import check_schedule
-from .contract_server import check_package, check_size
+from .contract_server import check_package, check_size, size_bytes
 from .release.environment import REFERENCE, SECRET, app_parts
 
 _SSH_GIT = re.compile(r"ssh://[^\s/]+/\S+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s/]\S*")
@@ -18,6 +18,7 @@ _HTTPS_GIT = re.compile(r"https://[^\s/]+/\S+")
 _FILE_GIT = re.compile(r"file:///\S+")
 _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _DAY = 86400
+_LEAST_REDIS = 16 * 1024**2
 
 # Whole numbers: path in the app → lowest, highest, unit.
 _RANGES: dict[str, tuple[float, float, str]] = {
@@ -60,6 +61,7 @@ def check_app(
         _job(report, job, f"{path}.jobs[{index}]")
     _unit_names(report, app, path)
     _database(report, app, path)
+    _redis(report, app["redis"], f"{path}.redis", given)
     _variables(report, app, path)
     _line(report, app["migrations"]["command"], f"{path}.migrations.command")
     _folders(report, app, path)
@@ -300,6 +302,19 @@ def _database(report: Report, app: dict[str, Any], path: str) -> None:
     names.check_pattern(report, f"{path}.database.scheme", database["scheme"], scheme, rule)
 
 
+def _redis(report: Report, redis: dict[str, Any], path: str, given: Collection[str]) -> None:
+    below = [key for key in given if key.startswith(f"{path}.")]
+    # Written as false it is a decision, and the rest may wait there for another one.
+    if below and f"{path}.enabled" not in given:
+        report.add(path, 'does nothing without "enabled: true"; write that, or remove it')
+    memory = redis["memory"]
+    if not memory:
+        return
+    check_size(report, f"{path}.memory", memory)
+    if not report.touches(f"{path}.memory") and size_bytes(memory) < _LEAST_REDIS:
+        report.add(f"{path}.memory", f'{show("", memory)} is too little for Redis; write at least "16M"')
+
+
 def _variables(report: Report, app: dict[str, Any], path: str) -> None:
     """Every environment variable has a valid name and one origin."""
     origin: dict[str, str] = {}
@@ -340,6 +355,10 @@ def _variables(report: Report, app: dict[str, Any], path: str) -> None:
         for part, name in app["database"]["variables"].items():
             if name:
                 claim(name, f"{path}.database.variables.{part}")
+    if app["redis"]["enabled"]:
+        for part, name in app["redis"]["variables"].items():
+            if name:
+                claim(name, f"{path}.redis.variables.{part}")
 
 
 def _env_value(report: Report, app: dict[str, Any], value: Any, path: str) -> None:
@@ -351,6 +370,8 @@ def _env_value(report: Report, app: dict[str, Any], value: Any, path: str) -> No
     if not names.check_value(report, path, template):
         return
     parts = [f"db.{part}" for part in app["database"]["variables"]] if app["database"]["enabled"] else []
+    if app["redis"]["enabled"]:
+        parts += [f"redis.{part}" for part in app["redis"]["variables"]]
     known = [*parts, *app_parts(app)]
     for match in REFERENCE.finditer(template):
         if match.group(0).startswith("$$"):
@@ -365,6 +386,8 @@ def _env_value(report: Report, app: dict[str, Any], value: Any, path: str) -> No
                 )
         elif inside.startswith("db.") and not app["database"]["enabled"]:
             report.add(path, "refers to the database, and database.enabled is false")
+        elif inside.startswith("redis.") and not app["redis"]["enabled"]:
+            report.add(path, 'refers to Redis, which the app does not have; write "redis: {enabled: true}"')
         elif inside not in known:
             shown = show("", inside)
             report.add(

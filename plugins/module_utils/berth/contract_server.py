@@ -64,6 +64,11 @@ def check_size(report: Report, path: str, value: str) -> None:
         names.check_pattern(report, path, value, names.SYSTEMD_SIZE, 'write e.g. "512M" (K, M, G or T)')
 
 
+def size_bytes(value: str) -> int:
+    """A systemd size in bytes."""
+    return int(float(value[:-1]) * 1024 ** ("KMGT".index(value[-1]) + 1))
+
+
 def _timezone(report: Report, value: str) -> None:
     try:
         zoneinfo.ZoneInfo(value)

@@ -190,6 +190,12 @@ def _explain_error(error: str, place: str, frames: list[str], inside: str, about
             f"it tried to write to {path}{where}, which is read-only for it: write below a folder that is "
             "listed in persistent"
         )
+    absent = re.match(r"(?:redis|kombu)\.\S+: .*connecting to (\S+:\d+)\.", error)
+    if absent:
+        return (
+            f"it looks for Redis at {absent[1]}{where}, where nothing answers: write redis: {{enabled: "
+            "true}, and under redis.variables the name of the variable that the app reads"
+        )
     if re.search(r"\[Errno (28|122)\]|No space left", error):
         return f"the server's disk is full: {error}{where}"
     return f"{error}{where}"

@@ -20,6 +20,10 @@ REFERENCE = re.compile(r"\$?\$\{([^{}]*)\}")
 SECRET = re.compile(r"secret\(\s*(['\"])([A-Za-z_][A-Za-z0-9_]*)\1\s*\)")
 DATABASE_HOST = "127.0.0.1"
 DATABASE_PORT = "5432"
+REDIS_HOST = "127.0.0.1"
+# Each app has an instance to itself, so the user that every client takes for granted is that app's alone.
+REDIS_USER = "default"
+REDIS_DB = "0"
 
 
 def quote(value: str) -> str:
@@ -136,16 +140,33 @@ def database_variables(database: Mapping[str, Any], user: str, password: str) ->
     return {variable: parts[part] for part, variable in database.get("variables", {}).items() if variable}
 
 
+def redis_parts(port: str, password: str) -> dict[str, str]:
+    """Everything there is to know of the app's Redis."""
+    return {
+        # Without a user: not every client knows that there are any.
+        "url": f"redis://:{password}@{REDIS_HOST}:{port}/{REDIS_DB}",
+        "host": REDIS_HOST,
+        "port": port,
+        "user": REDIS_USER,
+        "password": password,
+        "db": REDIS_DB,
+    }
+
+
 def variables(
     app: Mapping[str, Any],
     secret_values: Mapping[str, str],
     database: Mapping[str, str],
     parts: Mapping[str, str] | None = None,
+    redis: Mapping[str, str] | None = None,
     *,
     migrate: bool = False,
 ) -> dict[str, str]:
     """Everything the app's processes get; the user's own `env` wins over what Berth fills in."""
     result = {"HOME": f"/srv/{app['name']}/home", **database}
+    if redis:
+        told = app["redis"].get("variables", {})
+        result.update({variable: redis[part] for part, variable in told.items() if variable})
     web: Mapping[str, Any] = next((one for one in app.get("processes", []) if one["name"] == "web"), {})
     # Many apps size their pools by it. A command of the app's own knows its workers, and `uvicorn.run(app)`
     # refuses to start where the variable asks for more than one.
@@ -157,6 +178,7 @@ def variables(
     if migrate:
         own.update(app.get("migrations", {}).get("env", {}))
     known = {f"db.{name}": value for name, value in (parts or {}).items()} | app_parts(app)
+    known |= {f"redis.{name}": value for name, value in (redis or {}).items()}
     for name, value in own.items():
         result[name] = (
             fill_in(value["template"], known, secret_values) if isinstance(value, Mapping) else as_text(value)
@@ -188,6 +210,17 @@ def fill_in(template: str, known: Mapping[str, str], secret_values: Mapping[str,
     return REFERENCE.sub(one, template)
 
 
+def read_redis(folder: Path, app: str) -> dict[str, str]:
+    """The parts of an app's Redis, from what was born for it on this server."""
+    try:
+        port, password = ((folder / app / name).read_text().strip() for name in ("port", "password"))
+    except OSError as error:
+        raise ReleaseError(
+            f"The server has no Redis for {app} ({folder / app}): run site.yml, which sets it up first."
+        ) from error
+    return redis_parts(port, password)
+
+
 def read_password(folder: Path, role: str) -> str:
     try:
         return (folder / role).read_text().strip()
@@ -201,9 +234,15 @@ def read_password(folder: Path, role: str) -> str:
 # What role app and role service made of an app. A deploy compares it with the inventory it was started with.
 _PROVISIONED = (
     *("name", "env", "secrets", "database", "processes", "jobs"),
-    *("limits", "system_packages", "drain", "persistent", "scratch"),
+    *("limits", "system_packages", "drain", "persistent", "scratch", "redis"),
 )
 _FORMAT = 2  # of the files that are written; a newer one has them written again
+
+
+def redis_settings(app: Mapping[str, Any]) -> dict[str, Any]:
+    """What the app's Redis is set up from; empty where it has none, whatever else is written."""
+    redis = app.get("redis") or {}
+    return dict(redis) if redis.get("enabled") else {}
 
 
 def provision_digest(app: Mapping[str, Any]) -> str:

@@ -48,9 +48,8 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
             ) from error
     if provisioned.get("digest") != environment.provision_digest(app):
         raise ReleaseError(
-            f"The settings of {name} (env, secrets, processes, jobs, limits or database) changed since the "
-            f"server was "
-            "prepared: run site.yml, which applies them and deploys."
+            f"The settings of {name} (env, secrets, processes, jobs, limits, database, redis) changed since "
+            "the server was prepared: run site.yml, which applies them and deploys."
         )
     return env, texts
 

@@ -1,4 +1,4 @@
-"""Taking an app off its server. Data, database and secrets stay unless they are purged."""
+"""Taking an app off its server. Data, database, Redis and secrets stay unless they are purged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import shutil
 from typing import Any
 
-from . import command, journal, prune, units
+from . import command, journal, prune, redis, units
 from .paths import Paths
 from .plan import PROVISIONED
 
@@ -16,9 +16,10 @@ def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> di
     releases = prune.list_releases(paths)
     database = _database(paths)
     templates = [path.name for path in paths.units.glob(f"{paths.app}-*@.*") if prune.owned(path, paths.app)]
-    there = [path for path in (paths.base, paths.etc, paths.state) if path.exists()]
+    own_redis = redis.Redis(paths.app, paths.root)
+    there = [path for path in (paths.base, paths.etc, paths.state, own_redis.born) if path.exists()]
     present = bool(live or releases or templates or (purge and there))
-    kept = "" if purge else " Its data, database and secrets are kept: -e purge=true removes them too."
+    kept = "" if purge else " Its data, database, Redis and secrets are kept: -e purge=true removes them too."
     if not present:
         return {"changed": False, "msg": f"{paths.app} is not on this server."}
     if check:
@@ -34,6 +35,7 @@ def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> di
     for name in templates:
         (paths.units / name).unlink(missing_ok=True)
     command.systemctl("daemon-reload")
+    redis.stop(own_redis)
     if purge:
         _purge(paths, database)
     else:
@@ -71,6 +73,7 @@ def _purge(paths: Paths, database: dict[str, Any]) -> None:
         ):
             command.run([*postgres, "dropuser", "--if-exists", role])
             (paths.root / "etc/berth/postgresql" / role).unlink(missing_ok=True)
+    redis.purge(redis.Redis(paths.app, paths.root))
     for folder in (paths.base, paths.etc, paths.uv_cache, paths.run):
         shutil.rmtree(folder, ignore_errors=True)
     # The lock file inside is still held by this process; its folder may go all the same.

@@ -74,6 +74,8 @@ def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) ->
 def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> str:
     if provisioned.get("database") != app.get("database"):
         what = "The database settings"
+    elif (provisioned.get("redis") or {}) != environment.redis_settings(app):
+        what = "The Redis settings"
     elif (known := _known(paths)) and known["digest"] != proxied(app) and known["file"] == _proxy_file(paths):
         what = _of_proxy(app, known)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import command, gate, lock, prune, units
+from . import command, gate, lock, prune, redis, units
 from .journal import read_record
 from .paths import Paths
 
@@ -25,7 +25,8 @@ def describe(paths: Paths) -> dict[str, Any]:
     app = record["app"]
     web = units.web(paths.app, live)
     beside = units.beside_web(app, live)
-    states = units.states([web, *beside])
+    own_redis = redis.Redis(paths.app).unit if (app.get("redis") or {}).get("enabled") else ""
+    states = units.states([web, *beside, *filter(None, [own_redis])])
     domain = app["domains"][0]
     path = record.get("health_path") or "/"
     code = gate.ask_socket(paths.socket(live), path, domain, 5)
@@ -41,6 +42,7 @@ def describe(paths: Paths) -> dict[str, Any]:
         "health": "well" if probe.good(code) else (f"answers {code}" if code else "does not answer"),
         "web": states.get(web, "unknown"),
         "processes": {name.split("@")[0].removeprefix(f"{paths.app}-"): states[name] for name in beside},
+        "redis": states[own_redis] if own_redis else "",
         "url": f"https://{domain}",
         "schema": (record.get("schema") or {}).get("to", ""),
         "disk_mb": round(int(size[0]) / 1024) if size else 0,
@@ -61,6 +63,8 @@ def table(apps: list[dict[str, Any]]) -> str:
             rows.append([app["app"], "-", "-", app["health"], "-", "-", "-", "-"])
             continue
         processes = {"web": app["web"], **app["processes"]}
+        if app["redis"]:
+            processes["Redis"] = app["redis"]
         bad = [f"{name} {state}" for name, state in processes.items() if state != "active"]
         running = ", ".join(bad) or f"{len(processes)} active"
         before = f"{len(app['previous'])} to go back to"
