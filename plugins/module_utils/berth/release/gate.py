@@ -144,8 +144,10 @@ def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.A
     deadline = began + budget
     good, status, first = 0, 0, 0.0
     while True:
-        state = command.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts")
-        gone = state.get("ActiveState") in ("failed", "inactive", "deactivating")
+        state = command.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts", "Job")
+        # A start that waits (for Postgres, for the end of a stop, for a busy systemd) has not failed.
+        waits = state.get("Job", "") not in ("", "0")
+        gone = state.get("ActiveState") in ("failed", "inactive", "deactivating") and not waits
         if gone or state.get("SubState") == "auto-restart" or state.get("NRestarts", "0") != "0":
             raise _ended(unit, state, about, first)
         status = probe.ask(min(10.0, max(1.0, deadline - time.monotonic())))
