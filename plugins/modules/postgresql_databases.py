@@ -41,13 +41,9 @@ options:
         elements: str
         default: []
   connection_limit:
-    description: Connections that each runtime role may hold.
+    description: Connections that each role may hold, the owner as well, since some apps run as it.
     type: int
     required: true
-  owner_connection_limit:
-    description: Connections that each owner role may hold.
-    type: int
-    default: 20
   password_folder:
     description: Where the passwords are, one file per role.
     type: path
@@ -243,10 +239,10 @@ def ensure_roles(plan: Plan, connection: Any, params: dict[str, Any]) -> None:
     names = [database[key] for database in databases for key in ("owner", "user")]
     found = {row[0]: row for row in rows(connection, ROLES, [names])}
     for database in databases:
-        for key, limit in (("owner", params["owner_connection_limit"]), ("user", params["connection_limit"])):
+        for key in ("owner", "user"):
             name = database[key]
             password = ensure_password(plan, folder / name)
-            ensure_role(plan, connection, name, limit, found.get(name), password)
+            ensure_role(plan, connection, name, params["connection_limit"], found.get(name), password)
     memberships = rows(
         connection,
         "select m.roleid::regrole::text, m.member::regrole::text, m.grantor::regrole::text"
@@ -459,7 +455,6 @@ def main() -> None:
                 },
             },
             "connection_limit": {"type": "int", "required": True},
-            "owner_connection_limit": {"type": "int", "default": 20},
             # Not a secret itself, whatever its name suggests.
             "password_folder": {"type": "path", "default": "/etc/berth/postgresql", "no_log": False},
         },

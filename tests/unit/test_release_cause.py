@@ -76,6 +76,12 @@ ABOUT = cause.About(HERE, "main:app", "main.py:3", "web", "512M")
             "is listed in persistent",
         ),
         (
+            traceback("sqlalchemy.exc.ProgrammingError: permission denied for schema public"),
+            "sqlalchemy.exc.ProgrammingError: permission denied for schema public (main.py:3): it makes or "
+            "changes tables itself, which its role may not: set database.role: owner, or let migrations do "
+            "it",
+        ),
+        (
             ["Failed to find attribute 'app' in 'main'."],
             "module main has no attribute app: correct processes.web.app",
         ),

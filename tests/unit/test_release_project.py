@@ -290,6 +290,8 @@ connectable = engine_from_config(config.get_section(config.config_ini_section, {
 def test_tables_that_the_app_makes_itself(tmp_path: Path) -> None:
     write(tmp_path, app__main_py="from x import Base\n\nBase.metadata.create_all(engine)\n")
     assert migrate.schema_at_start(tmp_path) == "app/main.py:3"
+    write(tmp_path, app__main_py='SQL = """\n  CREATE TABLE IF NOT EXISTS notes (id int)\n"""\n')
+    assert migrate.schema_at_start(tmp_path) == "app/main.py:2"
 
 
 @pytest.mark.parametrize(
@@ -318,6 +320,13 @@ def test_a_procfile_and_a_dockerfile_say_what_is_served(tmp_path: Path) -> None:
     assert targets(tmp_path)[:2] == ["pkg.other:app", "pkg.web:app"]
 
 
+def test_a_command_that_names_src_is_taken_at_its_word(tmp_path: Path) -> None:
+    """`src` is the package then: without it, relative imports of the module would fail."""
+    write(tmp_path, src__main_py="from .api import router\n" + APP)
+    assert launch.target("uvicorn src.main:app", tmp_path) == "src.main:app"
+    assert launch.target("fastapi run src/main.py", tmp_path) == "main:"
+
+
 def test_an_app_wrapped_in_another_module_goes_first(tmp_path: Path) -> None:
     write(tmp_path, main_py=APP, asgi_py="from main import app\nsite = GZipMiddleware(app)\n")
     assert targets(tmp_path) == ["asgi:site", "main:app"]
@@ -329,6 +338,13 @@ def test_installers(tmp_path: Path) -> None:
 
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
     assert kind() == "none"
+    poetry = "[tool.poetry.dependencies]\nfastapi = '^0.115'\n"
+    (tmp_path / "pyproject.toml").write_text(poetry)
+    with pytest.raises(ReleaseError, match=r"run `poetry lock` and commit poetry\.lock"):
+        kind()
+    (tmp_path / "pyproject.toml").write_text(poetry + "[build-system]\n")
+    assert kind() == "pyproject"
+    (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
     (tmp_path / "setup.cfg").write_text("[options]\ninstall_requires =\n  a\n  # b\n  c>1\n")
     assert kind() == "setup.cfg"
     assert project.setup_requirements(tmp_path) == ["a", "c>1"]

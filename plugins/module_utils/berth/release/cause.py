@@ -196,6 +196,11 @@ def _explain_error(error: str, place: str, frames: list[str], inside: str, about
             f"it looks for Redis at {absent[1]}{where}, where nothing answers: write redis: {{enabled: "
             "true}, and under redis.variables the name of the variable that the app reads"
         )
+    if re.search(r"permission denied for schema|must be owner of", error):
+        return (
+            f"{error}{where}: it makes or changes tables itself, which its role may not: "
+            "set database.role: owner, or let migrations do it"
+        )
     if re.search(r"\[Errno (28|122)\]|No space left", error):
         return f"the server's disk is full: {error}{where}"
     return f"{error}{where}"

@@ -84,7 +84,8 @@ def target(line: str, project: Path) -> str:
     folder = _after(words, "--app-dir")
     if folder and folder not in (".", "src") and (project / folder).is_dir():
         module = ".".join([*Path(folder).parts, module])
-    if (project / "src").is_dir():
+    # A file below src/ is told by what the sources define; a module is imported as its author wrote it.
+    if not attribute and (project / "src").is_dir():
         module = module.removeprefix("src.")
     if not _is_module(project, module):
         return ""

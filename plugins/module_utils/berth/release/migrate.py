@@ -35,7 +35,9 @@ _READS_SETTINGS = re.compile(
     r"environ|getenv|settings|get_config|set_main_option|set_section_option|create_\w*engine|\burl\s*=|engine",
     re.IGNORECASE,
 )
-_AT_START = re.compile(r"\.create_all\b|\bcommand\.(upgrade|stamp)\(|\bcreate_db_and_tables\b")
+_AT_START = re.compile(
+    r"\.create_all\b|\bcommand\.(upgrade|stamp)\(|\bcreate_db_and_tables\b|\bCREATE TABLE\b"
+)
 
 
 @dataclass(frozen=True)

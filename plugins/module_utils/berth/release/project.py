@@ -77,13 +77,26 @@ def find_installer(project: Path, root: Path | None = None, directory: str = "")
     above = _workspace(project, root, toml)
     if above:
         return above
-    if toml.get("project"):
+    if toml.get("project") or _unlocked_poetry(toml):
         return Installer("pyproject", "pyproject.toml", project)
     if setup_requirements(project) is not None:
         return Installer("setup.cfg", "setup.cfg", project)
     if root and project != root and not toml:
         return find_installer(project.parent, root)
     return Installer("none", "", project)
+
+
+def _unlocked_poetry(toml: dict[str, Any]) -> bool:
+    """Whether Poetry's own table says what to install; its build backend then tells uv."""
+    poetry = toml.get("tool", {}).get("poetry", {})
+    if not poetry.get("dependencies"):
+        return False
+    if "build-system" not in toml or poetry.get("package-mode") is False:
+        raise ReleaseError(
+            "pyproject.toml has dependencies for Poetry, and neither a poetry.lock nor a [build-system] that "
+            "could tell them: run `poetry lock` and commit poetry.lock."
+        )
+    return True
 
 
 def _workspace(project: Path, root: Path | None, toml: dict[str, Any]) -> Installer | None:
