@@ -109,7 +109,7 @@ def _static(folder: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not URL_PATH.fullmatch(url):
         raise _refuse(f"{where}.url", folder.get("url", ""), "a path", "/static")
     if not ABSOLUTE.fullmatch(root) or ".." in root.split("/"):
-        raise _refuse(f"{where}.root", root, "an absolute folder", "/srv/board/current/static")
+        raise _refuse(f"{where}.root", root, "an absolute folder", "/srv/board/public")
     max_age = _seconds(folder.get("max_age", 86400), f"{where}.max_age", "86400", least=0)
     return {"url": url, "root": root, "max_age": max_age}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,12 +37,11 @@ def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
                 key: app["proxy"][key]
                 for key in ("tls", "max_body", "read_timeout", "write_timeout", "headers")
             },
+            # Each release says there which folder a path stands for, so a rollback brings that back too.
             "static": [
                 {
                     "url": folder["url"],
-                    "root": posixpath.normpath(
-                        posixpath.join(f"/srv/{app['name']}/current", app["source"]["subdir"], folder["path"])
-                    ),
+                    "root": f"/srv/{app['name']}/current/.berth/static",
                     "max_age": folder["max_age"],
                 }
                 for folder in app["static"]

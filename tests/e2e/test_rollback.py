@@ -166,6 +166,29 @@ def test_what_only_site_can_apply_is_refused(kit: Kit) -> None:
     assert kit.play("playbooks/deploy.yml", "-e", "app=board").changed == 0
 
 
+def test_the_static_map_goes_back_too(kit: Kit) -> None:
+    app, source = kit.app("board"), board(kit)
+    address, more = "https://board.localhost/static/which.txt", "https://board.localhost/more/it.txt"
+    for name in ("static", "other", "more"):
+        (source / name).mkdir(exist_ok=True)
+        (source / name / "which.txt").write_text(f"{name}\n")
+        (source / name / "it.txt").write_text(f"{name}\n")
+    app["static"] = [{"url": "/static", "path": "static"}, {"url": "/more", "path": "more"}]
+    kit.play("site.yml")
+    assert (kit.curl(address), kit.curl(more)) == ("static", "more")
+    app["static"] = [{"url": "/static", "path": "other"}]
+    kit.play("site.yml")
+    assert kit.curl(address) == "other"
+    assert "404" in kit.curl(more, "-o", "/dev/null", "-w", "%{http_code}")
+
+    run = kit.play("playbooks/rollback.yml", "-e", "app=board")
+    assert kit.curl(address) == "static"
+    assert "The proxy leaves /more to the app" in run.output
+    # Where only the folder of a path changes, the proxy has nothing to do with it.
+    assert deploy(kit)
+    assert kit.curl(address) == "other"
+
+
 def test_pruned_units_are_gone(kit: Kit) -> None:
     there = set(kit.host.sh("ls /srv/board/releases").split())
     shown = kit.host.sh("systemctl list-units --all --plain --no-legend 'board-*@*'")

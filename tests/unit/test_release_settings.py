@@ -120,26 +120,13 @@ def test_what_the_proxy_serves_is_for_site(place: Paths, change: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    ("change", "what"),
-    [
-        ({"source": {"subdir": "api"}}, "source.subdir of board changed"),
-        (
-            {"source": {"subdir": "api"}, "domains": ["new.example.com"]},
-            "source.subdir, and domains, static or proxy of board changed",
-        ),
-    ],
+    "change",
+    [{"source": {"subdir": "api"}}, {"static": [{"url": "/static", "path": "elsewhere", "max_age": 86400}]}],
 )
-def test_another_subdir_is_called_so(place: Paths, change: dict[str, Any], what: str) -> None:
-    assert compare(place, **change)[2].startswith(what)
-
-
-def test_a_subdir_that_an_earlier_version_did_not_note(place: Paths) -> None:
-    path = place.state / settings.PROXIED
-    known = json.loads(path.read_text())
-    del known["subdir"]
-    path.write_text(json.dumps(known))
-    said = compare(place, source={"subdir": "api"})[2]
-    assert said.startswith("domains, static, proxy or source.subdir of board changed")
+def test_where_static_folders_are_is_for_a_deploy(place: Paths, change: dict[str, Any]) -> None:
+    static = [{"url": "/static", "path": "static", "max_age": 86400}]
+    compare(place, after_site=True, static=static)
+    assert compare(place, **{"static": static, **change})[2] == ""
 
 
 def test_a_proxy_that_was_configured_since_is_believed(place: Paths) -> None:

@@ -432,6 +432,7 @@ class Builder:
         for job in self.app.get("jobs", []):
             self._script(job["name"], job["command"])
         self._seal(own)
+        self.link_static()
 
     def _script(self, name: str, command: str, socket: str = "") -> None:
         lines = ["#!/bin/sh", "# Ansible managed"]
@@ -513,6 +514,15 @@ class Builder:
     def share(self) -> None:
         """Root owns a copy that nobody releases, the app's group reads it."""
         self._seal(self.folder)
+
+    def link_static(self) -> None:
+        """The folders that the proxy serves, under their paths: which release is live decides them all."""
+        top = self.folder / ".berth/static"
+        for static in self.app.get("static", []):
+            link = top / static["url"].lstrip("/")
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(self.project / static["path"])
+        self._open(top)
 
     def _seal(self, top: Path) -> None:
         _, group = ids(self.paths.app)

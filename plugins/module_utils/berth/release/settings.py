@@ -77,7 +77,7 @@ def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> 
     elif (provisioned.get("redis") or {}) != environment.redis_settings(app):
         what = "The Redis settings"
     elif (known := _known(paths)) and known["digest"] != proxied(app) and known["file"] == _proxy_file(paths):
-        what = _of_proxy(app, known)
+        what = "domains, static or proxy"
     else:
         return ""
     return (
@@ -86,25 +86,10 @@ def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> 
     )
 
 
-def _of_proxy(app: dict[str, Any], known: dict[str, Any]) -> str:
-    """Static folders are below source.subdir, so that it is the proxy's too."""
-    then = known.get("subdir")  # not noted by an earlier version
-    if then is None:
-        return "domains, static, proxy or source.subdir"
-    if then == _subdir(app):
-        return "domains, static or proxy"
-    only = known["digest"] == proxied({**app, "source": {"subdir": then}})
-    return "source.subdir" if only else "source.subdir, and domains, static or proxy"
-
-
-def _subdir(app: dict[str, Any]) -> str:
-    return str((app.get("source") or {}).get("subdir") or "")
-
-
 def proxied(app: dict[str, Any]) -> str:
     """Everything of an app that the proxy is configured with."""
-    shape = {key: app.get(key) for key in ("domains", "static", "proxy")}
-    shape["subdir"] = _subdir(app)
+    shape = {key: app.get(key) for key in ("domains", "proxy")}
+    shape["static"] = [{key: one.get(key) for key in ("url", "max_age")} for one in app.get("static") or []]
     return text_digest(json.dumps(shape, sort_keys=True, default=str))
 
 
@@ -119,7 +104,7 @@ def _proxy_file(paths: Paths) -> str:
 def _known(paths: Paths) -> dict[str, Any]:
     try:
         known: dict[str, Any] = json.loads((paths.state / PROXIED).read_text())
-        return known if {"digest", "file", "domains"} <= set(known) else {}
+        return known if {"digest", "file", "domains", "static"} <= set(known) else {}
     except (OSError, ValueError):
         return {}
 
@@ -129,7 +114,7 @@ def _remember(paths: Paths, app: dict[str, Any]) -> None:
         "digest": proxied(app),
         "file": _proxy_file(paths),
         "domains": app.get("domains") or [],
-        "subdir": _subdir(app),
+        "static": [one["url"] for one in app.get("static") or []],
     }
     if now != _known(paths) and Path(paths.state).is_dir():
         journal.replace_text(paths.state / PROXIED, json.dumps(now, sort_keys=True) + "\n", 0o600)
@@ -138,3 +123,9 @@ def _remember(paths: Paths, app: dict[str, Any]) -> None:
 def domains(paths: Paths) -> list[str]:
     """The domains that the proxy serves the app under today; empty where that was never noted."""
     return [str(domain) for domain in _known(paths).get("domains", [])]
+
+
+def unserved(paths: Paths, app: dict[str, Any]) -> list[str]:
+    """Static paths of a release that the proxy, as it is set up today, leaves to the app."""
+    known = _known(paths)
+    return [one["url"] for one in app.get("static") or [] if known and one["url"] not in known["static"]]

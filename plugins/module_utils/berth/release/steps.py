@@ -248,6 +248,8 @@ class Deploy:
                 advice="deploy a corrected version; or go back all the same: -e force=true (--force).",
             )
         self.notes.append(verdict.sentence + ("" if verdict.safe else " Forced."))
+        if left := settings.unserved(self.paths, self.app):
+            self.notes.append(f"The proxy leaves {', '.join(left)} to the app: static names it no more.")
         return {
             "changed": True,
             "action": "deploy",
