@@ -52,7 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _VALID_ARGS = frozenset(
         {
             *("step", "app", "name", "apps", "version", "wait", "force", "to", "purge", "confirm", "keep"),
-            *("vault", "after_site", "secrets"),
+            *("vault", "after_site", "secrets", "connections"),
         }
     )
 
@@ -66,7 +66,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if check and step in PREDICTED | {"migrate", "gate", "verify", "retire", "prune", "finish", "unlock"}:
             return {**result, "changed": step in PREDICTED, "msg": f"Step {step} would run."}
         if step == "detect":
-            return {**result, "changed": False, "table": self._detect(args["apps"])}
+            return {
+                **result,
+                "changed": False,
+                "table": self._detect(args["apps"], int(args.get("connections") or 0)),
+            }
         try:
             request = {**args, "name": name, "check": check}
             for flag in ("force", "purge", "after_site"):
@@ -101,18 +105,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return result
 
     @staticmethod
-    def _detect(apps: list[dict[str, Any]]) -> str:
+    def _detect(apps: list[dict[str, Any]], connections: int) -> str:
         """On this machine: a folder as it is, a repository as a shallow copy made with the user's own git."""
         tables = []
         for app in apps:
             origin = app["source"]
             try:
                 if not origin.get("git"):
-                    tables.append(detect.table(app["name"], detect.describe(app, Path(origin["path"]))))
+                    rows = detect.describe(app, Path(origin["path"]), connections)
+                    tables.append(detect.table(app["name"], rows))
                     continue
                 with tempfile.TemporaryDirectory(prefix="berth-detect-") as folder:
                     pack.clone(origin["git"], origin.get("version") or "HEAD", Path(folder))
-                    tables.append(detect.table(app["name"], detect.describe(app, Path(folder))))
+                    tables.append(detect.table(app["name"], detect.describe(app, Path(folder), connections)))
             except ReleaseError as error:
                 raise AnsibleActionFail(f"{app['name']}: {error.text()}") from None
         return "\n\n".join(tables)

@@ -18,6 +18,7 @@ SITE_KEYS = {
     "max_body",
     "read_timeout",
     "write_timeout",
+    "upstream_host",
     "keepalive",
     "headers",
     "static",
@@ -133,6 +134,9 @@ def _site(site: Mapping[str, Any], where: str) -> dict[str, Any]:
     for domain in domains:
         if not DOMAIN.fullmatch(domain):
             raise _refuse(f"{where}.domains", domain, "a host name", "www.example.com")
+    host = str(site.get("upstream_host") or "").lower()
+    if host and not DOMAIN.fullmatch(host):
+        raise _refuse(f"{where}.upstream_host", host, "a host name", "app.internal")
     try:
         max_body = size_in_bytes(site.get("max_body", "10MB"))
     except ValueError as error:
@@ -147,6 +151,7 @@ def _site(site: Mapping[str, Any], where: str) -> dict[str, Any]:
         "max_body": max_body,
         "read_timeout": _seconds(site.get("read_timeout", 60), f"{where}.read_timeout", "60"),
         "write_timeout": _seconds(site.get("write_timeout", 60), f"{where}.write_timeout", "60"),
+        "upstream_host": host,
         "keepalive": bool(site.get("keepalive", True)),
         "headers": _headers(site.get("headers") or {}, tls, f"{where}.headers"),
         "static": [_static(folder, f"{where}.static[{number}]") for number, folder in enumerate(folders)],

@@ -35,7 +35,7 @@ def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
             "keepalive": not app["processes"][0]["command"],
             **{
                 key: app["proxy"][key]
-                for key in ("tls", "max_body", "read_timeout", "write_timeout", "headers")
+                for key in ("tls", "max_body", "read_timeout", "write_timeout", "upstream_host", "headers")
             },
             # Each release says there which folder a path stands for, so a rollback brings that back too.
             "static": [

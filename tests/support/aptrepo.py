@@ -8,6 +8,8 @@ versions, so what is installed from it really runs.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from pathlib import Path
 
 from testhost import Host, run
 
@@ -68,13 +70,27 @@ class AptRepository:
             f"gpg -q --armor --export > {ROOT}/key.asc"
         )
 
-    def add(self, package: str, *, suite: str, suffix: str = "+berth1") -> str:
-        """Put a package of the distribution into a suite, its version raised; return that version."""
+    def add(
+        self,
+        package: str,
+        *,
+        suite: str,
+        suffix: str = "+berth1",
+        replace: Mapping[str, Path] | None = None,
+    ) -> str:
+        """Put a package of the distribution into a suite, its version raised; return that version.
+
+        ``replace`` puts other content in the place of some of its files.
+        """
         pool = f"{ROOT}/pool/{suite}"
+        swaps = ""
+        for number, (inside, local) in enumerate((replace or {}).items()):
+            run("docker", "cp", str(local), f"{self.host.container}:/root/swap-{number}")
+            swaps += f"install -m 0755 /root/swap-{number} tree{shlex.quote(inside)};"
         version = self.host.sh(
             f"work=$(mktemp -d); cd $work; apt-get download -qq {shlex.quote(package)} >&2;"
             "dpkg-deb -R ./*.deb tree; rm ./*.deb;"
-            f"sed -i 's/^Version: .*/&{suffix}/' tree/DEBIAN/control;"
+            f"sed -i 's/^Version: .*/&{suffix}/' tree/DEBIAN/control;{swaps}"
             f"mkdir -p {pool}; dpkg-deb -b -Znone --root-owner-group tree {pool} >&2;"
             "sed -n 's/^Version: //p' tree/DEBIAN/control; rm -rf $work"
         )

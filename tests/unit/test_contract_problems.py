@@ -132,6 +132,8 @@ APPS: list[Case] = [
     ({"apps[0].keep_releases": 1}, "apps[0].keep_releases: 1 is out of range; write 2 to 100 (the live one and at least one to go back to)"),
     ({"apps[0].proxy.max_body": "10"}, 'apps[0].proxy.max_body: "10" has no unit; write e.g. "10MB" (KB, MB or GB)'),
     ({"apps[0].proxy.max_body": "10 potatoes"}, 'apps[0].proxy.max_body: "10 potatoes" is not valid; write e.g. "10MB" (KB, MB or GB)'),
+    ({"apps[0].proxy.upstream_host": "localhost:8000"}, 'apps[0].proxy.upstream_host: "localhost:8000" contains a port; write the host name alone, "localhost"'),
+    ({"apps[0].proxy.upstream_host": "a b"}, 'apps[0].proxy.upstream_host: "a b" is not a host name; write letters, digits and dashes between dots, e.g. "board.example.com"'),
     ({"apps[0].proxy.headers": {"X Y": "1"}}, 'apps[0].proxy.headers.X Y: is not a header\'s name; write e.g. "X-Robots-Tag"'),
     ({"apps[0].proxy.headers": {"X": "a\nb"}}, "apps[0].proxy.headers.X: contains a line break, a tab or another control character; write it in one line"),
     ({"apps[0].limits.cpu": "1.5"}, 'apps[0].limits.cpu: "1.5" is not valid; write per cent of one core, e.g. "150%"'),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import environment, settings
+from ansible.module_utils.berth.release import environment, gate, settings
 from ansible.module_utils.berth.release.paths import Paths, template_files
 from ansible.module_utils.berth.release.plan import PROVISIONED
 
@@ -116,7 +116,20 @@ def test_what_the_proxy_serves_is_for_site(place: Paths, change: dict[str, Any])
     # site.yml has just applied it.
     assert compare(place, after_site=True, **change)[2] == ""
     assert compare(place, **change)[2] == ""
-    assert settings.domains(place) == change.get("domains", APP["domains"])
+    assert settings.served(place, APP)["domains"] == change.get("domains", APP["domains"])
+
+
+def test_a_release_is_asked_under_the_names_of_today(place: Paths) -> None:
+    now: dict[str, Any] = {"domains": ["new.example.com"], "proxy": {"upstream_host": "app.internal"}}
+    compare(place, after_site=True, **now)
+    before = {**APP, "proxy": {"max_body": "10MB", "upstream_host": "old.internal"}}
+    served = settings.served(place, before)
+    assert served["proxy"] == {"max_body": "10MB", "upstream_host": "app.internal"}
+    probe = gate.probe(place.web_sock, served, "/healthz")
+    assert (probe.domain, probe.host) == ("new.example.com", "app.internal")
+    assert gate._headers(probe.domain, probe.host)["Host"] == "app.internal"
+    assert gate._headers(probe.domain, probe.host)["X-Forwarded-Host"] == "new.example.com"
+    assert gate._headers(probe.domain, "")["Host"] == "new.example.com"
 
 
 @pytest.mark.parametrize(

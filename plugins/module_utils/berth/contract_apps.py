@@ -475,6 +475,9 @@ def _proxy(report: Report, proxy: dict[str, Any], path: str, tls: str) -> None:
     else:
         rule = 'write e.g. "10MB" (KB, MB or GB)'
         names.check_pattern(report, f"{path}.max_body", body, names.BODY_SIZE, rule)
+    host = proxy["upstream_host"]
+    if host and names.check_domain(report, f"{path}.upstream_host", host):
+        proxy["upstream_host"] = names.normal_domain(host)
     for name, value in proxy["headers"].items():
         below = f"{path}.headers.{name}"
         if not names.HEADER.fullmatch(name):

@@ -89,7 +89,8 @@ def is_package(folder: Path, installer: Installer) -> bool:
         return True
     if table.get("scripts") or table.get("entry-points") or poetry.get("scripts"):
         return True
-    return any("importlib.metadata" in text or "importlib_metadata" in text for text in project.texts(folder))
+    names = ("importlib.metadata", "importlib_metadata")
+    return any(name in text for _, text in project.texts(folder) for name in names)
 
 
 def _lock_says_virtual(installer: Installer, folder: Path) -> bool:

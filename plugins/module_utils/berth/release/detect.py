@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import build, migrate, pack, project
+from . import build, migrate, pack, pools, project
 from .errors import ReleaseError
 
 Row = tuple[str, str, str]
 
 
-def describe(app: dict[str, Any], root: Path) -> list[Row]:
-    """What, its value, and where that comes from or how to set it."""
+def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]:
+    """What, its value, and where that comes from or how to set it.
+
+    `connections` is how many of the database's the server will give one app; 0 where that is not known.
+    """
     folder = root / (app["source"].get("subdir") or "")
     python = app.get("python", {})
     rows: list[Row] = [
@@ -30,6 +33,7 @@ def describe(app: dict[str, Any], root: Path) -> list[Row]:
     rows.append(("installed", packages, "whether the project itself has to be installed as a package"))
     rows += _application(app, folder, root)
     rows += _schema(app, folder, root)
+    rows += _pools(app, folder, connections)
     dropped = [name for name in pack.list_files(root) if pack.is_env_file(name.rsplit("/", 1)[-1])]
     if dropped:
         rows.append(("left out", ", ".join(dropped), "would override the settings"))
@@ -62,6 +66,20 @@ def _schema(app: dict[str, Any], folder: Path, root: Path) -> list[Row]:
     if decision.command:
         rows.append(("", f"in {_below(decision.directory, root)}", "migrations.directory"))
     return [*rows, ("database role", *migrate.role(app, folder, root))]
+
+
+def _pools(app: dict[str, Any], folder: Path, connections: int) -> list[Row]:
+    """How many connections to the database the app may open, and whether the server will have them."""
+    if not app["database"]["enabled"]:
+        return []
+    wanted = pools.demand(app, folder)
+    rows = [
+        ("connections", "unknown", f"{one.where}: {one.says}") for one in wanted.pools if one.most is None
+    ]
+    if wanted.most:
+        rows.append(("connections", f"up to {wanted.most}", wanted.sum))
+    warning = pools.warning(wanted, connections, "the server") if connections else ""
+    return [*rows, *([("", "too many", warning)] if warning else [])]
 
 
 def _below(path: Path, root: Path) -> str:

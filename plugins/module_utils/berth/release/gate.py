@@ -58,10 +58,10 @@ class _LoopbackHTTPS(http.client.HTTPSConnection):
         self.sock = self.context.wrap_socket(plain, server_hostname=self.host)
 
 
-def _headers(domain: str) -> dict[str, str]:
+def _headers(domain: str, host: str) -> dict[str, str]:
     """What the proxy sends, so that host checks and client addresses work as they will."""
     return {
-        "Host": domain,
+        "Host": host or domain,
         "X-Forwarded-For": "127.0.0.1",
         "X-Forwarded-Proto": "https",
         "X-Forwarded-Host": domain,
@@ -79,11 +79,11 @@ class Reply:
     body: str = ""
 
 
-def ask(path: Path, url: str, domain: str, timeout: float = 10) -> Reply:
+def ask(path: Path, url: str, domain: str, timeout: float = 10, host: str = "") -> Reply:
     """One request over a release's socket, as the proxy would send it."""
     connection = _UnixHTTP(path, timeout)
     try:
-        connection.request("GET", url, headers=_headers(domain))
+        connection.request("GET", url, headers=_headers(domain, host))
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException):
@@ -93,9 +93,9 @@ def ask(path: Path, url: str, domain: str, timeout: float = 10) -> Reply:
     return Reply(response.status, response.getheader("Location", ""), body.decode(errors="replace"))
 
 
-def ask_socket(path: Path, url: str, domain: str, timeout: float = 10) -> int:
-    """The status of one request over a release's socket; 0 when nobody answers."""
-    return ask(path, url, domain, timeout).status
+def _serves(status: int) -> bool:
+    """Whether an app without a health path is there. 400 and 421 are what a host name of no list gets."""
+    return 0 < status < 500 and status not in (400, 421)
 
 
 @dataclass
@@ -105,35 +105,43 @@ class Probe:
     socket: Path
     domain: str
     path: str  # "" until found
+    host: str = ""  # what the proxy sends as Host where that is not the domain
+
+    def get(self, url: str, timeout: float) -> Reply:
+        return ask(self.socket, url, self.domain, timeout, self.host)
 
     def ask(self, timeout: float) -> int:
         if self.path:
-            return ask_socket(self.socket, self.path, self.domain, timeout)
+            return self.get(self.path, timeout).status
         for path in HEALTH_PATHS:
-            status = ask_socket(self.socket, path, self.domain, timeout)
+            status = self.get(path, timeout).status
             if status == 0:
                 return 0
             if 200 <= status < 300 or status >= 500:
                 self.path = path  # it exists; an error is a health path that says no
                 return status
-        status = ask_socket(self.socket, "/", self.domain, timeout)
-        if 0 < status < 500:
+        status = self.get("/", timeout).status
+        if _serves(status):
             self.path = "/"
         return status
 
     def good(self, status: int) -> bool:
-        return 200 <= status < 300 or (self.path == "/" and 0 < status < 500)
+        return 200 <= status < 300 or (self.path == "/" and _serves(status))
 
     def routes(self) -> list[str]:
         """Paths that exist, those that sound like health first; empty where the app does not tell."""
         try:
-            paths = json.loads(ask(self.socket, "/openapi.json", self.domain, 3).body)["paths"]
+            paths = json.loads(self.get("/openapi.json", 3).body)["paths"]
             known = [path for path, verbs in paths.items() if "get" in verbs and "{" not in path]
         except (ValueError, KeyError, TypeError, AttributeError):
-            known = [
-                path for path in HEALTH_PATHS if self.good(ask_socket(self.socket, path, self.domain, 2))
-            ]
+            known = [path for path in HEALTH_PATHS if self.good(self.get(path, 2).status)]
         return sorted(known, key=lambda path: not re.search(r"health|ready|live|ping|status", path))
+
+
+def probe(socket: Path, app: dict[str, Any], path: str) -> Probe:
+    """For a release of this app, under the names that the proxy uses."""
+    host = str((app.get("proxy") or {}).get("upstream_host") or "")
+    return Probe(socket, str(app["domains"][0]), path, host)
 
 
 def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.About) -> None:
@@ -187,7 +195,7 @@ def _not_well(probe: Probe, unit: str, status: int, budget: float, about: cause.
         return _failed(f"{_silent(probe, unit, lines, budget, about)}.", unit, lines)
     where = probe.path or "any health path"
     sentence = f"The new release answered {status} on {where} for {budget:.0f} s"
-    reply = ask(probe.socket, probe.path or "/", probe.domain, 5)
+    reply = probe.get(probe.path or "/", 5)
     if status == 404:
         known = ", ".join(probe.routes()[:6])
         sentence += ": set health.path to a path that exists" + (f", such as {known}" if known else "")
@@ -200,8 +208,9 @@ def _not_well(probe: Probe, unit: str, status: int, budget: float, about: cause.
         error, place = cause.last_error(lines, about.inside)
         at = cause.brief(place, about.inside)
         sentence += f": {error} ({at})" if error else _quoted(reply.body)
-    elif status == 400:
-        sentence += f"{_quoted(reply.body)}: it has to accept the host name {probe.domain}"
+    elif status in (400, 421):
+        sentence += f"{_quoted(reply.body)}: it has to accept the host name {probe.host or probe.domain}"
+        sentence += ", or proxy.upstream_host has to name one that it accepts"
     else:
         sentence += _quoted(reply.body)
     return _failed(f"{sentence}.", unit, lines)

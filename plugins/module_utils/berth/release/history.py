@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import gate, journal, lock, migrate, prune, schema, units
+from . import gate, journal, lock, migrate, prune, schema, settings, units
 from .errors import ReleaseError
 from .paths import Paths
 
@@ -115,13 +115,10 @@ def describe(paths: Paths) -> dict[str, Any]:
 
 def _health(paths: Paths, name: str, record: dict[str, Any], live: bool, state: str) -> str:
     if live:
-        domain, path = (
-            record.get("app", {}).get("domains", ["localhost"])[0],
-            record.get("health_path") or "/",
-        )
-        code = gate.ask_socket(paths.socket(name), path, domain, 5)
-        good = gate.Probe(paths.socket(name), domain, path).good(code)
-        return "well" if good else f"answers {code}" if code else "does not answer"
+        app = settings.served(paths, {"domains": ["localhost"], **record.get("app", {})})
+        probe = gate.probe(paths.socket(name), app, record.get("health_path") or "/")
+        code = probe.ask(5)
+        return "well" if probe.good(code) else f"answers {code}" if code else "does not answer"
     if not record.get("healthy"):
         return "unfinished"
     return "ends its work" if state == "active" else "was well"

@@ -312,6 +312,19 @@ class Database:
         # A statement that fails is no failure of psql's; a connection that does is.
         return out.strip() if process.returncode == 0 else None
 
+    def limits(self, role: str) -> tuple[int, int] | None:
+        """How many connections there are for all apps, and for this role (-1: no limit of its own)."""
+        process = self._psql()
+        query = (
+            "select current_setting('max_connections')::int"
+            " - current_setting('superuser_reserved_connections')::int"
+            " - coalesce(current_setting('reserved_connections', true), '0')::int, rolconnlimit"
+            " from pg_roles where rolname = :'role';"
+        )
+        out, _ = process.communicate(f"\\set role {role}\n{query}", timeout=10)
+        both = out.strip().split("|")
+        return (int(both[0]), int(both[1])) if process.returncode == 0 and len(both) == 2 else None
+
     @contextmanager
     def advisory_lock(self) -> Iterator[None]:
         try:

@@ -309,11 +309,11 @@ def find_targets(project: Path, root: Path | None = None) -> list[Target]:
     return said + [hit for hit in sources if hit.target not in named]
 
 
-def texts(project: Path) -> Iterator[str]:
+def texts(project: Path) -> Iterator[tuple[Path, str]]:
     """The sources of the project, one after the other."""
     for path in _sources(project):
         try:
-            yield path.read_text(encoding="utf-8", errors="replace")
+            yield path, path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
 

@@ -115,17 +115,22 @@ def _remember(paths: Paths, app: dict[str, Any]) -> None:
         "file": _proxy_file(paths),
         "domains": app.get("domains") or [],
         "static": [one["url"] for one in app.get("static") or []],
+        "upstream_host": app.get("proxy", {}).get("upstream_host", ""),
     }
     if now != _known(paths) and Path(paths.state).is_dir():
         journal.replace_text(paths.state / PROXIED, json.dumps(now, sort_keys=True) + "\n", 0o600)
-
-
-def domains(paths: Paths) -> list[str]:
-    """The domains that the proxy serves the app under today; empty where that was never noted."""
-    return [str(domain) for domain in _known(paths).get("domains", [])]
 
 
 def unserved(paths: Paths, app: dict[str, Any]) -> list[str]:
     """Static paths of a release that the proxy, as it is set up today, leaves to the app."""
     known = _known(paths)
     return [one["url"] for one in app.get("static") or [] if known and one["url"] not in known["static"]]
+
+
+def served(paths: Paths, app: dict[str, Any]) -> dict[str, Any]:
+    """A release's own description, under the names of today: the proxy knows no others."""
+    known = _known(paths)
+    if not known.get("domains"):
+        return app
+    proxy = {**app.get("proxy", {}), "upstream_host": known.get("upstream_host", "")}
+    return {**app, "domains": known["domains"], "proxy": proxy}

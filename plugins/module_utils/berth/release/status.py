@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import command, gate, lock, prune, redis, units
+from . import command, gate, lock, prune, redis, settings, units
 from .journal import read_record
 from .paths import Paths
 
@@ -27,10 +27,8 @@ def describe(paths: Paths) -> dict[str, Any]:
     beside = units.beside_web(app, live)
     own_redis = redis.Redis(paths.app).unit if (app.get("redis") or {}).get("enabled") else ""
     states = units.states([web, *beside, *filter(None, [own_redis])])
-    domain = app["domains"][0]
-    path = record.get("health_path") or "/"
-    code = gate.ask_socket(paths.socket(live), path, domain, 5)
-    probe = gate.Probe(paths.socket(live), domain, path)
+    probe = gate.probe(paths.socket(live), settings.served(paths, app), record.get("health_path") or "/")
+    code = probe.ask(5)
     releases = prune.list_releases(paths)
     size = command.run(["du", "-sxk", str(paths.base)], timeout=30).out.split()
     return {
@@ -43,7 +41,7 @@ def describe(paths: Paths) -> dict[str, Any]:
         "web": states.get(web, "unknown"),
         "processes": {name.split("@")[0].removeprefix(f"{paths.app}-"): states[name] for name in beside},
         "redis": states[own_redis] if own_redis else "",
-        "url": f"https://{domain}",
+        "url": f"https://{probe.domain}",
         "schema": (record.get("schema") or {}).get("to", ""),
         "disk_mb": round(int(size[0]) / 1024) if size else 0,
         "previous": prune.candidates(releases, live),

@@ -24,6 +24,7 @@ from . import (
     migrate,
     offline,
     plan,
+    pools,
     project,
     prove,
     prune,
@@ -107,7 +108,7 @@ class Deploy:
 
     def probe(self) -> gate.Probe:
         path = self.app["health"].get("path") or self.record.get("health_path", "")
-        return gate.Probe(self.paths.socket(self.release), self.domain, path)
+        return gate.probe(self.paths.socket(self.release), self.app, path)
 
     # Steps --------------------------------------------------------------------------------------------------
 
@@ -238,7 +239,7 @@ class Deploy:
             raise ReleaseError(f"{what}; those that can be rolled back to: {have}.")
         self.release = target
         self.record = releases[target]
-        self.app = self._served(self.record["app"])
+        self.app = settings.served(self.paths, self.record["app"])
         self.action = "deploy"
         now = history.today(releases[self.live])
         verdict = history.judge(history.revisions(self.paths, releases), target, self.record, now)
@@ -301,15 +302,11 @@ class Deploy:
         """Go on where a run was cut off after its switch: what it replaced is what a failure goes back to."""
         releases = prune.list_releases(self.paths)
         self.release, self.record = self.live, releases[self.live]
-        self.app = self._served(self.record["app"])
+        self.app = settings.served(self.paths, self.record["app"])
         old = str(cut.get("old", "")) if cut and cut.get("release") == self.release else ""
         if not releases.get(old, {}).get("healthy"):
             old = prune.previous(releases, self.release)
         self.live = old
-
-    def _served(self, app: Answer) -> Answer:
-        """A release's own description, under the domains of today: the proxy knows no others."""
-        return {**app, "domains": settings.domains(self.paths) or app["domains"]}
 
     def _by(self) -> str:
         return f"{self.holder.get('user', '?')}@{self.holder.get('host', '?')}"
@@ -369,6 +366,7 @@ class Deploy:
             "target_found": where,
             "units": [instance_file(template, self.release) for template in templates],
             "schema": {"from": "", "to": ""},
+            "connections": self._connections(builder),
             "healthy": False,
             "app": self.app,
         }
@@ -379,6 +377,18 @@ class Deploy:
         notes = [note for note in self.notes if "build script" in note]
         msg = " ".join([f"{what}Python {version}, {lock}{installed}.", *notes])
         return {"changed": True, "msg": msg}
+
+    def _connections(self, builder: Builder) -> int:
+        """How many database connections the release may open; a note where the server has not so many."""
+        database = self.app["database"]
+        if not database["enabled"]:
+            return 0
+        wanted = pools.demand(self.app, builder.project)
+        role = database["owner" if builder.role()[0] == "owner" else "user"]
+        warning = pools.check(self.app, role, wanted)
+        if warning:
+            self.notes.append(f"{warning}.")
+        return wanted.most
 
     def _target(self, builder: Builder) -> tuple[str, str]:
         web = next(process for process in self.app["processes"] if process["name"] == "web")
@@ -689,7 +699,7 @@ class Deploy:
             return
         units.start([web])
         path = journal.read_record(self.paths.release(release)).get("health_path", "")
-        probe = gate.Probe(self.paths.socket(release), str(app["domains"][0]), path)
+        probe = gate.probe(self.paths.socket(release), settings.served(self.paths, app), path)
         once = {**app["health"], "successes": 1, "hold": 0}
         gate.wait_healthy(probe, web, once, cause.About(str(self.paths.release(release))))
 

