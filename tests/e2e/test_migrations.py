@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,11 +38,11 @@ else:
         with context.begin_transaction():
             context.run_migrations()
 """
-# Files, units and environments: what a look may not change. The journal of systemd and the cache of git may.
+# Files, and units that a look might leave behind; releases that were replaced retire whenever they like.
 SNAPSHOT = (
     "find /srv /etc /var/lib/berth /var/tmp /usr/local -xdev \\( -type f -o -type l -o -type d \\) "
     "-not -path '/var/tmp/systemd-private-*' -printf '%p %m %u:%g %s %l\\n' | sort; "
-    "systemctl list-units --all --no-legend --plain 'shop-*' 'berth-*' | awk '{print $1, $3}'"
+    "systemctl list-units --all --no-legend --plain 'berth-*' | awk '!/^berth-retire/ {print $1, $3}'"
 )
 
 
@@ -96,11 +95,17 @@ def berth(kit: Kit, verb: str, *arguments: str) -> str:
     return done.stdout
 
 
+@contextlib.contextmanager
+def untouched(kit: Kit) -> Iterator[None]:
+    before = kit.host.sh(SNAPSHOT).splitlines()
+    yield
+    assert set(kit.host.sh(SNAPSHOT).splitlines()) ^ set(before) == set()
+
+
 def brought(kit: Kit) -> dict[str, Any]:
     """What a deploy would bring, as JSON; nothing of the host is changed by asking."""
-    before = kit.host.sh(SNAPSHOT)
-    said = berth(kit, "diff", "shop", "--json")
-    assert kit.host.sh(SNAPSHOT) == before
+    with untouched(kit):
+        said = berth(kit, "diff", "shop", "--json")
     for secret in (KEY, KEY.replace("'", "''"), password(kit, "shop"), password(kit, "shop_owner")):
         assert secret not in said
     answer: dict[str, Any] = json.loads(said)[0]
@@ -116,6 +121,10 @@ def record(kit: Kit) -> dict[str, Any]:
         kit.host.sh(f"cat /srv/shop/releases/{kit.release('shop')}/release.json")
     )
     return found
+
+
+def schema(kit: Kit) -> str:
+    return query(kit, "SELECT version_num FROM alembic_version")
 
 
 def query(kit: Kit, text: str) -> str:
@@ -147,11 +156,10 @@ def test_diff_shows_the_sql_of_a_folder_and_changes_nothing(kit: Kit) -> None:
 
 
 def test_check_mode_names_what_would_run_and_runs_nothing(kit: Kit) -> None:
-    before = kit.host.sh(SNAPSHOT)
-    run = kit.play("playbooks/deploy.yml", "--check", "--diff", "-e", "app=shop")
+    with untouched(kit):
+        run = kit.play("playbooks/deploy.yml", "--check", "--diff", "-e", "app=shop")
     assert "Migrations would run: 0002_test." in " ".join(run.output.split())
-    assert query(kit, "SELECT version_num FROM alembic_version") == "0001"
-    assert kit.host.sh(SNAPSHOT) == before
+    assert schema(kit) == "0001"
 
 
 def test_the_record_keeps_the_sql_and_no_list_shows_it(kit: Kit) -> None:
@@ -170,45 +178,60 @@ def test_the_record_keeps_the_sql_and_no_list_shows_it(kit: Kit) -> None:
         assert "ALTER TABLE" not in berth(kit, verb, "--json")
 
 
+# Holds the table until a second session has come to wait for it.
+HOLD = """
+BEGIN;
+LOCK TABLE things IN ACCESS EXCLUSIVE MODE;
+DO $$
+DECLARE
+  seen int[] := '{}';
+  one int;
+BEGIN
+  FOR turn IN 1..3000 LOOP
+    FOR one IN SELECT pid FROM pg_locks WHERE relation = 'things'::regclass AND NOT granted LOOP
+      IF one <> ALL (seen) THEN
+        seen := seen || one;
+      END IF;
+    END LOOP;
+    EXIT WHEN cardinality(seen) > 1;
+    PERFORM pg_sleep(0.1);
+  END LOOP;
+END $$;
+COMMIT;
+"""
+
+
 @contextlib.contextmanager
-def held(kit: Kit) -> Iterator[threading.Event]:
-    """Another session holds the table, until a second session of the owner's waits for it."""
-    hold = "BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(300);"
-    psql = ["runuser", "-u", "postgres", "--", "env", "PGAPPNAME=report", "psql", "-q", "shop", "-c", hold]
+def held(kit: Kit) -> Iterator[subprocess.Popen[str]]:
+    """Another session that holds the table; it ends well where a migration was tried twice."""
+    psql = ["runuser", "-u", "postgres", "--", "env", "PGAPPNAME=report", "psql", "-q", "shop", "-f", "-"]
     process = subprocess.Popen(
-        ["docker", "exec", kit.host.container, *psql], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["docker", "exec", "-i", kit.host.container, *psql], stdin=subprocess.PIPE, text=True
     )
-    while query(kit, "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted") == "0":
+    assert process.stdin is not None
+    process.stdin.write(HOLD)
+    process.stdin.close()
+    locked = (
+        "SELECT count(*) FROM pg_locks "
+        "WHERE mode = 'AccessExclusiveLock' AND granted AND relation = 'things'::regclass"
+    )
+    while query(kit, locked) == "0":
         time.sleep(0.1)
-    over, let_go = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        seen: set[str] = set()
-        waits = "SELECT pid FROM pg_stat_activity WHERE usename = 'shop_owner' AND wait_event_type = 'Lock'"
-        while not over.wait(0.1) and len(seen) < 2:
-            seen.update(query(kit, waits).split())
-        if len(seen) >= 2:
-            let_go.set()
-        query(kit, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'report'")
-
-    thread = threading.Thread(target=watch)
-    thread.start()
     try:
-        yield let_go
+        yield process
     finally:
-        over.set()
-        thread.join(timeout=60)
-        process.wait(timeout=30)
+        query(kit, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'report'")
+        process.wait(timeout=60)
 
 
 def test_a_migration_that_waited_for_a_lock_is_tried_again(kit: Kit) -> None:
     revision(folder(kit), "0003", "0002", 'op.execute("ALTER TABLE things ADD weight int")')
     kit.app("shop")["migrations"] = {"lock_timeout": 3}
-    with held(kit) as let_go:
+    with held(kit) as holder:
         run = kit.play("playbooks/deploy.yml", "-v", "-e", "app=shop")
-    assert let_go.is_set()
+    assert holder.returncode == 0
     assert "It waited for a lock, and was tried 2 times." in " ".join(run.output.split())
-    assert query(kit, "SELECT version_num FROM alembic_version") == "0003"
+    assert schema(kit) == "0003"
 
 
 def test_what_leaves_its_transaction_is_not_tried_again(kit: Kit) -> None:
@@ -220,9 +243,9 @@ def test_what_leaves_its_transaction_is_not_tried_again(kit: Kit) -> None:
         '    op.execute("ALTER TABLE things ADD size int")',
     )  # fmt: skip
     kit.app("shop")["migrations"] = {"lock_timeout": 4}
-    with held(kit) as let_go:
+    with held(kit) as holder:
         run = kit.play("playbooks/deploy.yml", "-e", "app=shop", succeed=False)
-    assert not let_go.is_set()
+    assert holder.returncode != 0
     said = " ".join(run.output.split())
     assert re.search(
         r"waited longer than 4 s for a lock on things: pid \d+.*report.*it was tried once\.", said
@@ -257,7 +280,7 @@ def test_an_env_that_cannot_work_offline_is_noted_and_deployed(kit: Kit) -> None
     kept = record(kit)["migrations"]
     assert "sql" not in kept
     assert "cannot be made without a database" in kept["note"]
-    assert query(kit, "SELECT version_num FROM alembic_version") == "0004"
+    assert schema(kit) == "0004"
     (source / "migrations" / "env.py").write_text(ENV)
 
 
@@ -363,19 +386,19 @@ def test_diff_shows_the_sql_of_a_repository_and_changes_nothing(kit: Kit) -> Non
     kit.app("shop")["source"] = {"git": f"file://{GIT}", "version": "main"}
     kit.play("playbooks/deploy.yml", "-e", "app=shop")
     revision(
-        folder(kit), "n", "m",
-        'op.execute("ALTER TABLE stats ADD o int")',
+        folder(kit), "n", schema(kit),
+        'op.execute("ALTER TABLE things ADD o int")',
         "op.execute(\"COMMENT ON TABLE things IS '\" + os.environ['DATABASE_URL'] + \"'\")",
     )  # fmt: skip
     publish(kit)
     answer = brought(kit)
     assert len(answer["commits"]) == 1
     assert [one["id"] for one in answer["migrations"]] == ["n"]
-    assert "ALTER TABLE stats ADD o int;" in answer["sql"]
+    assert "ALTER TABLE things ADD o int;" in answer["sql"]
     assert "(hidden)" in answer["sql"]
     assert answer["notes"] == []
     kit.play("playbooks/deploy.yml", "-e", "app=shop")
-    assert "ALTER TABLE stats ADD o int;" in record(kit)["migrations"]["sql"]
+    assert "ALTER TABLE things ADD o int;" in record(kit)["migrations"]["sql"]
     assert brought(kit)["migrations"] == []
 
 
@@ -417,3 +440,44 @@ def test_detect_clones_a_repository_here(kit: Kit, tmp_path: Path) -> None:
         run.output
     )
     assert "Traceback" not in run.output
+
+
+# asyncpg reads no PGOPTIONS, so Postgres gives its sessions no lock_timeout.
+ASYNC = """
+import asyncio
+import os
+
+from alembic import context
+from sqlalchemy.ext.asyncio import create_async_engine
+
+
+def migrate(connection):
+    context.configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def main():
+    url = os.environ["DATABASE_URL"].replace("+psycopg", "+asyncpg")
+    async with create_async_engine(url).connect() as connection:
+        await connection.run_sync(migrate)
+        await connection.commit()
+
+
+asyncio.run(main())
+"""
+
+
+def test_a_driver_without_a_lock_timeout_is_held_to_it(kit: Kit) -> None:
+    source = folder(kit)
+    kit.app("shop")["source"] = {"path": str(source)}
+    (source / "migrations" / "env.py").write_text(ASYNC)
+    with (source / "requirements.txt").open("a") as file:
+        file.write("asyncpg\nsqlalchemy[asyncio]\n")
+    revision(source, "o", schema(kit), 'op.execute("ALTER TABLE things ADD depth int")')
+    kit.app("shop")["migrations"] = {"lock_timeout": 2, "timeout": 120}
+    with held(kit) as holder:
+        run = kit.play("playbooks/deploy.yml", "-v", "-e", "app=shop")
+    assert holder.returncode == 0
+    assert "It waited for a lock, and was tried" in " ".join(run.output.split())
+    assert schema(kit) == "o"

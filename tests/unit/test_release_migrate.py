@@ -108,3 +108,34 @@ def test_what_a_failed_try_leaves_behind(tmp_path: Path, env: str, body: str, wh
     (versions / "2_x.py").write_text(body)
     (versions / "1_long_ago.py").write_text("with autocommit_block(): pass")
     assert migrate.is_transactional(tmp_path, ["2_x.py"]) is whole
+
+
+@pytest.mark.parametrize(
+    ("limit", "answer", "cancelled", "last"),
+    [
+        (3, "", False, "before"),
+        (3, "91|4|things|77|postgres|report|12", False, "things|77|postgres|report|12"),
+        (3, "91|5|things|77|postgres|report|12", True, "things|77|postgres|report|12"),
+        (0, "91|500|things|77|postgres||12", False, "things|77|postgres||12"),
+    ],
+)
+def test_a_wait_that_the_driver_does_not_end_is_ended(
+    monkeypatch: pytest.MonkeyPatch, limit: int, answer: str, cancelled: bool, last: str
+) -> None:
+    asked: list[str] = []
+
+    def ask(_: migrate.Blockers, query: str) -> str:
+        asked.append(query)
+        return "t"
+
+    monkeypatch.setattr(migrate.Blockers, "_ask", ask)
+    watch = migrate.Blockers("shop", "shop_owner", limit)
+    watch.last = "before"
+    watch.look(answer)
+    assert (watch.last, watch.ended) == (last, cancelled)
+    assert bool(asked) is cancelled
+    if cancelled:
+        assert "pg_cancel_backend" in asked[0]
+        assert "pid = 91 " in asked[0]
+        said = migrate._reason(["asyncpg.exceptions.QueryCanceledError: x"], 1, "/srv/x", 3, 0, watch)
+        assert said.startswith("The migration waited longer than 3 s for a lock on things: pid 77")

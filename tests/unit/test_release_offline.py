@@ -25,6 +25,10 @@ def paths(tmp_path: Path) -> Paths:
     passwords.mkdir()
     (passwords / "board").write_text("runtimePassword\n")
     (passwords / "board_owner").write_text("ownerPassword\n")
+    redis = tmp_path / "etc/berth/redis/board"
+    redis.mkdir(parents=True)
+    (redis / "port").write_text("6401\n")
+    (redis / "password").write_text("redisPassword\n")
     variables = {
         "BROKER": "amqp://me:br%40ker@mq.example.com/x",
         "SMTP_PASSWORD": "letmeout",
@@ -44,7 +48,7 @@ def place(tmp_path: Path) -> offline.Place:
     "secret",
     [
         "it's 100% secret", "it''s 100% secret", "it's 100%% secret", "it%27s%20100%25%20secret",
-        "runtimePassword", "ownerPassword", "br%40ker", "br@ker", "letmeout", "onlyhere",
+        "runtimePassword", "ownerPassword", "br%40ker", "br@ker", "letmeout", "onlyhere", "redisPassword",
     ],
 )  # fmt: skip
 def test_no_secret_is_shown(paths: Paths, secret: str) -> None:

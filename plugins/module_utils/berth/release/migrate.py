@@ -227,41 +227,56 @@ def scripts_digest(project: Path) -> str:
 
 # Who keeps a session of the owner role waiting, as the superuser sees it. No query text: it may hold data.
 _BLOCKER = """
-select concat_ws('|', coalesce(w.relation::regclass::text, w.locktype), b.pid, b.usename, b.application_name,
+select concat_ws('|', a.pid, coalesce(extract(epoch from clock_timestamp() - w.waitstart)::int, 0),
+  coalesce(w.relation::regclass::text, w.locktype), b.pid, b.usename, b.application_name,
   coalesce(extract(epoch from now() - b.xact_start)::int, 0))
 from pg_stat_activity a join pg_locks w on w.pid = a.pid and not w.granted
   cross join lateral unnest(pg_blocking_pids(a.pid)) as p(pid) join pg_stat_activity b on b.pid = p.pid
 where a.datname = current_database() and a.usename = '{owner}' limit 1;
 """
+_CANCEL = "select pg_cancel_backend(pid) from pg_locks where pid = {pid} and not granted limit 1;"
+# Postgres itself is asked first: this much longer may a session wait before it is ended from outside.
+_GRACE = 2
 
 
 class Blockers(threading.Thread):
-    """Remembers, while a migration runs, which other session it last waited for."""
+    """Remembers, while a migration runs, which other session it last waited for.
 
-    def __init__(self, database: str, owner: str) -> None:
+    A driver that does not read PGOPTIONS (asyncpg) has no lock_timeout: with `limit` its wait ends here.
+    """
+
+    def __init__(self, database: str, owner: str, limit: int = 0) -> None:
         super().__init__(daemon=True)
         self.argv = ["runuser", "-u", "postgres", "--", "psql", "--no-psqlrc", "-qtA", "-d", database]
         self.query = _BLOCKER.format(owner=owner.replace("'", ""))
+        self.limit = limit
         self.over = threading.Event()
         self.last = ""
+        self.ended = False
 
     def run(self) -> None:
         pause = 0.5
         while not self.over.wait(pause):
-            pause = min(pause * 1.3, 5)
+            pause = min(pause * 1.3, 2)
             try:
-                done = subprocess.run(
-                    self.argv,
-                    input=self.query,
-                    capture_output=True,
-                    text=True,
-                    timeout=20,
-                    check=False,
-                    cwd="/",
-                )
+                self.look(self._ask(self.query))
             except (OSError, subprocess.TimeoutExpired):
                 return
-            self.last = done.stdout.strip() or self.last
+
+    def look(self, answer: str) -> None:
+        pid, _, rest = answer.partition("|")
+        waited, _, said = rest.partition("|")
+        if not said:
+            return
+        self.last = said
+        if self.limit and int(waited) >= self.limit + _GRACE:
+            self.ended = self._ask(_CANCEL.format(pid=int(pid))) == "t" or self.ended
+
+    def _ask(self, query: str) -> str:
+        done = subprocess.run(
+            self.argv, input=query, capture_output=True, text=True, timeout=20, check=False, cwd="/"
+        )
+        return done.stdout.strip()
 
     def sentence(self) -> str:
         """On what, and who holds it; empty where nobody was seen."""
@@ -362,10 +377,13 @@ def run(
     project: Path,
     python_path: str,
     unchanged: Callable[[], bool] = lambda: False,
+    *,
+    shared: bool = False,
 ) -> int:
     """Run the command as the app's user: how often it was tried, or the sentence that says why it failed.
 
-    What waited too long for a lock is tried again where that changed nothing.
+    What waited too long for a lock is tried again where that changed nothing. Where the app runs as the owner
+    too, only Postgres ends such a wait: the app's own sessions look the same from here.
     """
     wishes = app["migrations"]
     folder = paths.release(release)
@@ -373,7 +391,7 @@ def run(
     began = time.monotonic()
     tries, pause, seen = 1, min(lock / 2, _LONGEST_PAUSE), ""
     while True:
-        watch = _watch(app["database"], seen)
+        watch = _watch(app["database"], seen, 0 if shared else lock)
         result = transient(
             f"berth-migrate-{paths.app}",
             ["/bin/sh", "-c", command],
@@ -398,7 +416,7 @@ def run(
         if result.code == 0:
             return tries
         time_left = time.monotonic() - began + pause + lock < limit
-        locked = _waited_for_lock(cause.last_error(result.lines, str(folder))[0])
+        locked = watch.ended or _waited_for_lock(cause.last_error(result.lines, str(folder))[0])
         if not (locked and time_left and tries <= int(wishes.get("lock_retries", 0)) and unchanged()):
             break
         # Whoever queued up behind the migration has its turn meanwhile.
@@ -411,8 +429,8 @@ def run(
     )
 
 
-def _watch(database: Mapping[str, Any], seen: str) -> Blockers:
-    watch = Blockers(database["name"], database.get("owner") or f"{database['name']}_owner")
+def _watch(database: Mapping[str, Any], seen: str, limit: int) -> Blockers:
+    watch = Blockers(database["name"], database.get("owner") or f"{database['name']}_owner", limit)
     watch.last = seen
     watch.start()
     return watch
@@ -435,7 +453,7 @@ def _reason(
     error, place = cause.last_error(lines, inside)
     at = cause.brief(place, inside)
     unknown = re.search(r"Can't locate revision identified by '([^']+)'", text)
-    if _waited_for_lock(error):
+    if _waited_for_lock(error) or (watch and watch.ended):
         held = (watch.sentence() if watch else "") or " that another session holds"
         often = "once" if tries == 1 else f"{tries} times"
         return f"The migration waited longer than {lock} s for a lock{held}; it was tried {often}"
@@ -456,7 +474,7 @@ def _reason(
 
 def _advice(lines: list[str], watch: Blockers) -> str:
     found = re.match(r"[^|]*\|(\d+)\|", watch.last)
-    if found and "lock timeout" in "\n".join(lines):
+    if found and (watch.ended or "lock timeout" in "\n".join(lines)):
         return (
             "deploy again when it is done, or end it: runuser -u postgres -- psql -c "
             f"'select pg_terminate_backend({found[1]})'"

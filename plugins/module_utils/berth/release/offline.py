@@ -17,7 +17,7 @@ from .errors import ReleaseError
 from .paths import Paths
 
 LIMIT = 128 * 1024
-_SECONDS = 60
+_SECONDS = 30  # an env.py that waits for its database waits for nothing here
 # The file is in the sandbox's own /tmp; beyond 2 MB alembic is stopped.
 _SCRIPT = f'ulimit -f 4096; "$@" >/tmp/sql; code=$?; head -c {LIMIT + 1} /tmp/sql; exit $code'
 # Variables of env that hold a secret, by their name.
@@ -100,6 +100,8 @@ def secret_values(paths: Paths, app: dict[str, Any]) -> set[str]:
             values.add(environment.read_password(paths.root / "etc/berth/postgresql", role or "none"))
         except ReleaseError:
             continue
+    with contextlib.suppress(ReleaseError):
+        values.add(environment.read_redis(paths.root / "etc/berth/redis", paths.app)["password"])
     for file in ("env", "migrate.env"):
         try:
             variables = environment.parse((paths.etc / file).read_text())

@@ -446,6 +446,7 @@ class Deploy:
                 tries = migrate.run(
                     self.paths, self.app, self.release, line, decision.directory, path,
                     lambda: repeatable and database.ask() == before,
+                    shared=builder.role()[0] == "owner",
                 )  # fmt: skip
             after = database.revision()
             often = f" It waited for a lock, and was tried {tries} times." if tries > 1 else ""
