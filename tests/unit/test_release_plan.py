@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import journal, lock, paths, plan, prune, units
+from ansible.module_utils.berth.release import disk, journal, lock, paths, plan, prune, units
 from ansible.module_utils.berth.release.errors import ReleaseError
 
 APP: dict[str, Any] = {
@@ -116,6 +116,34 @@ def test_unused_environments_go(tmp_path: Path) -> None:
     assert [path.name for path in place.envs.iterdir()] == ["a"]
 
 
+def test_what_may_be_half_written_after_a_power_cut_is_made_again(tmp_path: Path) -> None:
+    place, boot = paths.Paths("board", tmp_path), tmp_path / "boot_id"
+    boot.write_text("monday\n")
+    made = [place.mirror, place.uv_cache, place.envs / "new"]
+    for folder in (*made, place.envs / "live", place.release("r")):
+        folder.mkdir(parents=True)
+    (place.release("r") / ".venv").symlink_to(place.envs / "live")
+    disk.begin(place, boot)
+    disk.distrust(place, boot)
+    assert all(folder.exists() for folder in made), "the server was not booted since"
+    boot.write_text("tuesday\n")
+    disk.distrust(place, boot)
+    assert not any(folder.exists() for folder in made)
+    assert [path.name for path in place.envs.iterdir()] == ["live"]
+
+
+def test_what_is_on_the_disk_outlives_a_power_cut(tmp_path: Path) -> None:
+    place, boot = paths.Paths("board", tmp_path), tmp_path / "boot_id"
+    boot.write_text("monday\n")
+    for folder in (place.mirror, place.release("r")):
+        folder.mkdir(parents=True)
+    disk.begin(place, boot)
+    disk.end(place, disk.flush(place, "r"))
+    boot.write_text("tuesday\n")
+    disk.distrust(place, boot)
+    assert place.mirror.exists()
+
+
 def test_a_run_that_was_cut_off_is_found(tmp_path: Path) -> None:
     place = paths.Paths("board", tmp_path)
     assert journal.unfinished(place) is None
@@ -129,8 +157,10 @@ def test_a_run_that_was_cut_off_is_found(tmp_path: Path) -> None:
     # Between two steps is as unfinished as inside one.
     journal.note(place, "r", "build", "end")
     assert journal.unfinished(place)
+    with (place.state / "journal.jsonl").open("a") as handle:
+        handle.write('{"half a li')
     journal.note(place, "r", "finish", "end")
-    assert journal.unfinished(place) is None
+    assert journal.unfinished(place) is None, "half a line before it does not swallow this one"
     journal.note(place, "r", "gate", "begin")
     journal.note(place, "r", "gate", "failed")
     assert journal.unfinished(place) is None

@@ -179,10 +179,7 @@ class Builder:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True, mode=0o755)
         self.paths.envs.chmod(0o755)
-        cache = self.paths.uv_cache
-        cache.mkdir(parents=True, exist_ok=True)
-        for owned in (target, cache):
-            shutil.chown(owned, BUILD_USER, BUILD_USER)
+        shutil.chown(target, BUILD_USER, BUILD_USER)
         try:
             self._install(target, interpreter, installer, self.choice())
         except ReleaseError:
@@ -281,6 +278,8 @@ class Builder:
         self, args: list[str], target: Path, writable: list[Path] | None = None, cwd: Path | None = None
     ) -> Result:
         """uv as the build user, who can write the new environment and the app's cache, and nothing else."""
+        self.paths.uv_cache.mkdir(parents=True, exist_ok=True)
+        shutil.chown(self.paths.uv_cache, BUILD_USER, BUILD_USER)
         result = transient(
             f"berth-build-{self.paths.app}",
             [str(UV), *args],
@@ -649,7 +648,10 @@ def grow(folder: Path, unit: str) -> None:
     if not settings.get("first"):
         return
     settings["first"] = False
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    known = path.stat()
+    journal.replace_text(
+        path, json.dumps(settings, indent=2) + "\n", known.st_mode & 0o777, known.st_uid, known.st_gid
+    )
     main = int(show(unit, "MainPID").get("MainPID") or 0)
     for _ in range(settings["workers"] - 1 if main else 0):
         os.kill(main, signal.SIGTTIN)

@@ -25,15 +25,19 @@ def _append(path: Path, entry: dict[str, Any], mode: int, limit: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n"
     while True:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, mode)
         try:
             # The engines of two apps write one audit file.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not _is_still(path, descriptor):
                 continue
-            if os.fstat(descriptor).st_size >= limit:
+            size = os.fstat(descriptor).st_size
+            if size >= limit:
                 path.replace(older(path))
                 continue
+            # Half a line, as a power cut may leave it, must not swallow this one.
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                line = f"\n{line}"
             os.write(descriptor, line.encode())
             os.fsync(descriptor)
             return

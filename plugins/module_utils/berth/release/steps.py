@@ -18,6 +18,7 @@ from . import (
     cause,
     command,
     diff,
+    disk,
     gate,
     history,
     journal,
@@ -149,6 +150,7 @@ class Deploy:
         cut = journal.unfinished(self.paths)
         if not check:
             self._settle(cut)
+            disk.distrust(self.paths)
         self.release = self.live
         if self.action == "deploy":
             self.release = plan.release_id(identity)
@@ -316,6 +318,7 @@ class Deploy:
             raise ReleaseError(
                 f"The source could not be received, since the server's disk is full: {args['upload_failed']}."
             )
+        disk.begin(self.paths)
         self.folder.mkdir(parents=True, mode=0o755)
         if self.commit:
             source.checkout(self.paths, self.app["source"], self.commit, self.folder)
@@ -517,7 +520,7 @@ class Deploy:
         command.systemctl("start", "--no-block", self.web)
         if not self.record.get("healthy"):
             # New files reach the disk while the release starts: after a power cut it must not be empty files.
-            self.writing = subprocess.Popen(["sync", "--file-system", str(self.folder)])
+            self.writing = disk.flush(self.paths, self.release)
         return {"changed": was != "active", "msg": f"{self.web} is starting."}
 
     def gate(self, _args: Answer) -> Answer:
@@ -533,8 +536,7 @@ class Deploy:
 
     def switch(self, _args: Answer) -> Answer:
         if self.writing:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.writing.wait(30)
+            disk.end(self.paths, self.writing)
         self.switched = True
         self._go_live(self.release, self.app, self.live, self.live_app())
         msg = f"{self.release} is live; the switch took {self.switch_ms} ms."
