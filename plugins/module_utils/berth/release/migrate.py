@@ -392,27 +392,29 @@ def run(
     tries, pause, seen = 1, min(lock / 2, _LONGEST_PAUSE), ""
     while True:
         watch = _watch(app["database"], seen, 0 if shared else lock)
-        result = transient(
-            f"berth-migrate-{paths.app}",
-            ["/bin/sh", "-c", command],
-            user=paths.app,
-            writable=[paths.data, paths.home],
-            timeout=math.ceil(limit - (time.monotonic() - began)),
-            cwd=project,
-            env={
-                "PATH": f"{folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
-                "PYTHONPATH": python_path,
-                # The last one makes Postgres notice within a second that a killed migration has nobody
-                # waiting.
-                "PGOPTIONS": f"-c lock_timeout={lock}s -c statement_timeout={limit}s "
-                "-c client_connection_check_interval=1s",
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "BERTH_RELEASE": release,
-                "BERTH_APP": paths.app,
-            },
-            env_file=paths.migrate_env(release),
-        )
-        watch.over.set()
+        try:
+            result = transient(
+                f"berth-migrate-{paths.app}",
+                ["/bin/sh", "-c", command],
+                user=paths.app,
+                writable=[paths.data, paths.home],
+                timeout=max(1, math.ceil(limit - (time.monotonic() - began))),
+                cwd=project,
+                env={
+                    "PATH": f"{folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
+                    "PYTHONPATH": python_path,
+                    # The last one makes Postgres notice within a second that a killed migration has nobody
+                    # waiting.
+                    "PGOPTIONS": f"-c lock_timeout={lock}s -c statement_timeout={limit}s "
+                    "-c client_connection_check_interval=1s",
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "BERTH_RELEASE": release,
+                    "BERTH_APP": paths.app,
+                },
+                env_file=paths.migrate_env(release),
+            )
+        finally:
+            watch.over.set()
         if result.code == 0:
             return tries
         time_left = time.monotonic() - began + pause + lock < limit
