@@ -95,6 +95,7 @@ ABOUT = cause.About(HERE, "main:app", "main.py:3", "web", "512M")
             "the app ended itself with exit status 4, last saying: no licence",
         ),
         (["cannot open /x: No space left on device"], "the disk is full"),
+        (["ready", "took longer than 120 s and was stopped"], "it took longer than 120 s and was stopped"),
         (["ready", "bye"], "it ended with exit status 3, last saying: bye"),
         ([], "it ended with exit status 3"),
     ],

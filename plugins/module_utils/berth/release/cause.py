@@ -213,6 +213,7 @@ def _origin(about: About) -> str:
 
 _SAYINGS: tuple[tuple[str, Callable[[re.Match[str], About], str]], ...] = (
     (r"No space left on device", lambda _found, _about: "the disk is full"),
+    (r"(?m)^took longer than \d+ s and was stopped$", lambda found, _about: f"it {found[0]}"),
     (
         r"Read-only file system: '?([^'\s]+)",
         lambda found, _about: f"it tried to write to {found[1]}, which is read-only: add it to persistent",

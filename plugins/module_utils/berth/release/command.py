@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,14 @@ def transient(
     for key, value in (env or {}).items():
         command.append(f"--setenv={key}={value}")
     TRANSIENT.add(unit)
+    began = time.monotonic()
     try:
-        return run([*command, "--", *argv], timeout=timeout + 30)
+        result = run([*command, "--", *argv], timeout=timeout + 30)
+        if result.code != 0 and time.monotonic() - began >= timeout:
+            # systemd stops it without a word to whoever reads its output.
+            late = f"took longer than {timeout:.0f} s and was stopped"
+            return Result(result.code, f"{result.out}\n{late}", result.err)
+        return result
     except ReleaseError:
         run(["systemctl", "stop", f"{unit}.service"], timeout=30)
         raise
