@@ -159,9 +159,8 @@ def test_a_stopped_one_is_started(kit: Kit) -> None:
 def test_an_interrupted_run_and_a_changed_password_are_repaired(kit: Kit) -> None:
     first = pid(kit, "one")
     kit.host.sh(f"touch {BORN}/one/pending")
-    assert "a former run was interrupted" in kit.play(
-        "playbooks/provision.yml", "--tags", "redis", "-v"
-    ).output.replace("\n", " ")
+    run = kit.play("playbooks/provision.yml", "--tags", "redis", "-v")
+    assert "a former run was interrupted" in " ".join(run.output.split())
     second = pid(kit, "one")
     assert second != first
     port, admin = born(kit, "one", "port"), born(kit, "one", "admin")
@@ -200,7 +199,7 @@ def test_settings_change_while_it_runs_and_a_deploy_says_who_does_it(kit: Kit) -
 
 def test_status_shows_it(kit: Kit) -> None:
     run = kit.play("playbooks/status.yml", "-e", "json=true")
-    assert run.output.count('redis\\": \\"active') + run.output.count('"redis": "active"') == 2, run.output
+    assert len(re.findall(r"\bredis\W+active\b", run.output)) == 2, run.output
     kit.host.sh("systemctl stop redis-server@one")
     assert "Redis inactive" in kit.play("playbooks/status.yml").output
     kit.host.sh("systemctl start redis-server@one")
@@ -214,7 +213,7 @@ def test_without_it_the_instance_runs_until_no_release_needs_it(kit: Kit) -> Non
     kit.play("site.yml")
     # The release before needs it, should one go back to it.
     kit.play("playbooks/rollback.yml", "-e", "app=one")
-    assert count(kit, "one")["given"] > 1
+    assert count(kit, "one")["user"] == "default"
     kit.play("site.yml")
     one["keep_releases"] = 2
     for number in range(3):
