@@ -63,7 +63,7 @@ def revision(name: str, down: str, body: str) -> str:
 @contextlib.contextmanager
 def locked(yard: Yard) -> Iterator[None]:
     """Another session holds the table."""
-    query = "BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(60);"
+    query = "BEGIN; LOCK TABLE things IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(600);"
     psql = ["runuser", "-u", "postgres", "--", "env", "PGAPPNAME=report", "psql", "-q", "shop", "-c", query]
     process = subprocess.Popen(
         ["docker", "exec", yard.kit.host.container, *psql],
