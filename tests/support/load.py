@@ -21,6 +21,7 @@ import websockets.asyncio.client
 import websockets.exceptions
 
 Job = Callable[[httpx.AsyncClient], Awaitable[None]]
+Window = tuple[float, float]
 
 
 @dataclasses.dataclass
@@ -32,10 +33,26 @@ class Tally:
     seconds: list[tuple[float, float]] = dataclasses.field(default_factory=list)
     """(when it began, how long it took) of every good answer."""
 
+    def within(self, windows: Sequence[Window]) -> Tally:
+        """The good answers that overlap one of these times, as a tally of their own."""
+        near = [
+            (began, took)
+            for began, took in self.seconds
+            if any(began < end and began + took > begin for begin, end in windows)
+        ]
+        return Tally(len(near), [], near)
+
     def quantile(self, share: float) -> float:
         """The latency, in milliseconds, that this share of the answers stayed below."""
         ordered = sorted(took for _, took in self.seconds)
         return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+    def figures(self) -> str:
+        """The middle, the tail and the longest, in milliseconds."""
+        return (
+            f"{self.requests} requests, p50 {self.quantile(0.5):.1f} ms, p99 {self.quantile(0.99):.1f} ms, "
+            f"max {self.quantile(1):.0f} ms"
+        )
 
     def report(self) -> str:
         """One line of figures."""
@@ -130,9 +147,6 @@ class Answer:
     def ended(self) -> float:
         """When it was complete."""
         return self.began + self.took
-
-
-Window = tuple[float, float]
 
 
 def figures(answers: Sequence[Answer]) -> str:
