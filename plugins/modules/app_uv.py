@@ -15,6 +15,10 @@ options:
     description: The requirements file's content, every line with its hashes.
     type: str
     required: true
+  index_url:
+    description: The package index to install from. Empty is the one of pip's own settings.
+    type: str
+    default: ""
   path:
     description: The environment's folder.
     type: path
@@ -43,6 +47,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "requirements": {"type": "str", "required": True},
+            "index_url": {"type": "str", "default": ""},
             "path": {"type": "path", "default": "/usr/local/lib/berth/uv"},
         },
         supports_check_mode=True,
@@ -64,6 +69,8 @@ def main() -> None:
         "PIP_NO_INPUT": "1",
         "LC_ALL": "C.UTF-8",
     }
+    if module.params["index_url"]:
+        environment["PIP_INDEX_URL"] = module.params["index_url"]
     commands = [["/usr/bin/python3", "-m", "venv", "--clear", str(path)]]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
         file.write(requirements)

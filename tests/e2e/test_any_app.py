@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from testhost import Host
 
+from tests.support import pythons
 from tests.support.kit import BIN, ROOT, Kit, Run, environment
 
 PROJECTS = ROOT / "tests/fixtures/projects"
@@ -55,13 +59,37 @@ APPS: dict[str, dict[str, Any]] = {
         "secrets": [{"name": "TOKEN", "generate": True}],
         "migrations": {"env": {"MIGRATING": "yes"}},
     },
+    # backend/ and frontend/ side by side.
+    "mono": {
+        "python": {"extras": ["text"], "groups": ["extra"]},
+        "database": {"enabled": False},
+        "secrets": [{"name": "SESSION_SALT", "generate": True}],
+        "scratch": ["cache"],
+        "static": [{"url": "/files", "path": "static"}],
+    },
+    # Its lock at the top, its server in one folder and its migrations in another; see `foreign_lock`.
+    "three": {
+        "database": {"scheme": "postgresql+psycopg"},
+        "processes": [
+            {"name": "web", "directory": "server"}, {"name": "worker", "command": "python work.py"},
+        ],
+        "migrations": {"directory": "database"},
+    },
+    "dated": {"database": {"enabled": False}},
+    "brought": {"python": {"install": True}, "database": {"enabled": False}},
 }  # fmt: skip
 # Poetry asks the index by its simple API only where the project names it as a source.
 INDEX = ".".join(("pypi", "org"))
 POETRY_SOURCE = (
     f'\n[[tool.poetry.source]]\nname = "simple"\nurl = "https://{INDEX}/simple/"\npriority = "primary"\n'
 )
+# Where the server may take packages from, and what a lock names that was made inside of a company.
+ALLOWED, COMPANY = f"https://{INDEX}/simple", "https://packages.company.invalid/simple"
+REPOSITORY = "/srv/git/dated.git"
+PYTHONS = "/usr/local/share/pythons"
 LOCKS = {
+    "mono/backend": ["lock"],
+    "three": ["lock"],
     "uvsrc": ["lock"],
     "workspace": ["lock"],
     "poetry": ["tool", "run", "--from", "poetry==2.2.1", "poetry", "lock"],
@@ -84,11 +112,68 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
             capture_output=True, text=True, check=False, timeout=180,
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+    foreign_lock(folder / "projects/three/uv.lock")
+    commit(folder / "projects/dated", "2025-03-10T12:00:00+00:00", "requirements.txt", "fastapi\n")
+    host = boot("any")
+    copy(host, bare(folder / "projects/dated"), REPOSITORY)
+    other = pythons.other_than(host_python(host))
+    if other:
+        (folder / "served").mkdir()
+        pythons.pack(other, folder / "served", f"file://{PYTHONS}")
+        copy(host, folder / "served", PYTHONS)
+        (folder / "projects/brought/.python-version").write_text(f"{other}\n")
     apps = []
     for name, entry in APPS.items():
         source = {"path": str(folder / "projects" / name), **entry.get("source", {})}
+        if name == "dated":
+            source = {"git": f"file://{REPOSITORY}"}
         apps.append({**entry, "name": name, "domains": [f"{name}.localhost"], "source": source})
-    return Kit(tmp_path_factory.mktemp("inventory"), boot("any"), apps=apps)
+    server = {
+        "proxy": {"tls": "internal"},
+        "python": {"index_url": ALLOWED, "downloads_json": f"file://{PYTHONS}/pythons.json"},
+    }
+    return Kit(tmp_path_factory.mktemp("inventory"), host, apps=apps, server=server)
+
+
+def foreign_lock(lock: Path) -> None:
+    """As it is made where packages come from a company's own index, which no server outside can reach."""
+    text = lock.read_text().replace(ALLOWED, COMPANY)
+    lock.write_text(re.sub(r'url = "https://[^/"]+/', 'url = "https://packages.company.invalid/files/', text))
+    assert INDEX not in lock.read_text()
+
+
+def commit(project: Path, day: str, name: str, text: str) -> None:
+    """One file more in the project's repository, as of a day."""
+    (project / name).write_text(text)
+    identity = ["-c", "user.name=Somebody", "-c", "user.email=somebody@example.com"]
+    for words in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["add", "."],
+        ["commit", "--quiet", "-m", day],
+    ):
+        subprocess.run(
+            ["git", *identity, *words], cwd=project, check=True,
+            env=environment(GIT_AUTHOR_DATE=day, GIT_COMMITTER_DATE=day),
+        )  # fmt: skip
+
+
+def bare(project: Path) -> Path:
+    """The repository alone, in a folder that can be copied."""
+    target = project.parent / f"{project.name}.git"
+    shutil.rmtree(target, ignore_errors=True)
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(project), str(target)], check=True)
+    return target
+
+
+def copy(host: Host, folder: Path, target: str) -> None:
+    """A folder of this machine to the host, readable by all."""
+    packed = subprocess.run(["tar", "-C", str(folder), "-cz", "."], capture_output=True, check=True).stdout
+    unpack = f"rm -rf {target} && mkdir -p {target} && base64 -d | tar -C {target} -xz --no-same-owner"
+    host.sh(f"{unpack} && chmod -R a+rX {target}", stdin=base64.b64encode(packed).decode())
+
+
+def host_python(host: Host) -> str:
+    return host.sh("python3 -c 'import sys; print(f\"{sys.version_info[0]}.{sys.version_info[1]}\")'")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +188,7 @@ def health(kit: Kit, name: str) -> Any:
     path = {
         "uvsrc": "health/", "workspace": "health", "poetry": "healthz", "pdm": "api/health",
         "requirements": "count", "plain": "ping", "setupcfg": "status", "templates": "readyz",
+        "mono": "health", "three": "health", "dated": "health", "brought": "ping",
     }[name]  # fmt: skip
     return kit.json(f"https://{name}.localhost/{path}")
 
@@ -129,6 +215,10 @@ EXPECTED = {
     "plain": ("pyproject", "backend.web:site"),
     "setupcfg": ("setup.cfg", "old.api:app"),
     "templates": ("requirements", "main:app"),
+    "mono": ("uv", "api.main:app"),
+    "three": ("uv", "main:app"),
+    "dated": ("requirements", "main:app"),
+    "brought": ("pyproject", "main:app"),
 }
 
 
@@ -195,6 +285,118 @@ def test_templates_and_migrations_below_the_project(kit: Kit) -> None:
     assert record(kit, "templates", "schema").startswith("{'from': '', 'to': 'one'")
 
 
+def test_a_project_below_the_top_with_groups_and_extras(kit: Kit, first: Run) -> None:
+    answer = health(kit, "mono")
+    assert answer["folder"] == "backend"
+    assert answer["has"] == ["markdown", "slugify"]
+    assert (record(kit, "mono", "project"), record(kit, "mono", "directory")) == ("backend", "backend")
+    # Folders are relative to the project, wherever it is: one the proxy serves, one the app writes.
+    assert kit.curl("https://mono.localhost/files/hello.txt") == "hello"
+    assert kit.host.sh("cat /srv/mono/current/backend/cache/seen") == "yes"
+    assert "frontend/package.json has a build script and nothing is built" in said(first)
+
+
+def test_a_random_secret_is_told_where_it_is_not_set(first: Run) -> None:
+    assert "secret_key (api/settings.py:7) is drawn at random" in said(first)
+    assert "- {name: SECRET_KEY, generate: true}" in said(first)
+    assert "session_salt" not in said(first)
+
+
+def test_three_directories(kit: Kit, first: Run) -> None:
+    assert health(kit, "three") == {"things": 0, "page": "<p>a page</p>", "hello": "hello"}
+    assert (record(kit, "three", "project"), record(kit, "three", "directory")) == (".", "server")
+    assert "hello <p>a page</p>" in kit.host.sh("journalctl -t three-worker -o cat")
+    assert f"names the index {COMPANY}: its packages came from {ALLOWED}" in said(first)
+
+
+@deployed
+def test_a_git_source_without_a_lock_is_pinned_to_its_day(kit: Kit) -> None:
+    # The newest on 10 March 2025.
+    assert health(kit, "dated")["fastapi"] == "0.115.11"
+
+
+@deployed
+def test_a_python_that_uv_brings(kit: Kit) -> None:
+    wanted = pythons.other_than(host_python(kit.host))
+    if not wanted:
+        pytest.skip("this machine has no other Python than the host")
+    answer = health(kit, "brought")
+    assert answer["version"] == [int(part) for part in wanted.split(".")]
+    assert answer["where"].startswith(f"/usr/local/lib/berth/pythons/{wanted}/")
+    strangers = "find /usr/local/lib/berth/pythons ! -type l '(' ! -user root -o ! -perm -0444 ')'"
+    assert kit.host.sh(strangers) == ""
+
+
 @deployed
 def test_again_nothing_changes(kit: Kit) -> None:
     assert kit.play("site.yml").changed == 0
+
+
+@deployed
+def test_detect_says_the_same_without_a_server(kit: Kit) -> None:
+    told = said(kit.play("playbooks/detect.yml", "-e", "app=mono"))
+    for part in (
+        "project backend the only folder with a dependency file and an app (source.subdir)",
+        "app api.main:app api/main.py:8",
+        "hint frontend/package.json has a build script",
+        "hint secret_key (api/settings.py:7) is drawn at random",
+    ):
+        assert part in told, told
+    told = said(kit.play("playbooks/detect.yml", "-e", "app=three"))
+    assert "runs in server processes.web.directory" in told
+    assert f"the lock names {COMPANY}" in told
+
+
+@deployed
+def test_a_refused_path_is_named_with_the_way_out(kit: Kit) -> None:
+    """The app starts, and writes into its code when it is asked for the first time."""
+    release = kit.release("mono")
+    kit.app("mono").update(scratch=[], health={"timeout": 15})
+    try:
+        told = said(kit.play("playbooks/deploy.yml", "-e", "app=mono", succeed=False))
+    finally:
+        kit.app("mono").update(scratch=["cache"], health={})
+    assert re.search(
+        r"answered 500 on /health for 15 s: it tried to write to cache/seen \(.*api/main\.py:14\)", told
+    )
+    assert 'add "cache" to persistent (outlives releases) or scratch (ends with its release)' in told
+    assert kit.release("mono") == release
+
+
+@deployed
+def test_several_projects_are_named(kit: Kit) -> None:
+    folder = Path(kit.app("mono")["source"]["path"])
+    shutil.copytree(folder / "backend", folder / "admin")
+    try:
+        told = said(kit.play("playbooks/deploy.yml", "-e", "app=mono", succeed=False))
+    finally:
+        shutil.rmtree(folder / "admin")
+    assert "holds 2 projects and none at its top: admin, backend. Set source.subdir" in told
+
+
+@deployed
+def test_a_wrong_hash_in_a_foreign_lock(kit: Kit) -> None:
+    lock = Path(kit.app("three")["source"]["path"]) / "uv.lock"
+    kept = lock.read_text()
+    at = kept.index('name = "starlette"\nversion')
+    lock.write_text(kept[:at] + re.sub(r"sha256:[0-9a-f]{8}", "sha256:00000000", kept[at:], count=2))
+    try:
+        told = said(kit.play("playbooks/deploy.yml", "-e", "app=three", succeed=False))
+    finally:
+        lock.write_text(kept)
+    assert "Installing the dependencies failed" in told
+    assert "starlette" in told
+    assert f"what {ALLOWED} serves is not what the lock recorded" in told
+    assert health(kit, "three")["things"] == 0
+
+
+@deployed
+def test_a_day_that_cannot_be_kept_is_told(kit: Kit, tmp_path: Path) -> None:
+    """The commit is older than what it asks for, so the newest are taken, and the deploy says so."""
+    project = tmp_path / "dated"
+    shutil.copytree(PROJECTS / "dated", project)
+    commit(project, "2025-03-11T12:00:00+00:00", "requirements.txt", "fastapi>=0.116\n")
+    copy(kit.host, bare(project), REPOSITORY)
+    told = said(kit.play("playbooks/deploy.yml", "-e", "app=dated"))
+    assert "The dependencies are not pinned: as of 2025-03-11, the day of the commit" in told
+    assert health(kit, "dated")["fastapi"] != "0.115.11"

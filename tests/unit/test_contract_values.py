@@ -15,10 +15,19 @@ def test_the_smallest_app_comes_out_complete() -> None:
         "name": "board",
         "domains": ["board.example.com"],
         "source": {"path": str(ROOT / "app"), "git": "", "version": "HEAD", "deploy_key": "", "subdir": ""},
-        "python": {"version": "", "extras": [], "groups": [], "directory": ""},
+        "python": {"version": "", "install": False, "extras": [], "groups": [], "directory": ""},
+        "packages": {"index_url": "", "install_mirror": "", "downloads_json": ""},
         "system_packages": [],
         "processes": [
-            {"name": "web", "app": "", "command": "", "workers": 2, "instances": 1, "memory": "512M"},
+            {
+                "name": "web",
+                "app": "",
+                "directory": "",
+                "command": "",
+                "workers": 2,
+                "instances": 1,
+                "memory": "512M",
+            },
         ],
         "jobs": [],
         "env": {},
@@ -87,6 +96,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "extra_ca_certificates": [],
         "updates": {"enabled": True, "reboot_at": ""},
         "postgresql": {"repository": "distribution", "version": "", "settings": {}},
+        "python": {"index_url": "", "install_mirror": "", "downloads_json": ""},
         "proxy": {"repository": "distribution", "tls": "acme", "email": "", "acme_ca": ""},
     }
     for server in (..., None, {}, {"admin": None}):
@@ -95,6 +105,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
 
 def test_every_key_of_the_schema_comes_out_and_few_more() -> None:
     more = {"database.owner", "database.user"}
+    more |= {f"packages.{key}" for key in ("index_url", "install_mirror", "downloads_json")}
 
     def keys(value: Any, path: str = "") -> set[str]:
         if isinstance(value, dict):

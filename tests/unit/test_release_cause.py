@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from ansible.module_utils.berth.release import build, cause
+from ansible.module_utils.berth.release import cause, uv
 from ansible.module_utils.berth.release.session import reason
 
 HERE = "/srv/board/releases/r"
@@ -82,6 +82,21 @@ ABOUT = cause.About(HERE, "main:app", "main.py:3", "web", "512M")
             "it",
         ),
         (
+            traceback(f"PermissionError: [Errno 13] Permission denied: '{HERE}/logs/app.log'"),
+            "it tried to write to logs/app.log (main.py:3), which is read-only for it: "
+            'add "logs" to persistent (outlives releases) or scratch (ends with its release)',
+        ),
+        (
+            traceback("OSError: [Errno 30] Read-only file system: '/var/lib/shop'"),
+            "it tried to write to /var/lib/shop (main.py:3), which is read-only for it: let it write below "
+            "/srv/<app>/data, or to a folder that is listed in persistent",
+        ),
+        (
+            traceback("sqlite3.OperationalError: unable to open database file"),
+            "sqlite3.OperationalError: unable to open database file (main.py:3): SQLite's file has to "
+            "lie in a folder that is listed in persistent",
+        ),
+        (
             ["Failed to find attribute 'app' in 'main'."],
             "module main has no attribute app: correct processes.web.app",
         ),
@@ -136,10 +151,10 @@ def test_what_uv_means() -> None:
         "  ╰─▶ Because nosuch was not found in the package registry and you require",
         "      nosuch==9, we can conclude that your requirements are unsatisfiable.",
     ]
-    assert build.uv_reason(lines).startswith(
+    assert uv.reason(lines).startswith(
         "Because nosuch was not found in the package registry and you require nosuch"
     )
-    assert build.uv_reason(["error: Failed to fetch: `https://x`"]) == "Failed to fetch: `https://x`"
+    assert uv.reason(["error: Failed to fetch: `https://x`"]) == "Failed to fetch: `https://x`"
 
 
 def test_what_ssh_means() -> None:

@@ -67,6 +67,7 @@ def resolve(
     for index, app in enumerate(apps):
         check_app(report, app, f"apps[{index}]", walker.given, inventory_dir, tls)
         app["processes"] = [default_of_process(spec) | process for process in app["processes"]]
+        app["packages"] = dict(server["python"])
     check_across(report, server, apps)
     if not report.touches("vault"):
         check_vault(report, written["vault"], apps, walker)

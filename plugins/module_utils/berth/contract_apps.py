@@ -216,6 +216,7 @@ def _web(report: Report, process: dict[str, Any], path: str, given: Collection[s
         )
     if f"{path}.instances" in given:
         report.add(f"{path}.instances", 'is not for web; write "workers"')
+    process["directory"] = in_project(report, f"{path}.directory", process["directory"], top=True)
     names.check_range(report, f"{path}.workers", process["workers"], 1, 256, "")
 
 
@@ -226,6 +227,11 @@ def _other(report: Report, process: dict[str, Any], path: str, given: Collection
         report.add(f"{path}.app", 'is for web alone; write "command"')
     if f"{path}.workers" in given:
         report.add(f"{path}.workers", 'is for web alone; write "instances"')
+    if f"{path}.directory" in given:
+        report.add(
+            f"{path}.directory",
+            'is for web alone, and the others run where web does; write "cd folder && …" into command',
+        )
     process["workers"] = 1
     names.check_range(report, f"{path}.instances", process["instances"], 1, 100, "")
 

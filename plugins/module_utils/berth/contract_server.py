@@ -30,6 +30,7 @@ def check_server(report: Report, server: dict[str, Any], inventory_dir: str) -> 
     ]
     _updates(report, server["updates"])
     _postgresql(report, server["postgresql"])
+    _python(report, server["python"])
     _proxy(report, server["proxy"])
 
 
@@ -198,6 +199,32 @@ def _postgresql(report: Report, postgresql: dict[str, Any]) -> None:
         rule = 'write a setting of postgresql.conf, e.g. "work_mem"'
         names.check_pattern(report, path, key, re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?"), rule)
         names.check_line(report, path, value)
+
+
+_ADDRESS = r"https://[^\s\"'{}<>/]+(/[^\s\"'{}<>]*)?"
+_PYTHON = {
+    "index_url": (_ADDRESS, "an https:// address", "https://packages.example.com/simple"),
+    "install_mirror": (_ADDRESS, "an https:// address", "https://mirror.example.com/pythons"),
+    "downloads_json": (
+        rf"{_ADDRESS}|file:///[^\s\"'{{}}<>]+",
+        "an https:// or file:/// address",
+        "https://mirror.example.com/pythons.json",
+    ),
+}
+
+
+def _python(report: Report, python: dict[str, Any]) -> None:
+    for key, (pattern, what, example) in _PYTHON.items():
+        value, path = python[key], f"server.python.{key}"
+        if re.match(r"[a-z]+://[^/]*@", value):
+            # Never repeated: it may be a password.
+            report.add(
+                path,
+                "contains a user or a password, which would end up in logs; leave them out, and where the "
+                "index asks for them write index-url into the server's /etc/pip.conf, readable by root alone",
+            )
+        elif value and not re.fullmatch(pattern, value):
+            report.add(path, f'{show(path, value)} is not {what}; write e.g. "{example}"')
 
 
 def _proxy(report: Report, proxy: dict[str, Any]) -> None:

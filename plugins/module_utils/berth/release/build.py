@@ -11,15 +11,29 @@ import shutil
 import signal
 import time
 import zipimport
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import cause, gunicorn_conf, journal, migrate, project, retire, serve, source
+from . import (
+    cause,
+    gunicorn_conf,
+    index,
+    journal,
+    migrate,
+    places,
+    project,
+    pythons,
+    retire,
+    serve,
+    source,
+)
 from .command import Result, run, show, transient
 from .errors import ReleaseError
-from .paths import BUILD_USER, CA_BUNDLE, UV, Paths, instance_file, text_digest
-from .project import Installer
+from .paths import BUILD_USER, CA_BUNDLE, Paths, instance_file, text_digest
+from .project import Installer, PythonWish
+from .uv import INSTALLING, LIMIT, Uv
 
 # What the kit's own server brings where the app does not: the newest that were tested with the hook.
 SERVER = {
@@ -32,8 +46,8 @@ SERVER = {
 }
 # Poetry reads its lock itself, run by uv in an environment of its own.
 POETRY = ["--from", "poetry==2.2.1", "--with", "poetry-plugin-export==1.9.0", "poetry"]
-_BUILD_LIMIT = 900.0
 COMPLETE = ".complete"
+_NODE = "package.json"
 
 
 def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, Any]) -> str:
@@ -145,19 +159,77 @@ class Builder:
         self.app = app
         self.release = release
         self.folder = paths.release(release)
-        self.subdir: str = app["source"].get("subdir") or ""
+        self.notes: list[str] = []
 
-    @property
+    @cached_property
     def project(self) -> Path:
-        return self.folder / self.subdir if self.subdir else self.folder
+        return places.locate(self.folder, self.app).folder
+
+    @cached_property
+    def work(self) -> Path:
+        """Where the app runs, and its imports start from."""
+        return places.work(self.folder, self.app, self.project).folder
 
     # The environment ----------------------------------------------------------------------------------------
 
-    def choose(self) -> tuple[str, str, Installer]:
-        """Python and installer; refuses before anything is installed."""
+    def choose(self, bring: bool = True) -> tuple[str, str, Installer]:
+        """Python and installer; refuses before anything is installed. `bring`: whether uv may download."""
         wish = project.wanted_python(self.project, self.folder, self.app.get("python", {}).get("version", ""))
-        version, interpreter = project.pick_python(wish, project.host_pythons())
-        return version, interpreter, self.installer()
+        installer = self.installer()
+        try:
+            version, interpreter = project.pick_python(wish, project.host_pythons())
+        except ReleaseError:
+            if not self.app.get("python", {}).get("install"):
+                raise
+            if bring:
+                version, interpreter = self._bring_python(wish)
+            else:
+                version, interpreter = project.pick_python(wish, pythons.managed())
+        return version, interpreter, installer
+
+    def _bring_python(self, wish: PythonWish) -> tuple[str, str]:
+        """One that was brought before, or what uv downloads now; it stays, and belongs to root."""
+        with pythons.locked():
+            try:
+                return project.pick_python(wish, pythons.managed())
+            except ReleaseError:
+                pass
+            cache, doing = self.paths.uv_cache, "Bringing a Python"
+            listed = self.uv.run(
+                ["python", "list", "--only-downloads", "--output-format=json"], cache, doing=doing
+            )
+            minor, exact = pythons.choose(wish, listed.out)
+            version = ".".join(map(str, minor))
+            # Installed where it stays: uv writes the path into it.
+            place = pythons.FOLDER / version
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(mode=0o755)
+            try:
+                shutil.chown(place, BUILD_USER, BUILD_USER)
+                words = ["python", "install", "--no-bin", "--compile-bytecode", exact]
+                self.uv.run(words, place, cwd=place, doing=doing)
+                interpreter = pythons.newest(place, minor)
+            except ReleaseError:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
+            own_by_root(place)
+            (place / pythons.COMPLETE).touch()
+        self.notes.append(f"uv brought Python {exact}, which updates of the system do not reach.")
+        return version, str(interpreter)
+
+    def about(self) -> cause.About:
+        """For the explanation of what goes wrong before the release runs."""
+        return cause.About(str(self.folder), project=str(self.project), app=self.paths.app)
+
+    @cached_property
+    def uv(self) -> Uv:
+        return Uv(self.paths, self.app, self.project)
+
+    @cached_property
+    def foreign(self) -> str:
+        """The index that uv.lock names instead of the one that this server is told to use."""
+        installer = self.installer()
+        return index.other(installer.path, self.uv.index) if installer.kind == "uv" else ""
 
     def installer(self) -> Installer:
         directory = self.app.get("python", {}).get("directory", "")
@@ -167,7 +239,7 @@ class Builder:
         return {key: self.app.get("python", {}).get(key, []) for key in ("extras", "groups")}
 
     def key(self, interpreter: str, installer: Installer) -> str:
-        full = run([interpreter, "-I", "-c", "import sys; print(sys.version)"], timeout=20).out.strip()
+        full = self._python(interpreter, ["-I", "-c", "import sys; print(sys.version)"], 20).out.strip()
         return env_key(f"{interpreter} {full}", installer, self.project, self.choice())
 
     def environment(self, interpreter: str, installer: Installer) -> tuple[str, bool]:
@@ -185,19 +257,37 @@ class Builder:
         except ReleaseError:
             shutil.rmtree(target, ignore_errors=True)
             raise
-        own_by_root(target)
+        if not pythons.is_managed(interpreter):
+            own_by_root(target)
         # -I -S: the environment's own start-up hooks are not run by root. Files of other Pythons may not
         # compile.
-        run(
-            [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0",
+        self._python(
+            interpreter,
+            ["-I", "-S", "-m", "compileall", "-q", "-j", "0",
              "--invalidation-mode", "unchecked-hash", str(target / "lib")],
-            timeout=300,
+            300, target,
         )  # fmt: skip
+        own_by_root(target)
         (target / COMPLETE).touch()
         return key, True
 
+    def _python(
+        self, interpreter: str, words: list[str], limit: float, writable: Path | None = None
+    ) -> Result:
+        """Root runs the distribution's Pythons alone; one that was downloaded is the build user's."""
+        if not pythons.is_managed(interpreter):
+            return run([interpreter, *words], timeout=limit)
+        return transient(
+            f"berth-build-{self.paths.app}",
+            [interpreter, *words],
+            user=BUILD_USER,
+            writable=[writable] if writable else [],
+            timeout=limit,
+            properties=["InaccessiblePaths=-/etc/berth"],
+        )
+
     def _install(self, target: Path, interpreter: str, installer: Installer, choice: dict[str, Any]) -> None:
-        self._uv(
+        self.uv.run(
             ["venv", "--quiet", "--python", interpreter, "--no-project", "--allow-existing", str(target)],
             target,
         )
@@ -211,13 +301,16 @@ class Builder:
             if _is_workspace(folder):
                 members = ["--no-install-workspace"]
             options = ["--no-dev", *members, *which, *extras, *groups]
-            self._uv(["sync", "--frozen", "--project", str(folder), *options], target)
+            if self.foreign:
+                self._from_allowed_index(folder, options, target)
+            else:
+                self.uv.run(["sync", "--frozen", "--project", str(folder), *options], target)
         elif installer.kind == "poetry":
             exported = self._export(installer, interpreter, choice, target)
-            self._uv(["pip", "install", "-r", str(exported)], target)
+            self.uv.run(["pip", "install", "-r", str(exported)], target)
         elif installer.kind == "pdm":
             listed = _listed(target, project.pdm_requirements(installer.path, choice))
-            self._uv(["pip", "install", "--no-deps", "-r", str(listed)], target)
+            self.uv.run(["pip", "install", "--no-deps", "-r", str(listed)], target)
         elif installer.kind == "requirements":
             self._loose(["pip", "install", "-r", str(installer.path)], target)
         elif installer.kind == "pyproject":
@@ -233,23 +326,49 @@ class Builder:
             constraints = target / "berth-constraints.txt"
             constraints.write_text(pins)
             constraints.chmod(0o644)
+            words = ["pip", "install", "--constraint", str(constraints)]
             try:
-                self._uv(["pip", "install", "--constraint", str(constraints), *missing], target)
+                self.uv.run([*words, *missing], target, cwd=self._beside(target))
             except ReleaseError:
                 # The pinned server does not fit beside an older dependency of the app: take one that does.
                 loose = [name.split("==")[0] for name in missing]
-                self._uv(["pip", "install", "--constraint", str(constraints), *loose], target)
+                self.uv.run([*words, *loose], target, cwd=self._beside(target))
+
+    def _from_allowed_index(self, folder: Path, options: list[str], target: Path) -> None:
+        """The lock's versions and hashes, and not the addresses in it, which this server shall not ask."""
+        listed = target / "berth-requirements.txt"
+        # The same words for what to leave out, but for their verb.
+        words = [word.replace("--no-install-", "--no-emit-") for word in options]
+        export = ["export", "--quiet", "--frozen", "--no-header", "--no-annotate", "--project", str(folder)]
+        self.uv.run([*export, "--output-file", str(listed), *words], target)
+        hashed = ["--require-hashes"] if index.all_hashed(listed.read_text()) else []
+        self.uv.run(["pip", "install", "--no-deps", *hashed, "-r", str(listed)], target, cwd=target)
+        allowed = self.uv.index
+        self.notes.append(
+            f"uv.lock names the index {index.public(self.foreign)}: its packages came from "
+            f"{allowed.public if allowed else ''} instead, checked by the lock's hashes."
+        )
+
+    def _beside(self, target: Path) -> Path | None:
+        """Where uv finds no settings of the project, which may name the index that it shall not ask."""
+        return target if self.foreign else None
 
     def _loose(self, words: list[str], target: Path) -> None:
         """Without a lock, what there was when the source was committed: the same then as now."""
         moment = self._committed()
         if moment:
             try:
-                self._uv([*words, "--exclude-newer", moment], target)
+                self.uv.run([*words, "--exclude-newer", moment], target)
                 return
-            except ReleaseError:
-                pass  # an index that does not say when a file came, or a commit older than what it asks for
-        self._uv(words, target)
+            except ReleaseError as error:
+                # An index that does not say when a file came, or a commit older than what it asks for.
+                why = error.sentence.removeprefix(f"{INSTALLING} failed: ").rstrip(".")
+        self.uv.run(words, target)
+        if moment:
+            self.notes.append(
+                f"The dependencies are not pinned: as of {moment[:10]}, the day of the commit, they could "
+                f"not be installed ({why}), so the newest were taken. A lock file makes them exact."
+            )
 
     def _committed(self) -> str:
         commit = self.release.rsplit("-", 1)[-1]
@@ -269,61 +388,17 @@ class Builder:
         listed = work / "requirements.txt"
         tool = ["tool", "run", "--python", interpreter, *POETRY]
         words = ["export", "--format=requirements.txt", "--output=requirements.txt", "--no-interaction"]
+        words += ["--without-urls"] if self.uv.index else []
         words += [f"--extras={extra}" for extra in choice["extras"]]
         words += [f"--with={group}" for group in choice["groups"]]
-        self._uv([*tool, *words], target, cwd=work)
+        self.uv.run([*tool, *words], target, cwd=work)
         return listed
-
-    def _uv(
-        self, args: list[str], target: Path, writable: list[Path] | None = None, cwd: Path | None = None
-    ) -> Result:
-        """uv as the build user, who can write the new environment and the app's cache, and nothing else."""
-        self.paths.uv_cache.mkdir(parents=True, exist_ok=True)
-        shutil.chown(self.paths.uv_cache, BUILD_USER, BUILD_USER)
-        result = transient(
-            f"berth-build-{self.paths.app}",
-            [str(UV), *args],
-            user=BUILD_USER,
-            writable=[target, self.paths.uv_cache, *(writable or [])],
-            timeout=_BUILD_LIMIT,
-            cwd=cwd or self.project,
-            env={
-                "UV_TOOL_DIR": "/tmp/uv-tools",  # noqa: S108 - private to the sandbox
-                "POETRY_VIRTUALENVS_CREATE": "false",
-                "UV_CACHE_DIR": str(self.paths.uv_cache),
-                "UV_PROJECT_ENVIRONMENT": str(target),
-                "VIRTUAL_ENV": str(target),
-                "UV_PYTHON_DOWNLOADS": "never",
-                # Cache and environment change owners separately.
-                "UV_LINK_MODE": "copy",
-                "UV_NO_PROGRESS": "1",
-                "SSL_CERT_FILE": CA_BUNDLE,
-                "PIP_CERT": CA_BUNDLE,
-                "HOME": "/tmp",  # noqa: S108 - private to the sandbox
-                "LC_ALL": "C.UTF-8",
-            },
-            properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
-        )
-        if result.code != 0:
-            text = "\n".join(result.lines)
-            full = "No space left" in text or "os error 28" in text
-            why = (
-                f"the server's disk is full ({uv_reason(result.lines)})" if full else uv_reason(result.lines)
-            )
-            raise ReleaseError(
-                f"Installing the dependencies failed: {why}",
-                log=result.lines[-20:],
-                advice=cause.ROOM
-                if full
-                else f"correct the dependency files, then: berth deploy {self.paths.app}",
-            )
-        return result
 
     def run_build(self, env: Path) -> list[str]:
         """The commands the user names, as the build user, who owns the folder meanwhile."""
         lines = self.app.get("build", [])
         if not lines:
-            return missing_front_end(self.project)
+            return missing_front_end(self.folder, self.project)
         _give(self.folder, BUILD_USER)
         try:
             for line in lines:
@@ -332,7 +407,7 @@ class Builder:
                     ["/bin/sh", "-ec", line],
                     user=BUILD_USER,
                     writable=[self.folder],
-                    timeout=_BUILD_LIMIT,
+                    timeout=LIMIT,
                     cwd=self.project,
                     env={
                         "PATH": f"{env}/bin:/usr/local/bin:/usr/bin:/bin",
@@ -390,27 +465,28 @@ class Builder:
                     chown(path, *ids(BUILD_USER))
             shutil.chown(site, BUILD_USER, BUILD_USER)
             env = (self.folder / ".venv").resolve()
-            self._uv(["pip", "install", "--no-deps", "--target", str(site), str(work)], env, [site, work])
+            words = ["pip", "install", "--no-deps", "--target", str(site), str(work)]
+            self.uv.run(words, env, [site, work], cwd=self._beside(site))
         finally:
             shutil.rmtree(work)
         own_by_root(site)
         return [str(toml.get("project", {}).get("name", ""))]
 
-    def python_path(self) -> list[Path]:
+    def python_path(self, work: Path | None = None) -> list[Path]:
         site = self.folder / ".berth/site"
-        return project.python_path(self.project) + ([site] if site.is_dir() else [])
+        return project.python_path(work or self.work) + ([site] if site.is_dir() else [])
 
     def write_scripts(self, target: str, first: bool = False) -> None:
         """What the units run: one script a process, and the web server's settings and hook."""
         own = self.folder / ".berth"
         (own / "run").mkdir(parents=True, exist_ok=True)
-        web = next(process for process in self.app["processes"] if process["name"] == "web")
+        web = project.web(self.app)
         settings: dict[str, Any] = {
             "target": target,
             "workers": int(web.get("workers") or 2),
             # Several workers that meet an empty database would all create its tables.
             "first": first,
-            "project": str(self.project),
+            "project": str(self.work),
             "socket": str(self.paths.socket(self.release)),
             "link": str(self.paths.web_sock),
             "graceful": int(self.app["drain"]["requests"]),
@@ -433,9 +509,10 @@ class Builder:
             self._script(job["name"], job["command"])
         self._seal(own)
         self.link_static()
+        places.remember(self.folder, self.project, self.work)
 
     def _script(self, name: str, command: str, socket: str = "") -> None:
-        lines = ["#!/bin/sh", "# Ansible managed"]
+        lines = ["#!/bin/sh", "# Ansible managed", f"cd {shlex.quote(str(self.work))} || exit 1"]
         paths = ":".join(shlex.quote(str(path)) for path in self.python_path())
         lines.append(f'export PYTHONPATH={paths}"${{PYTHONPATH:+:$PYTHONPATH}}"')
         if (self.folder / ".berth/site/bin").is_dir():
@@ -555,11 +632,17 @@ class Builder:
 
         A file that does not compile stays as it is.
         """
-        run(
-            [interpreter, "-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
+        managed = pythons.is_managed(interpreter)
+        if managed:
+            _give(self.folder, BUILD_USER)
+        self._python(
+            interpreter,
+            ["-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
              "-x", r"/(\.venv|node_modules|\.git)/", str(self.folder)],
-            timeout=120,
+            120, self.folder,
         )  # fmt: skip
+        if managed:
+            _give(self.folder, "root")
 
     def role(self) -> tuple[str, str]:
         return migrate.role(self.app, self.project, self.folder)
@@ -590,27 +673,6 @@ def installed(env: Path) -> dict[str, str]:
         name, _, version = path.name[: -len(".dist-info")].rpartition("-")
         found[re.sub(r"[-_.]+", "-", name).lower()] = version
     return found
-
-
-def uv_reason(lines: list[str]) -> str:
-    """The line of uv's report that names the cause."""
-    # Older versions draw a tree, newer ones write `error:` and `cause:`.
-    text = [
-        re.sub(r"^\s*[\u00d7\u2500-\u25ff>-]+\s*|^\s*(error|cause): *", "", line).strip() for line in lines
-    ]
-    for pattern in (
-        r"^Because ",
-        r"[Hh]ash mismatch",
-        r"not found in|requires-python",
-        r"Failed to",
-        r"^No ",
-    ):
-        for number, line in enumerate(text):
-            if re.search(pattern, line):
-                # uv folds its sentences.
-                rest = " ".join(text[number : number + 3]) if line.startswith("Because ") else line
-                return rest[:400]
-    return (text[-1] if text else "uv gave no reason")[:400]
 
 
 def module_source(module: ModuleType) -> str:
@@ -658,16 +720,18 @@ def grow(folder: Path, unit: str) -> None:
         time.sleep(0.1)  # signals of one kind that are pending together count once
 
 
-def missing_front_end(folder: Path) -> list[str]:
-    """A hint where a package.json says how to build and nothing was built."""
-    for path in sorted([*folder.glob("package.json"), *folder.glob("*/package.json")]):
+def missing_front_end(root: Path, folder: Path) -> list[str]:
+    """A hint where a package.json says how to build and nothing was built; it may lie beside the project."""
+    for path in sorted(
+        {one for top in (root, folder) for one in (*top.glob(_NODE), *top.glob(f"*/{_NODE}"))}
+    ):
         try:
             scripts = json.loads(path.read_text(encoding="utf-8")).get("scripts", {})
         except (OSError, ValueError, AttributeError):
             continue
         built = any((path.parent / name).is_dir() for name in ("dist", "build", "out", ".next"))
         if "build" in scripts and not built:
-            where = path.relative_to(folder)
+            where = path.relative_to(root)
             return [f"{where} has a build script and nothing is built: name the commands under build."]
     return []
 

@@ -35,6 +35,8 @@ class About:
     found: str = ""  # where the target was found
     process: str = "web"
     memory: str = ""
+    project: str = ""  # the project's folder in it
+    app: str = ""
 
 
 def last_error(lines: list[str], inside: str = "") -> tuple[str, str]:
@@ -130,7 +132,7 @@ def stack_place(lines: list[str], inside: str) -> str:
 
 def brief(place: str, inside: str) -> str:
     """A place as the author of the code knows it: relative to the release."""
-    return place.removeprefix(inside).lstrip("/")
+    return place.removeprefix(inside).lstrip("/") if inside and place.startswith(inside) else place
 
 
 def explain(lines: list[str], state: dict[str, str], about: About) -> str:
@@ -153,6 +155,12 @@ def explain(lines: list[str], state: dict[str, str], about: About) -> str:
     if how:
         return f"the app ended itself with {how[-1]}{said}"
     return f"it ended with exit status {status or 'unknown'}{said}"
+
+
+def reason(lines: list[str], about: About) -> str:
+    """What the last traceback means, for a process that goes on; empty where there is none."""
+    error, place, frames = _last(lines, about.inside)
+    return _explain_error(error, place, frames, about.inside, about) if error else ""
 
 
 def _explain_error(error: str, place: str, frames: list[str], inside: str, about: About) -> str:
@@ -185,10 +193,8 @@ def _explain_error(error: str, place: str, frames: list[str], inside: str, about
         return f"the required {what} {', '.join(missing)} {it} not set{where}: add to env or secrets{others}"
     refused = re.match(r"(?:OSError|PermissionError): \[Errno (?:30|13)\] [^:]+: '([^']+)'", error)
     if refused:
-        path = brief(refused[1], inside)
-        return (
-            f"it tried to write to {path}{where}, which is read-only for it: write below a folder that is "
-            "listed in persistent"
+        return f"it tried to write to {brief(refused[1], inside)}{where}, which is read-only for it: " + (
+            _writable(refused[1], about)
         )
     absent = re.match(r"(?:redis|kombu)\.\S+: .*connecting to (\S+:\d+)\.", error)
     if absent:
@@ -201,9 +207,24 @@ def _explain_error(error: str, place: str, frames: list[str], inside: str, about
             f"{error}{where}: it makes or changes tables itself, which its role may not: "
             "set database.role: owner, or let migrations do it"
         )
+    if "OperationalError" in error and re.search("readonly database|unable to open database file", error):
+        return f"{error}{where}: SQLite's file has to lie in a folder that is listed in persistent"
     if re.search(r"\[Errno (28|122)\]|No space left", error):
         return f"the server's disk is full: {error}{where}"
     return f"{error}{where}"
+
+
+def _writable(path: str, about: About) -> str:
+    """How a path that was refused becomes one that may be written."""
+    base = about.project or about.inside
+    if path.startswith("/") and not (base and path.startswith(f"{base}/")):
+        data = f"/srv/{about.app or '<app>'}/data"
+        return f"let it write below {data}, or to a folder that is listed in persistent"
+    below = path.removeprefix(f"{base}/").removeprefix("./")
+    folder, _, rest = below.partition("/")
+    if not rest and "." in folder:  # a file beside the code: only folders can be opened
+        return "write below a folder that is listed in persistent"
+    return f'add "{folder}" to persistent (outlives releases) or scratch (ends with its release)'
 
 
 def _origin(about: About) -> str:
@@ -216,7 +237,10 @@ _SAYINGS: tuple[tuple[str, Callable[[re.Match[str], About], str]], ...] = (
     (r"(?m)^took longer than \d+ s and was stopped$", lambda found, _about: f"it {found[0]}"),
     (
         r"Read-only file system: '?([^'\s]+)",
-        lambda found, _about: f"it tried to write to {found[1]}, which is read-only: add it to persistent",
+        lambda found, about: (
+            f"it tried to write to {brief(found[1], about.inside)}, which is read-only for it: "
+            + _writable(found[1], about)
+        ),
     ),
     (
         r"Failed to find attribute '(\w+)' in '([\w.]+)'",

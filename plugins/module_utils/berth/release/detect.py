@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import build, migrate, pack, pools, project
+from . import build, index, migrate, pack, places, pools, project, randoms
 from .errors import ReleaseError
 
 Row = tuple[str, str, str]
@@ -18,17 +18,22 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
 
     `connections` is how many of the database's the server will give one app; 0 where that is not known.
     """
-    folder = root / (app["source"].get("subdir") or "")
+    found = places.locate(root, app)
+    folder = found.folder
     python = app.get("python", {})
-    rows: list[Row] = [
-        ("project", _below(folder, root), "source.subdir; the server and all commands run here")
-    ]
+    rows: list[Row] = [("project", _below(folder, root), found.why)]
+    rows.append(_work(app, folder, root))
     wish = project.wanted_python(folder, root, python.get("version", ""))
-    rows.append(("python", wish.version or wish.range or "the newest", wish.why))
+    bring = "; uv brings one where the server has none" if python.get("install") else ""
+    rows.append(("python", wish.version or wish.range or "the newest", wish.why + bring))
     installer = project.find_installer(folder, root, python.get("directory", ""))
     what = installer.kind + (f" (package {installer.package})" if installer.package else "")
     place = _below(installer.path, root) if installer.file else "no lock, requirements or [project] table"
     rows.append(("dependencies", what, place))
+    foreign = index.other(installer.path, index.named(app)) if installer.kind == "uv" else ""
+    if foreign:
+        why = f"server.python.index_url; the lock names {index.public(foreign)}"
+        rows.append(("index", app["packages"]["index_url"], why))
     packages = "yes" if build.is_package(folder, installer) else "no"
     rows.append(("installed", packages, "whether the project itself has to be installed as a package"))
     rows += _application(app, folder, root)
@@ -37,17 +42,32 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
     dropped = [name for name in pack.list_files(root) if pack.is_env_file(name.rsplit("/", 1)[-1])]
     if dropped:
         rows.append(("left out", ", ".join(dropped), "would override the settings"))
-    rows += [("hint", hint, "build") for hint in build.missing_front_end(folder) if not app.get("build")]
-    return rows
+    hints = [] if app.get("build") else build.missing_front_end(root, folder)
+    hints += [one.sentence() for one in randoms.unset(folder, app)]
+    return rows + [("hint", "", hint) for hint in hints]
+
+
+def _work(app: dict[str, Any], folder: Path, root: Path) -> Row:
+    """Where the server, the other processes and the jobs run."""
+    work = places.work(root, app, folder)
+    web = project.web(app)
+    found = [] if web.get("app") or web.get("command") else _targets(app, folder, root)[:1]
+    if found and found[0].directory:
+        return ("runs in", _below(folder / found[0].directory, root), found[0].where)
+    return ("runs in", _below(work.folder, root), f"{work.why}; set processes.web.directory for another")
+
+
+def _targets(app: dict[str, Any], folder: Path, root: Path) -> list[project.Target]:
+    return project.find_targets(folder, root, project.web(app).get("directory") or "")
 
 
 def _application(app: dict[str, Any], folder: Path, root: Path) -> list[Row]:
-    web = next(process for process in app["processes"] if process["name"] == "web")
+    web = project.web(app)
     if web.get("command"):
         return [("app", web["command"], "processes.web.command")]
     if web.get("app"):
         return [("app", web["app"], "processes.web.app")]
-    found = project.find_targets(folder, root)
+    found = _targets(app, folder, root)
     if not found:
         broken = project.syntax_error(folder)
         return [("app", "none", broken or "set processes.web.app, such as main:app")]

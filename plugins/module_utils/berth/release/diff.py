@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from . import build, history, migrate, offline, project, prune, schema, settings, source
+from . import build, history, migrate, offline, places, project, prune, schema, settings, source
 from .errors import ReleaseError
 from .pack import is_env_file
 from .paths import Paths
@@ -43,10 +43,9 @@ def scripts(root: Path, app: dict[str, Any]) -> dict[str, Any]:
     """What a source says of its migrations: its revisions, and why none would run where that is so."""
     folder = history.script_folder(root, app)
     found = schema.read_all(folder).values() if folder else []
-    subdir = (app.get("source") or {}).get("subdir") or ""
     why = ""
     try:
-        decision = migrate.decide(root / subdir, root, app.get("migrations") or {})
+        decision = migrate.decide(places.locate(root, app).folder, root, app.get("migrations") or {})
         why = "" if decision.command else decision.why
     except ReleaseError as error:
         why = error.sentence
@@ -141,7 +140,7 @@ def _sql(
             source.unpack(body, tree)
         source.tidy(tree)
         decision = migrate.decide(builder.project, tree, app["migrations"])
-        _, interpreter, installer = builder.choose()
+        _, interpreter, installer = builder.choose(bring=False)
         env = paths.envs / builder.key(interpreter, installer)
         # Other packages of its workspace are installed into a release when that is built.
         others = [folder for folder in builder.packages() if folder != builder.project]
@@ -151,7 +150,7 @@ def _sql(
     except (ReleaseError, OSError) as error:
         return offline.Sql(note=f"Their SQL is not known: {error}")
     site = paths.release(live) / ".berth/site"
-    path = project.python_path(builder.project) + ([site] if site.is_dir() else [])
+    path = project.python_path(builder.work) + ([site] if site.is_dir() else [])
     place = offline.Place(tree, decision.directory, env, path, live)
     # It needs no lock, so several may run at a time.
     unit = f"berth-diff-{paths.app}-{os.getpid()}"
@@ -160,8 +159,8 @@ def _sql(
 
 def file_changes(folder: Path, files: dict[str, str], app: dict[str, Any]) -> list[str]:
     """`A name`, `M name`, `D name` against a release's folder."""
-    subdir = (app.get("source") or {}).get("subdir") or ""
-    kept = [f"{subdir}/{name}".lstrip("/") for name in app.get("persistent", [])]
+    place = places.locate(folder, app).folder.relative_to(folder) if app.get("persistent") else Path()
+    kept = [str(place / name) for name in app.get("persistent", [])]
 
     def counts(name: str) -> bool:
         outside = any(name == one or name.startswith(f"{one}/") for one in kept)

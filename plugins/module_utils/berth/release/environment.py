@@ -236,7 +236,7 @@ _PROVISIONED = (
     *("name", "env", "secrets", "database", "processes", "jobs"),
     *("limits", "system_packages", "drain", "persistent", "scratch", "redis"),
 )
-_FORMAT = 2  # of the files that are written; a newer one has them written again
+_FORMAT = 3  # of the files that are written; a newer one has them written again
 
 
 def redis_settings(app: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,6 +248,6 @@ def redis_settings(app: Mapping[str, Any]) -> dict[str, Any]:
 def provision_digest(app: Mapping[str, Any]) -> str:
     shape = {key: app.get(key) for key in _PROVISIONED}
     shape["format"] = _FORMAT
-    shape["migrations.env"] = app.get("migrations", {}).get("env", {})
     shape["subdir"] = app.get("source", {}).get("subdir", "")
+    shape["migrations.env"] = app.get("migrations", {}).get("env", {})
     return text_digest(json.dumps(shape, sort_keys=True, default=str))

@@ -205,9 +205,8 @@ def _not_well(probe: Probe, unit: str, status: int, budget: float, about: cause.
         to = f" ({reply.location})" if reply.location else ""
         sentence += f", which leads elsewhere{to}: set health.path to the path that answers itself"
     elif status >= 500:
-        error, place = cause.last_error(lines, about.inside)
-        at = cause.brief(place, about.inside)
-        sentence += f": {error} ({at})" if error else _quoted(reply.body)
+        why = cause.reason(lines, about)
+        sentence += f": {why}" if why else _quoted(reply.body)
     elif status in (400, 421):
         sentence += f"{_quoted(reply.body)}: it has to accept the host name {probe.host or probe.domain}"
         sentence += ", or proxy.upstream_host has to name one that it accepts"
@@ -223,10 +222,9 @@ def _quoted(body: str) -> str:
 
 def _silent(probe: Probe, unit: str, lines: list[str], budget: float, about: cause.About) -> str:
     """Why nobody answers on the socket."""
-    error, place = cause.last_error(lines, about.inside)
-    if error:
-        at = cause.brief(place, about.inside)
-        return f"The new release did not answer within {budget:.0f} s: {error}" + (f" ({at})" if at else "")
+    why = cause.reason(lines, about)
+    if why:
+        return f"The new release did not answer within {budget:.0f} s: {why}"
     if not about.target:
         return _no_socket(probe, unit, budget)
     where = cause.stuck(lines)

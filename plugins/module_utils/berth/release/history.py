@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import gate, journal, lock, migrate, prune, schema, settings, units
+from . import gate, journal, lock, migrate, places, prune, schema, settings, units
 from .errors import ReleaseError
 from .paths import Paths
 
@@ -15,13 +15,15 @@ _DEPTH = ("alembic.ini", "*/alembic.ini", "*/*/alembic.ini")
 
 def script_folder(release: Path, app: dict[str, Any]) -> Path | None:
     """Where a release keeps its revisions; None where it has none."""
-    subdir = str((app.get("source") or {}).get("subdir") or "")
+    try:
+        project = places.locate(release, app).folder
+    except ReleaseError:
+        return None
     wish = str((app.get("migrations") or {}).get("directory") or "")
-    project = release / subdir if subdir else release
-    places = [project / wish] if wish else [migrate.find_ini(project, release)]
+    found = [project / wish] if wish else [migrate.find_ini(project, release)]
     # Which of several a command of the app's own means is not known: the nearest, then.
-    places += [ini.parent for pattern in _DEPTH for ini in sorted(project.glob(pattern))]
-    for place in places:
+    found += [ini.parent for pattern in _DEPTH for ini in sorted(project.glob(pattern))]
+    for place in found:
         folder = migrate.script_folder(place) if place and (place / "alembic.ini").is_file() else None
         if folder and folder.is_dir():
             return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -63,6 +64,15 @@ def _plain(text: str) -> str:
             words = [word.strip(" '\"") for word in text.strip("[]").split(",")]
         return " ".join(map(str, words))
     return text.strip("'\"")
+
+
+def folder(line: str, project: Path) -> str:
+    """The folder of the project that such a line changes to before it serves; empty for the project."""
+    match = re.match(r"cd\s+(\S+)\s*(?:&&|;)", line)
+    found = match.group(1).strip("'\"") if match else _after(line.split(), "--chdir")
+    found = os.path.normpath(found) if found else "."
+    inside = not found.startswith(("/", "..", "."))
+    return found if inside and (project / found).is_dir() else ""
 
 
 def target(line: str, project: Path) -> str:

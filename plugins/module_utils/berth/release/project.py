@@ -16,7 +16,7 @@ from . import launch
 from .errors import ReleaseError
 from .pack import SKIPPED_FOLDERS
 
-_NO_APPS = SKIPPED_FOLDERS | {
+NO_APPS = SKIPPED_FOLDERS | {
     *("test", "tests", "docs", "doc", "docs_src", "examples", "example", "migrations", "alembic", "versions"),
     *("scripts", "benchmarks", "build", "dist"),
 }
@@ -252,21 +252,25 @@ def host_pythons(folders: tuple[str, ...] = ("/usr/local/bin", "/usr/bin")) -> d
     return found
 
 
+def fits(wish: PythonWish, minor: tuple[int, ...]) -> bool:
+    """Whether a minor version may be what is asked for."""
+    if wish.version and ".".join(map(str, minor)) != wish.version:
+        return False
+    # A range may name a patch level, of which an interpreter's name says nothing: be generous upwards.
+    return not wish.range or satisfies(minor, wish.range) or satisfies((*minor, 99), wish.range)
+
+
 def pick_python(wish: PythonWish, pythons: dict[tuple[int, ...], str]) -> tuple[str, str]:
     """The newest fitting interpreter: its version and its path."""
     for version in sorted(pythons, reverse=True):
-        name = ".".join(map(str, version))
-        if wish.version and name != wish.version:
-            continue
-        # A range may name a patch level, of which an interpreter's name says nothing: be generous upwards.
-        if wish.range and not (satisfies(version, wish.range) or satisfies((*version, 99), wish.range)):
-            continue
-        return name, pythons[version]
+        if fits(wish, version):
+            return ".".join(map(str, version)), pythons[version]
     have = ", ".join(".".join(map(str, version)) for version in sorted(pythons)) or "none"
     want = wish.version or wish.range
     raise ReleaseError(
         f"The project asks for Python {want} ({wish.why}), and this server has {have}: set python.version to "
-        "one of these if the project runs on it, or add the wanted one through system_packages."
+        "one of these if the project runs on it, python.install: true to let uv download it, or add the "
+        "wanted one through system_packages."
     )
 
 
@@ -278,6 +282,12 @@ class Target:
     rank: tuple[int, ...]
     target: str
     where: str
+    directory: str = ""  # relative to the project, where the command that names it runs
+
+
+def web(app: Mapping[str, Any]) -> dict[str, Any]:
+    """The process that serves requests."""
+    return next((process for process in app.get("processes", []) if process["name"] == "web"), {})
 
 
 def python_path(project: Path) -> list[Path]:
@@ -285,33 +295,38 @@ def python_path(project: Path) -> list[Path]:
     return [project, project / "src"] if (project / "src").is_dir() else [project]
 
 
-def find_targets(project: Path, root: Path | None = None) -> list[Target]:
-    """Every ASGI application that the sources seem to define, the likeliest first."""
+def find_targets(project: Path, root: Path | None = None, directory: str = "") -> list[Target]:
+    """Every ASGI application that the sources seem to define, the likeliest first.
+
+    `directory` is the folder below the project that the server is to run in.
+    """
+    work = project / directory
     entry = load_toml(project / "pyproject.toml").get("tool", {}).get("fastapi", {}).get("entrypoint", "")
     if isinstance(entry, str) and ":" in entry:
         return [Target((-9,), entry, "[tool.fastapi] entrypoint")]
     said: list[Target] = []
     found: dict[str, Target] = {}
-    for start in reversed(python_path(project)):
-        for path in _sources(start):
-            if start == project and (project / "src") in path.parents:
+    for start in reversed(python_path(work)):
+        for path in sources(start):
+            if start == work and (work / "src") in path.parents:
                 continue
             for hit in _targets_in(path, start, project):
                 found.setdefault(hit.target, hit)
-    sources = sorted(found.values())
+    in_code = sorted(found.values())
     for rank, (line, where) in enumerate(launch.lines(project, root or project)):
-        target = launch.target(line, project)
+        below = "" if directory else launch.folder(line, project)
+        target = launch.target(line, work / below)
         if target.endswith(":"):  # `fastapi run app/main.py` names the module alone
-            target = next((hit.target for hit in sources if hit.target.startswith(target)), "")
+            target = next((hit.target for hit in in_code if hit.target.startswith(target)), "")
         if target:
-            said.append(Target((-8, rank), target, where))
+            said.append(Target((-8, rank), target, where, below))
     named = {hit.target for hit in said}
-    return said + [hit for hit in sources if hit.target not in named]
+    return said + [hit for hit in in_code if hit.target not in named]
 
 
 def texts(project: Path) -> Iterator[tuple[Path, str]]:
     """The sources of the project, one after the other."""
-    for path in _sources(project):
+    for path in sources(project):
         try:
             yield path, path.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -320,7 +335,7 @@ def texts(project: Path) -> Iterator[tuple[Path, str]]:
 
 def syntax_error(project: Path) -> str:
     """The first file that does not parse, with its line: why no application was found in it."""
-    for path in _sources(project):
+    for path in sources(project):
         try:
             ast.parse(path.read_text(encoding="utf-8", errors="replace"))
         except SyntaxError as error:
@@ -330,9 +345,10 @@ def syntax_error(project: Path) -> str:
     return ""
 
 
-def _sources(root: Path) -> Iterator[Path]:
+def sources(root: Path) -> Iterator[Path]:
+    """The Python files that may be part of the running app."""
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name not in _NO_APPS and name.isidentifier())
+        folders[:] = sorted(name for name in folders if name not in NO_APPS and name.isidentifier())
         for name in sorted(files):
             if name.endswith(".py") and not name.startswith("test_") and name != "conftest.py":
                 yield Path(folder) / name

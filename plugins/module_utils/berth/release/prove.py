@@ -33,16 +33,17 @@ def choose(builder: Builder, candidates: list[Target], trusted: str) -> Target:
     if candidates[0].target == trusted:  # the live release runs it; starting the new one proves it again
         return candidates[0]
     for candidate in candidates[:_TRIES]:
+        work = builder.project / candidate.directory if candidate.directory else builder.work
         result = command.transient(
             f"berth-prove-{builder.paths.app}",
             [str(builder.folder / ".venv/bin/python"), "-c", _SCRIPT, candidate.target],
             user=builder.paths.app,
             writable=[builder.paths.data, builder.paths.home, *builder.scratch()],
             timeout=120,
-            cwd=builder.project,
+            cwd=work,
             env={
                 "PATH": f"{builder.folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
-                "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path()),
+                "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path(work)),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "BERTH_RELEASE": builder.release,
                 "BERTH_APP": builder.paths.app,
@@ -53,7 +54,7 @@ def choose(builder: Builder, candidates: list[Target], trusted: str) -> Target:
             return candidate
         if result.code != _NOT_THERE:
             state = {"ExecMainStatus": str(result.code)}
-            reason = cause.explain(result.lines, state, cause.About(str(builder.folder)))
+            reason = cause.explain(result.lines, state, builder.about())
             raise ReleaseError(
                 f"{candidate.target} ({candidate.where}) cannot be imported: {reason}.",
                 log=result.lines[-20:],

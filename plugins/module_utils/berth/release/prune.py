@@ -121,7 +121,7 @@ def sweep(paths: Paths) -> list[str]:
     return gone + [path.name for path in lost]
 
 
-TEMPORARY = ("run/berth-git-*", "tmp/berth-index-*", "var/tmp/berth-diff-*")
+TEMPORARY = ("run/berth-git-*", "run/berth-index-*", "tmp/berth-index-*", "var/tmp/berth-diff-*")
 
 
 def sweep_temporary(root: Path = Path("/"), proc: Path = Path("/proc")) -> list[str]:

@@ -24,11 +24,13 @@ from . import (
     journal,
     migrate,
     offline,
+    places,
     plan,
     pools,
     project,
     prove,
     prune,
+    randoms,
     remove,
     schema,
     settings,
@@ -102,6 +104,8 @@ class Deploy:
             found=self.record.get("target_found", ""),
             process=process,
             memory=str(entry.get("memory") or ""),
+            project=str(places.locate(self.folder, self.app).folder),
+            app=self.paths.app,
         )
 
     def save(self) -> None:
@@ -328,7 +332,7 @@ class Deploy:
         else:
             raise ReleaseError("The source did not arrive.")
         dropped = source.tidy(self.folder)
-        source.project_folder(self.folder, self.app["source"].get("subdir") or "")
+        places.work(self.folder, self.app, places.locate(self.folder, self.app).folder)
         if dropped:
             self.notes.append(
                 f"Left out of the release, since it would override the settings: {', '.join(dropped)}."
@@ -343,7 +347,7 @@ class Deploy:
         version, self.interpreter, installer = builder.choose()
         key, fresh = builder.environment(self.interpreter, installer)
         (self.folder / ".venv").symlink_to(self.paths.envs / key)
-        self.notes += builder.run_build(self.paths.envs / key)
+        built = builder.run_build(self.paths.envs / key)
         builder.install_project()
         builder.link_persistent()
         builder.compile(self.interpreter)
@@ -367,6 +371,8 @@ class Deploy:
             "env": key,
             "target": target,
             "target_found": where,
+            "project": str(builder.project.relative_to(self.folder)),
+            "directory": str(builder.work.relative_to(self.folder)),
             "units": [instance_file(template, self.release) for template in templates],
             "schema": {"from": "", "to": ""},
             "connections": self._connections(builder),
@@ -377,7 +383,9 @@ class Deploy:
         installed = "a new environment" if fresh else "the environment of an earlier release"
         what = f"{target} ({where}), " if target else ""
         lock = f"{installer.file}, " if installer.file else ""
-        notes = [note for note in self.notes if "build script" in note]
+        notes = builder.notes + built
+        notes += [f"{one.sentence()}." for one in randoms.unset(builder.project, self.app)]
+        self.notes += notes
         msg = " ".join([f"{what}Python {version}, {lock}{installed}.", *notes])
         return {"changed": True, "msg": msg}
 
@@ -394,12 +402,12 @@ class Deploy:
         return wanted.most
 
     def _target(self, builder: Builder) -> tuple[str, str]:
-        web = next(process for process in self.app["processes"] if process["name"] == "web")
+        web = project.web(self.app)
         if web.get("command"):
             return "", "processes.web.command"
         if web.get("app"):
             return str(web["app"]), "processes.web.app"
-        found = project.find_targets(builder.project, self.folder)
+        found = project.find_targets(builder.project, self.folder, web.get("directory") or "")
         if not found:
             broken = project.syntax_error(builder.project)
             if broken:
@@ -413,6 +421,8 @@ class Deploy:
             )
         live = journal.read_record(self.paths.release(self.live)) if self.live else {}
         chosen = prove.choose(builder, found, str(live.get("target", "")))
+        if chosen.directory:
+            builder.work = builder.project / chosen.directory
         return chosen.target, chosen.where
 
     def migrate(self, _args: Answer) -> Answer:
@@ -492,7 +502,7 @@ class Deploy:
             user=self.paths.app,
             writable=[self.paths.data, self.paths.home],
             timeout=120,
-            cwd=builder.project,
+            cwd=builder.work,
             env={
                 "PATH": f"{self.folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
                 "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path()),

@@ -1,0 +1,81 @@
+"""Pythons that uv brought to this server, for apps that ask for one the distribution does not have.
+
+They belong to root, lie outside of every home, and stay: environments of kept releases point into them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from . import project
+from .errors import ReleaseError
+from .project import PythonWish
+
+FOLDER = Path("/usr/local/lib/berth/pythons")
+COMPLETE = ".complete"
+
+
+def managed(folder: Path = FOLDER) -> dict[tuple[int, ...], str]:
+    """The interpreters that were brought, by minor version; half-installed ones have no mark."""
+    found: dict[tuple[int, ...], str] = {}
+    for path in sorted(folder.glob("3.*/cpython-3.*/bin/python3.*")):
+        match = re.fullmatch(r"python3\.(\d+)", path.name)
+        place = path.parent.parent
+        if match and not place.is_symlink() and (place.parent / COMPLETE).exists():
+            found[3, int(match.group(1))] = str(path)
+    return found
+
+
+def is_managed(interpreter: str) -> bool:
+    return Path(interpreter).is_relative_to(FOLDER)
+
+
+def choose(wish: PythonWish, listing: str) -> tuple[tuple[int, ...], str]:
+    """Of what uv can download (its JSON listing) the newest that fits: its minor version, and all of it."""
+    known: dict[tuple[int, ...], str] = {}
+    try:
+        entries = json.loads(listing)
+    except ValueError as error:
+        raise ReleaseError(f"uv gave no list of Pythons that it can download: {error}.") from error
+    for entry in entries:
+        plain = entry.get("implementation") == "cpython" and entry.get("variant", "default") == "default"
+        if plain and re.fullmatch(r"3\.\d+\.\d+", entry.get("version", "")):
+            version = project.parse_version(entry["version"])
+            kept = project.parse_version(known.get(version[:2], "0"))
+            if version > kept:
+                known[version[:2]] = entry["version"]
+    if not known:
+        raise ReleaseError("There is no Python for this server among those that uv can download.")
+    for minor in sorted(known, reverse=True):
+        exact = project.parse_version(known[minor])
+        if project.fits(wish, minor) and (not wish.range or project.satisfies(exact, wish.range)):
+            return minor, known[minor]
+    have = ", ".join(".".join(map(str, minor)) for minor in sorted(known))
+    raise ReleaseError(
+        f"The project asks for Python {wish.version or wish.range} ({wish.why}), which neither this server "
+        f"has nor uv can download; it knows {have}."
+    )
+
+
+@contextmanager
+def locked(folder: Path = FOLDER) -> Iterator[None]:
+    """One at a time: two apps may want the same Python at once."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+    with (folder / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def newest(place: Path, minor: tuple[int, ...]) -> Path:
+    """The interpreter inside a folder that uv has just filled."""
+    name = f"python{'.'.join(map(str, minor))}"
+    found = [path for path in place.glob(f"cpython-*/bin/{name}") if not path.parent.parent.is_symlink()]
+    if not found or not os.access(found[0], os.X_OK):
+        raise ReleaseError(f"What uv downloaded holds no {name}.")
+    return found[0]

@@ -1,0 +1,253 @@
+"""Where a project is in its source, its packages and its Python come from, and what it draws at random."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.berth.release import build, index, launch, places, project, pythons, randoms
+from ansible.module_utils.berth.release.errors import ReleaseError
+
+MAIN = "from fastapi import FastAPI\napp = FastAPI()\n"
+APP: dict[str, Any] = {"source": {"subdir": ""}, "processes": [{"name": "web"}]}
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def located(root: Path, app: dict[str, Any] = APP) -> str:
+    return str(places.locate(root, app).folder.relative_to(root))
+
+
+def test_the_only_project_below_the_top(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "services/back-end/requirements.txt": "fastapi",
+            "services/back-end/api/main.py": MAIN,
+            "docs/requirements.txt": "mkdocs",
+            "examples/one/requirements.txt": "fastapi",
+            "examples/one/main.py": MAIN,
+            "frontend/package.json": "{}",
+            "tools/requirements.txt": "x",
+        },
+    )
+    assert located(tmp_path) == "services/back-end"
+
+
+def test_a_project_at_the_top_stays_there(tmp_path: Path) -> None:
+    write(tmp_path, {"requirements.txt": "", "main.py": MAIN, "b/requirements.txt": "", "b/main.py": MAIN})
+    assert located(tmp_path) == "."
+
+
+def test_a_roof_over_a_project_is_not_the_project(tmp_path: Path) -> None:
+    """Tools of the repository at its top, and a workspace without a package of its own."""
+    write(tmp_path, {"requirements.txt": "ruff", "back-end/requirements.txt": "", "back-end/main.py": MAIN})
+    assert located(tmp_path) == "back-end"
+    served = {**APP, "processes": [{"name": "web", "command": "sh run.sh {socket}"}]}
+    assert located(tmp_path, served) == "."
+    (tmp_path / "requirements.txt").unlink()
+    (tmp_path / "pyproject.toml").write_text("[tool.uv.workspace]\nmembers = ['*']\n")
+    assert located(tmp_path) == "back-end"
+
+
+def test_several_projects_are_an_error_that_names_them(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            f"{name}/{file}": text
+            for name in "ab"
+            for file, text in (("requirements.txt", ""), ("main.py", MAIN))
+        },
+    )
+    with pytest.raises(ReleaseError, match=r"2 projects and none at its top: a, b\. Set source\.subdir"):
+        places.locate(tmp_path, APP)
+    assert located(tmp_path, {**APP, "source": {"subdir": "b"}}) == "b"
+    assert located(tmp_path, {**APP, "python": {"directory": "a"}}) == "."
+
+
+def test_a_release_remembers_its_places(tmp_path: Path) -> None:
+    write(tmp_path, {"a/b/main.py": MAIN, ".berth/x": ""})
+    (tmp_path / places.PROJECT).symlink_to("../a")
+    (tmp_path / places.WORK).symlink_to("../a/b")
+    assert located(tmp_path) == "a"
+    assert places.work(tmp_path, APP, tmp_path).folder == tmp_path / "a/b"
+    (tmp_path / places.PROJECT).unlink()
+    (tmp_path / places.PROJECT).symlink_to("/etc")
+    assert located(tmp_path) == "."
+
+
+def test_where_the_server_runs(tmp_path: Path) -> None:
+    write(tmp_path, {"server/main.py": MAIN, "server/other.py": ""})
+    app = {**APP, "processes": [{"name": "web", "directory": "server"}]}
+    assert places.work(tmp_path, app, tmp_path).folder == tmp_path / "server"
+    assert [hit.target for hit in project.find_targets(tmp_path, tmp_path, "server")] == ["main:app"]
+    app["processes"][0]["directory"] = "nowhere"
+    with pytest.raises(ReleaseError, match=r"processes\.web\.directory: there is no folder nowhere"):
+        places.work(tmp_path, app, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [
+        ("cd server && uvicorn main:app", "server"),
+        ("gunicorn --chdir server main:app", "server"),
+        ("cd /code && uvicorn main:app", ""),
+        ("cd nowhere && uvicorn main:app", ""),
+        ("uvicorn main:app", ""),
+    ],
+)
+def test_a_command_that_changes_its_folder(tmp_path: Path, line: str, folder: str) -> None:
+    write(tmp_path, {"server/main.py": MAIN, "main.py": MAIN})
+    assert launch.folder(line, tmp_path) == folder
+    (tmp_path / "Procfile").write_text(f"web: {line}\n")
+    found = project.find_targets(tmp_path)[0]
+    assert (found.target, found.directory) == ("main:app", folder)
+
+
+LOCK = """
+[[package]]
+name = "a"
+source = { registry = "https://Inside.example.com/simple/" }
+[[package]]
+name = "b"
+source = { git = "https://git.example.com/b" }
+[[package]]
+name = "me"
+source = { virtual = "." }
+"""
+
+
+def test_a_lock_that_names_another_index(tmp_path: Path) -> None:
+    lock = tmp_path / "uv.lock"
+    lock.write_text(LOCK)
+    assert index.other(lock, None) == ""
+    assert index.other(lock, index.Index("https://me:pw@inside.example.com/simple", "x")) == ""
+    assert index.other(lock, index.Index("https://o.example.com/simple", "x")).startswith("https://Inside")
+
+
+def test_which_index_a_server_uses(tmp_path: Path) -> None:
+    assert index.configured({}, tmp_path) is None
+    write(tmp_path, {"etc/pip.conf": "[global]\nindex-url = https://u:p%40@pip.example.com/simple\n"})
+    found = index.configured({}, tmp_path)
+    assert found == index.Index("https://u:p%40@pip.example.com/simple", "/etc/pip.conf")
+    assert found.public == "https://pip.example.com/simple"
+    text = '[[index]]\nurl = "https://more.example.com"\n'
+    text += '[[index]]\nurl = "https://uv.example.com"\ndefault = true\n'
+    write(tmp_path, {"etc/uv/uv.toml": text})
+    assert index.configured({}, tmp_path) == index.Index("https://uv.example.com", "/etc/uv/uv.toml")
+    app = {"packages": {"index_url": "https://own.example.com"}}
+    assert index.configured(app, tmp_path) == index.Index(
+        "https://own.example.com", "server.python.index_url"
+    )
+
+
+def test_whether_every_requirement_has_a_hash() -> None:
+    good = "# a comment\na==1 ; python_version > '3' \\\n    --hash=sha256:00 \\\n    --hash=sha256:11\n"
+    assert index.all_hashed(good)
+    assert not index.all_hashed(good + "b @ git+https://git.example.com/b@00\n")
+
+
+LISTING = json.dumps(
+    [
+        {"implementation": "cpython", "variant": "default", "version": version}
+        for version in ("3.16.0a2", "3.14.1", "3.12.3", "3.12.11", "3.11.9")
+    ]
+    + [{"implementation": "pypy", "variant": "default", "version": "3.13.1"}]
+)
+
+
+@pytest.mark.parametrize(
+    ("wish", "exact"),
+    [
+        (project.PythonWish("3.12", "", "x"), "3.12.11"),
+        (project.PythonWish("", ">=3.12,<3.14", "x"), "3.12.11"),
+        (project.PythonWish("", ">=3.14", "x"), "3.14.1"),
+    ],
+)
+def test_which_python_uv_shall_bring(wish: project.PythonWish, exact: str) -> None:
+    assert pythons.choose(wish, LISTING)[1] == exact
+
+
+def test_a_python_that_uv_does_not_know() -> None:
+    with pytest.raises(ReleaseError, match=r"Python 3\.13 \(x\).*it knows 3\.11, 3\.12, 3\.14\."):
+        pythons.choose(project.PythonWish("3.13", "", "x"), LISTING)
+    with pytest.raises(ReleaseError, match="no list"):
+        pythons.choose(project.PythonWish("3.13", "", "x"), "oops")
+
+
+def test_a_half_installed_python_does_not_count(tmp_path: Path) -> None:
+    place = tmp_path / "3.12"
+    write(place, {"cpython-3.12.1-linux/bin/python3.12": "", "cpython-3.12.1-linux/bin/python3": ""})
+    (place / "cpython-3.12-linux").symlink_to(place / "cpython-3.12.1-linux")
+    assert pythons.managed(tmp_path) == {}
+    (place / pythons.COMPLETE).touch()
+    assert pythons.managed(tmp_path) == {(3, 12): str(place / "cpython-3.12.1-linux/bin/python3.12")}
+
+
+SETTINGS = """
+import os, secrets, uuid
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+SIGNING_KEY = os.getenv("SIGNING_KEY", secrets.token_hex(32))
+COOKIE_SECRET = os.environ.get("COOKIE_SECRET") or os.urandom(16)
+PLAIN_SECRET = secrets.token_urlsafe()
+REQUEST = uuid.uuid4()
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="APP_")
+    secret_key: str = secrets.token_urlsafe(32)
+    jwt: str = Field(default_factory=lambda: secrets.token_urlsafe(32), alias="JWT_KEY")
+    salt: str = "fixed"
+    keyboard: str = "fixed"
+
+class Row(Base):
+    api_key = Column(String, default=secrets.token_hex)
+    token: str = Field(default_factory=lambda: secrets.token_hex(8))
+
+def make():
+    token = secrets.token_hex()
+"""
+
+
+def test_random_secrets_are_found_with_their_variables(tmp_path: Path) -> None:
+    write(tmp_path, {"app/settings.py": SETTINGS, "tests/x.py": SETTINGS})
+    assert [(one.constant, one.name, one.where) for one in randoms.find(tmp_path)] == [
+        ("SIGNING_KEY", "SIGNING_KEY", "app/settings.py:6"),
+        ("COOKIE_SECRET", "COOKIE_SECRET", "app/settings.py:7"),
+        ("PLAIN_SECRET", "", "app/settings.py:8"),
+        ("secret_key", "APP_SECRET_KEY", "app/settings.py:13"),
+        ("jwt", "JWT_KEY", "app/settings.py:14"),
+    ]
+
+
+def test_no_alarm_for_what_is_set(tmp_path: Path) -> None:
+    write(tmp_path, {"app/settings.py": SETTINGS})
+    names = ("SIGNING_KEY", "COOKIE_SECRET", "JWT_KEY")
+    app = {"env": {"app_secret_key": "x"}, "secrets": [{"name": name} for name in names]}
+    assert [one.constant for one in randoms.unset(tmp_path, app)] == ["PLAIN_SECRET"]
+    assert "set processes.web.workers: 1" in randoms.unset(tmp_path, app)[0].sentence()
+
+
+def test_a_nested_setting_may_be_set_from_above(tmp_path: Path) -> None:
+    text = "import secrets\nclass Auth(BaseModel):\n    secret: str = secrets.token_hex()\n"
+    write(tmp_path, {"app/settings.py": text})
+    assert randoms.unset(tmp_path, {})[0].name == ""
+    assert randoms.unset(tmp_path, {"env": {"AUTH__SECRET": "x"}}) == []
+
+
+def test_a_front_end_beside_the_project(tmp_path: Path) -> None:
+    write(tmp_path, {"front/package.json": '{"scripts": {"build": "vite build"}}', "back/main.py": MAIN})
+    hints = build.missing_front_end(tmp_path, tmp_path / "back")
+    assert hints == [
+        "front/package.json has a build script and nothing is built: name the commands under build."
+    ]
+    (tmp_path / "front/dist").mkdir()
+    assert build.missing_front_end(tmp_path, tmp_path / "back") == []
