@@ -292,6 +292,7 @@ def test_a_project_below_the_top_with_groups_and_extras(kit: Kit, first: Run) ->
     assert (record(kit, "mono", "project"), record(kit, "mono", "directory")) == ("backend", "backend")
     # Folders are relative to the project, wherever it is: one the proxy serves, one the app writes.
     assert kit.curl("https://mono.localhost/files/hello.txt") == "hello"
+    assert "hidden" not in kit.curl("https://mono.localhost/files/.hidden")
     assert kit.host.sh("cat /srv/mono/current/backend/cache/seen") == "yes"
     assert "frontend/package.json has a build script and nothing is built" in said(first)
 
@@ -357,7 +358,7 @@ def test_a_refused_path_is_named_with_the_way_out(kit: Kit) -> None:
     finally:
         kit.app("mono").update(scratch=["cache"], health={})
     assert re.search(
-        r"answered 500 on /health for 15 s: it tried to write to cache/seen \(.*api/main\.py:14\)", told
+        r"answered 500 on /health for 15 s: it tried to write to cache/seen \(.*api/main\.py:15\)", told
     )
     assert 'add "cache" to persistent (outlives releases) or scratch (ends with its release)' in told
     assert kit.release("mono") == release
