@@ -213,6 +213,8 @@ class Builder:
                 shutil.rmtree(place, ignore_errors=True)
                 raise
             own_by_root(place)
+            # After a power cut the mark must not stand for files that never reached the disk.
+            run(["sync", "--file-system", str(place)], timeout=120)
             (place / pythons.COMPLETE).touch()
         self.notes.append(f"uv brought Python {exact}, which updates of the system do not reach.")
         return version, str(interpreter)
