@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.berth.release import build, index, launch, places, project, pythons, randoms
 from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.paths import Paths
 
 MAIN = "from fastapi import FastAPI\napp = FastAPI()\n"
 APP: dict[str, Any] = {"source": {"subdir": ""}, "processes": [{"name": "web"}]}
@@ -81,6 +82,16 @@ def test_a_release_remembers_its_places(tmp_path: Path) -> None:
     (tmp_path / places.PROJECT).unlink()
     (tmp_path / places.PROJECT).symlink_to("/etc")
     assert located(tmp_path) == "."
+
+
+def test_the_units_of_a_release_name_its_folder(tmp_path: Path) -> None:
+    paths = Paths("board", tmp_path)
+    template = "[Service]\nWorkingDirectory=/srv/board/releases/%i\nType=exec\n"
+    write(paths.units, {"board-web@.service": template})
+    for work, folder in ((".", ""), ("back%end/api", "/back%%end/api")):
+        build.freeze_unit(paths, "board-web@.service", "r1", work)
+        text = (paths.units / "board-web@r1.service").read_text()
+        assert text == template.replace("%i", f"%i{folder}")
 
 
 def test_where_the_server_runs(tmp_path: Path) -> None:

@@ -664,9 +664,12 @@ class Builder:
         return [env, migrate_env]
 
 
-def freeze_unit(paths: Paths, template: str, release: str) -> None:
-    """systemd prefers the file of an instance to its template."""
+def freeze_unit(paths: Paths, template: str, release: str, work: str = ".") -> None:
+    """systemd prefers the file of an instance to its template; the release knows where in it the app runs."""
     text = (paths.units / template).read_text()
+    if work != ".":
+        below = work.replace("%", "%%")
+        text = re.sub(r"(?m)^WorkingDirectory=.*/releases/%i$", lambda line: f"{line[0]}/{below}", text)
     journal.replace_text(paths.units / instance_file(template, release), text, 0o644)
 
 

@@ -356,8 +356,9 @@ class Deploy:
         target, where = self._target(builder)
         builder.write_scripts(target, first=not self.live and self.app["database"]["enabled"])
         templates = template_files(self.app)
+        work = str(builder.work.relative_to(self.folder))
         for template in templates:
-            build.freeze_unit(self.paths, template, self.release)
+            build.freeze_unit(self.paths, template, self.release, work)
         origin = self.app["source"]
         self.record = {
             "id": self.release,
