@@ -397,10 +397,18 @@ class Host:
         ]
 
     def restart(self) -> None:
-        """Power off hard and boot again, as after a power cut."""
+        """Stop it hard and boot again."""
+        self.power_off()
+        self.power_on()
+
+    def power_off(self) -> None:
+        """Kill everything on it at once."""
         run("docker", "kill", self.container)
+
+    def power_on(self) -> None:
+        """Boot it after that."""
         run("docker", "start", self.container)
-        _wait_booted(self)
+        _wait_booted(self, 180)
 
 
 def free_port() -> int:
@@ -429,11 +437,13 @@ def up(
     suite: str = "",
     publish: Mapping[str, int] | None = None,
     memory: str = "",
+    volumes: Mapping[str, Path] | None = None,
 ) -> Host:
     """Boot a host, or come back to the one of this name: same state, same ports.
 
     ``publish`` maps ports of the host ("443", or "443/udp") to ports of 127.0.0.1; 0 picks a free one.
-    ``memory`` limits it, as ``docker run --memory`` does.
+    ``memory`` limits it, as ``docker run --memory`` does. ``volumes`` maps folders of the host to those of
+    this machine that lie there.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", name):
         raise TestHostError(f"{name!r} is no name for a host: use a-z, 0-9 and -.")
@@ -475,6 +485,7 @@ def up(
     ]
     command += [f"--cap-add={capability}" for capability in CAPABILITIES]
     command += [f"--publish=127.0.0.1:{mine}:{port}" for port, mine in ports.items()]
+    command += [f"--volume={mine}:{folder}" for folder, mine in (volumes or {}).items()]
     if memory:
         command.append(f"--memory={memory}")
     if "apparmor" in run("docker", "info", "-f", "{{.SecurityOptions}}"):

@@ -119,16 +119,18 @@ BROKEN = {
 }
 
 
-# Failed once beside other suites on a busy machine, for a reason not found yet: until then not in make test.
-@pytest.mark.long
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_release_never_goes_live(site: Kit, board: Path, authority: Path, kind: str) -> None:
+def test_a_broken_release_never_goes_live(
+    site: Kit, board: Path, authority: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, text, cause = BROKEN[kind]
+    # On a busy machine the import of the app alone has taken a minute, and what is wrong comes at its end.
+    monkeypatch.setitem(site.app("board"), "health", {**site.app("board")["health"], "timeout": 600})
     live = site.release("board")
     before = set(site.host.sh("ls /srv/board/releases").split())
     with (board / name).open("a") as source:
         source.write(f"\n{text}")
-    with Load("board.localhost", site.host.published["443"], authority, clients=2) as load:
+    with Load("board.localhost", site.host.published["443"], authority, clients=2, pause=0.05) as load:
         output = deploy(site, succeed=False)
     assert re.search(cause, output), output
     assert "Traceback (most recent call last)" not in output.split("board", 1)[0]

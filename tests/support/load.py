@@ -69,17 +69,25 @@ class Load:
     """Clients in a background thread, GET and POST in turns, until stopped.
 
     Goes to 127.0.0.1 only. Every POST is a new row whose text must come back; every GET must be a 200
-    with a whole JSON body.
+    with a whole JSON body. Each client waits `pause` seconds after an answer.
     """
 
     def __init__(
-        self, domain: str, port: int, authority: Path, *, clients: int = 8, http2: bool = False
+        self,
+        domain: str,
+        port: int,
+        authority: Path,
+        *,
+        clients: int = 8,
+        http2: bool = False,
+        pause: float = 0.0,
     ) -> None:
         self.domain = domain
         self.url = f"https://127.0.0.1:{port}"
         self.context = ssl.create_default_context(cafile=str(authority))
         self.clients = clients
         self.http2 = http2
+        self.pause = pause
         self.tally = Tally()
         self.numbers = itertools.count()
         self._stop = threading.Event()
@@ -103,6 +111,8 @@ class Load:
         ) as client:
             while not self._stop.is_set():
                 await self._one(client, number)
+                if self.pause:
+                    await asyncio.sleep(self.pause)
 
     async def _one(self, client: httpx.AsyncClient, number: int) -> None:
         serial = next(self.numbers)
