@@ -627,7 +627,8 @@ class Deploy:
         done = command.run(
             ["systemd-run", "--quiet", "--collect", f"--unit={unit.removesuffix('.service')}",
              f"--description=Wait for {release} of {self.paths.app} to finish, then stop it",
-             "/usr/bin/python3", "-I", str(script), socket, link, web, str(idle), str(limit)]
+             "/usr/bin/python3", "-I", str(script), socket, link, web, str(idle), str(limit),
+             *units.beside_web(app, release)]
         )  # fmt: skip
         if done.code != 0:
             raise ReleaseError(
