@@ -41,7 +41,7 @@ def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
             "static": [
                 {
                     "url": folder["url"],
-                    "root": f"/srv/{app['name']}/static",
+                    "root": f"/srv/{app['name']}/current/.berth/static",
                     "max_age": folder["max_age"],
                 }
                 for folder in app["static"]

@@ -602,8 +602,6 @@ class Builder:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(self.project / static["path"])
         self._open(top)
-        if not self.paths.static.is_symlink():
-            self.paths.static.symlink_to("current/.berth/static")
 
     def _seal(self, top: Path) -> None:
         _, group = ids(self.paths.app)

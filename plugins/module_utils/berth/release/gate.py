@@ -19,6 +19,7 @@ HEALTH_PATHS = (
     "/healthz",
     "/health",
     "/readyz",
+    "/healthcheck",
     "/livez",
     "/api/health",
     "/api/healthz",

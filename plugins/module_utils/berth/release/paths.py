@@ -43,11 +43,6 @@ class Paths:
         return self.base / "current"
 
     @property
-    def static(self) -> Path:
-        """The live release's static map, without a dot in its path: the proxy serves nothing hidden."""
-        return self.base / "static"
-
-    @property
     def web_sock(self) -> Path:
         return self.base / "web.sock"
 

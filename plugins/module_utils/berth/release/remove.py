@@ -30,7 +30,6 @@ def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> di
         prune.remove_release(paths, release)
     paths.web_sock.unlink(missing_ok=True)
     paths.current.unlink(missing_ok=True)
-    paths.static.unlink(missing_ok=True)
     prune.sweep(paths)
     prune.remove_unused_envs(paths)
     for name in templates:
