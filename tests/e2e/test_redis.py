@@ -219,6 +219,11 @@ def test_without_it_the_instance_runs_until_no_release_needs_it(kit: Kit) -> Non
     for number in range(3):
         one["env"]["NUMBER"] = number
         kit.play("playbooks/deploy.yml", "-e", "app=one")
+        # What still retires is not pruned.
+        kit.host.sh(
+            "for try in $(seq 90); do [ $(systemctl list-units -q --plain 'one-web@*' | wc -l) = 1 ] && exit;"
+            " sleep 1; done; exit 1"
+        )
     assert kit.play("playbooks/provision.yml", "--tags", "redis").changed == 1
     assert kit.host.sh("systemctl is-active redis-server@one || true") == "inactive"
     assert kit.host.sh("ls /var/lib/redis/one"), "its data is gone"
@@ -239,3 +244,5 @@ def test_removed_and_purged(kit: Kit) -> None:
         "/etc/systemd/system/*two-b* /etc/systemd/system/*/*two-b* 2>/dev/null || true"
     )
     assert left == ""
+    again = kit.play("playbooks/remove.yml", "-e", "app=two-b", "-e", "confirm=two-b", "-e", "purge=true")
+    assert again.changed == 0

@@ -17,10 +17,14 @@ def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> di
     database = _database(paths)
     templates = [path.name for path in paths.units.glob(f"{paths.app}-*@.*") if prune.owned(path, paths.app)]
     own_redis = redis.Redis(paths.app, paths.root)
-    there = [path for path in (paths.base, paths.etc, paths.state, own_redis.born) if path.exists()]
+    # The lock is this run's own.
+    noted = [path for path in paths.state.glob("*") if path.name != "lock"]
+    there = [path for path in (paths.base, paths.etc, own_redis.born, *noted) if path.exists()]
     present = bool(live or releases or templates or (purge and there))
     kept = "" if purge else " Its data, database, Redis and secrets are kept: -e purge=true removes them too."
     if not present:
+        if purge and not check:
+            shutil.rmtree(paths.state, ignore_errors=True)
         return {"changed": False, "msg": f"{paths.app} is not on this server."}
     if check:
         return {"changed": True, "msg": f"{paths.app} would be removed.{kept}"}
