@@ -16,6 +16,8 @@ from ansible.module_utils.berth.release import units
         ({7: 50}, {7: 70}, False),
         ({7: 50}, {7: -1}, False),
         ({7: -1}, {7: 50}, False),
+        ({7: -1}, {7: 0}, False),
+        ({7: -1}, {7: -1}, False),
         ({7: 50}, {7: 50, 8: 1}, False),
         ({}, {7: 50}, False),
     ],

@@ -47,8 +47,8 @@ from .paths import BUILD_USER, Paths, instance_file, template_files
 Answer = dict[str, Any]
 _PROXY_IDLE = 30
 _MARGIN = 5
-# Seconds for which the processes beside the web have to stay up.
-_SETTLED = 1.5
+# Seconds for which the processes beside the web have to stay up: at least, and while they are still at work.
+_SETTLED = (1.0, 3.0)
 # Of pending migrations so many are told by name.
 _NAMED = 10
 
@@ -566,10 +566,16 @@ class Deploy:
         if old and old != to:
             beside = units.beside_web(old_app, old)
             units.disable(self.paths, [units.web(name, old), *beside])
+            units.ask_to_stop(beside)
+
+    def _take_over(self, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
+        """What runs beside the web changes too: never both releases' at once, or a scheduler acts twice."""
+        if old and old != to:
+            beside = units.beside_web(old_app, old)
             units.stop(beside)
             if beside:  # without names it would mean every unit of the host
                 command.systemctl("reset-failed", *beside)
-        units.start(mine[1:])
+        units.start(units.beside_web(app, to))
 
     def verify(self, _args: Answer) -> Answer:
         note = gate.verify_public(
@@ -580,10 +586,10 @@ class Deploy:
         )
         if note:
             self.notes.append(note + ".")
+        self._take_over(self.release, self.app, self.live, self.live_app())
         # A process that dies at its first import does so at once. What was well once is trusted.
-        failed = units.fallen(
-            units.beside_web(self.app, self.release), 0 if self.record.get("healthy") else _SETTLED
-        )
+        patience = (0.0, 0.0) if self.record.get("healthy") else _SETTLED
+        failed = units.fallen(units.beside_web(self.app, self.release), *patience)
         if failed:
             lines = command.journal(failed)
             state = command.show(failed, "Result", "ExecMainStatus")
@@ -687,6 +693,7 @@ class Deploy:
         if (self.switched or self.action == "resume") and self.live and self.live != self.release:
             self._wake(self.live, self.live_app())
             self._go_live(self.live, self.live_app(), self.release, self.app)
+            self._take_over(self.live, self.live_app(), self.release, self.app)
         elif (self.switched or self.action == "resume") and not self.live:
             self.paths.web_sock.unlink(missing_ok=True)
             self.paths.current.unlink(missing_ok=True)

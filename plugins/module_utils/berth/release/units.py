@@ -33,10 +33,10 @@ def states(names: list[str]) -> dict[str, str]:
     return dict(zip(names, systemctl("is-active", *names).out.split(), strict=False))
 
 
-def fallen(names: list[str], seconds: float) -> str:
+def fallen(names: list[str], least: float, most: float) -> str:
     """The first unit that does not stay up; empty when all do.
 
-    Looks for `seconds`, and for as long again while one is still at work, as with a long import.
+    Looks for `least` seconds, and on until `most` while one is still at work, as with a long import.
     """
     began = time.monotonic()
     services = [name for name in names if name.endswith(".service")]
@@ -61,7 +61,7 @@ def fallen(names: list[str], seconds: float) -> str:
         if bad:
             return bad[0]
         passed = time.monotonic() - began
-        if not services or passed >= 2 * seconds or (passed >= seconds and resting(before, now)):
+        if not services or passed >= most or (passed >= least and resting(before, now)):
             break
         before = now
         time.sleep(_LOOK_AGAIN)
@@ -70,7 +70,9 @@ def fallen(names: list[str], seconds: float) -> str:
 
 def resting(before: dict[int, int], now: dict[int, int]) -> bool:
     """Whether the same processes, all asleep, used next to no time of a processor between two looks."""
-    return before.keys() == now.keys() and all(0 <= now[pid] - before[pid] <= 1 for pid in now)
+    return before.keys() == now.keys() and all(
+        before[pid] >= 0 and 0 <= now[pid] - before[pid] <= 1 for pid in now
+    )
 
 
 def busy(pid: int) -> dict[int, int]:
@@ -103,11 +105,17 @@ def start(names: list[str]) -> None:
             )
 
 
+def ask_to_stop(names: list[str]) -> None:
+    """Without waiting for it."""
+    if names:
+        systemctl("stop", "--no-block", *names)
+
+
 def stop(names: list[str], patience: float = 10) -> None:
     """Ask all to stop at once; one that takes longer to finish its work does so in the background."""
     if not names:
         return
-    systemctl("stop", "--no-block", *names)
+    ask_to_stop(names)
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if not {"active", "deactivating", "activating"} & set(states(names).values()):
