@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socketserver
+import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -32,3 +35,34 @@ def test_a_start_that_waits_its_turn_has_not_failed(monkeypatch: pytest.MonkeyPa
 def test_a_release_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
     with pytest.raises(ReleaseError, match="did not start"):
         wait(monkeypatch, [{"ActiveState": "failed", "Job": job}, {"ActiveState": "active", "Job": ""}])
+
+
+@pytest.mark.parametrize(
+    ("known", "found"),
+    [
+        ({"/healthz": "ok", "/health": "ok"}, "/healthz"),
+        ({"/health": '{"status": "well"}'}, "/health"),
+        ({}, "/"),
+    ],
+)
+def test_the_page_that_answers_every_path_is_not_taken_for_health(
+    tmp_path: Path, known: dict[str, str], found: str
+) -> None:
+    class App(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(known.get(self.path, "\n<!doctype html><title>App</title>").encode())
+
+        def address_string(self) -> str:
+            return ""
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with socketserver.UnixStreamServer(str(tmp_path / "s"), App) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        probe = gate.Probe(tmp_path / "s", "board.localhost", "")
+        assert probe.good(probe.ask(5))
+        server.shutdown()
+    assert probe.path == found

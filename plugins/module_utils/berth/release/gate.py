@@ -115,10 +115,13 @@ class Probe:
         if self.path:
             return self.get(self.path, timeout).status
         for path in HEALTH_PATHS:
-            status = self.get(path, timeout).status
+            reply = self.get(path, timeout)
+            status = reply.status
             if status == 0:
                 return 0
-            if 200 <= status < 300 or status >= 500:
+            # A single-page app answers every path that it does not know with its page.
+            page = reply.body.lstrip()[:1] == "<"
+            if status >= 500 or (200 <= status < 300 and not page):
                 self.path = path  # it exists; an error is a health path that says no
                 return status
         status = self.get("/", timeout).status
