@@ -338,8 +338,8 @@ class Host:
 
     @property
     def container(self) -> str:
-        """The name Docker knows it by."""
-        return f"berth-{self.name}"
+        """The name Docker knows it by: other checkouts on this machine have hosts of the same names."""
+        return f"berth-{self.name}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]}"
 
     @property
     def folder(self) -> Path:
@@ -459,7 +459,7 @@ def up(
         _wait_booted(existing)
         return existing
     image = ensure_image(suite)
-    run("docker", "rm", "-fv", f"berth-{name}", check=False)
+    _remove(name)
     ports = {port: wanted or free_port() for port, wanted in (publish or {}).items()}
     host = Host(name=name, suite=suite, ssh_port=free_port(), published=ports)
     shutil.rmtree(host.folder, ignore_errors=True)
@@ -542,8 +542,16 @@ def _let_in(host: Host) -> None:
 def down(name: str) -> None:
     """Remove a host with its volumes, keys and state. Nothing there is fine."""
     if shutil.which("docker"):
-        run("docker", "rm", "-fv", f"berth-{name}", check=False, timeout=120)
+        _remove(name)
     shutil.rmtree(STATE / name, ignore_errors=True)
+
+
+def _remove(name: str) -> None:
+    """The container of a host, found by its labels, so that one with an older version's name goes too."""
+    mine = f"--filter=label={LABEL}={name}", f"--filter=label={LABEL}.checkout={ROOT}"
+    found = run("docker", "ps", "-aq", *mine, check=False).split()
+    if found:
+        run("docker", "rm", "-fv", *found, check=False, timeout=120)
 
 
 def remove_images() -> None:
