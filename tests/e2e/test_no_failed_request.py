@@ -17,7 +17,6 @@ from tests.support.kit import INTERNAL_CA, ROOT, Kit, Run
 from tests.support.load import Traffic, Window
 
 FIXTURE = ROOT / "tests" / "fixtures" / "loadapp"
-pytestmark = pytest.mark.long
 
 DEPLOYS = 20
 UNITS = "systemctl list-units --no-legend --plain 'loadapp-web@*' --state=active | awk '{print $1}'"

@@ -14,7 +14,7 @@ import pytest
 from tests.support.kit import INTERNAL_CA, ROOT, Kit, kill
 from tests.support.load import Load
 
-DEPLOYS = 10
+DEPLOYS = 6
 
 
 @pytest.fixture
