@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -236,6 +238,10 @@ def test_a_deploy_is_killed(kit: Kit, authority: Path, point: str, victim: str) 
         else:
             switched = list(POINTS).index(point) >= list(POINTS).index("renamed")
             assert (live != frozen.before) is switched
+        if victim == "ansible" and switched:
+            # The engine has done what was left by itself.
+            assert leftovers(kit) == []
+            assert kit.play(*DEPLOY).changed == 0
         kit.play(*DEPLOY, "-e", "wait=30")
     assert mark_of_live(kit) == f"# {mark}"
     assert kit.curl("https://board.localhost/readyz", "-f")
@@ -287,21 +293,71 @@ def test_a_rollback_is_killed(kit: Kit, authority: Path, point: str) -> None:
 
 
 @LIMIT
-def test_a_bad_release_that_went_live_unproved_is_taken_back(kit: Kit, authority: Path) -> None:
+@pytest.mark.parametrize("victim", ["ansible", "engine"])
+def test_a_bad_release_that_went_live_unproved_is_taken_back(kit: Kit, authority: Path, victim: str) -> None:
     before, worker = kit.release("board"), source(kit) / "board" / "worker.py"
     good = worker.read_text()
-    worker.write_text('raise SystemExit("no work today")\n')
+    worker.write_text(f'raise SystemExit("no work for the {victim} today")\n')
     with some_load(kit, authority) as load:
-        end(kit, stop(kit, "renamed", lambda: None, *DEPLOY), "engine")
-        assert kit.release("board") != before
-        # The next run proves it, as the one that was killed would have done, and goes back.
-        failed = kit.play(*DEPLOY, succeed=False)
-    assert "does not stay up" in failed.output, failed.output
+        end(kit, stop(kit, "renamed", lambda: None, *DEPLOY), victim)
+        if victim == "engine":
+            assert kit.release("board") != before
+            # The next run proves it, as the one that was killed would have done, and goes back.
+            failed = kit.play(*DEPLOY, succeed=False)
+            assert "does not stay up" in failed.output, failed.output
+    last = json.loads(kit.host.sh("tail -1 /var/log/berth/audit.jsonl"))
+    assert "does not stay up" in last["reason"]
+    assert last.get("alone", False) is (victim == "ansible")
     assert kit.release("board") == before
     assert leftovers(kit) == []
     assert load.tally.failures == []
     worker.write_text(good)
     kit.play(*DEPLOY)
+
+
+@LIMIT
+def test_workers_run_again_though_the_next_release_fails_too(kit: Kit) -> None:
+    change(kit, "no workers yet")
+    end(kit, stop(kit, "renamed", partial(change, kit, "no workers yet"), *DEPLOY), "engine")
+    live, package = kit.release("board"), source(kit) / "board" / "__init__.py"
+    good = package.read_text()
+    package.write_text("import nothing_of_this_name\n")
+    kit.play(*DEPLOY, succeed=False)
+    assert kit.release("board") == live
+    assert (
+        kit.host.sh(f"systemctl is-active board-worker@{live} board-nightly@{live}.timer") == "active\nactive"
+    )
+    package.write_text(good)
+    kit.play(*DEPLOY)
+    assert leftovers(kit) == []
+
+
+@LIMIT
+@pytest.mark.long
+def test_a_run_whose_network_is_gone_holds_nothing_for_long(kit: Kit) -> None:
+    """Silence on a connection that is still open: minutes, since an engine listens for 90 s."""
+    for point in ("build", "renamed"):
+        mark = f"silent {point}"
+        change(kit, mark, point)
+        frozen = stop(kit, point, partial(change, kit, mark, point), *DEPLOY)
+        keepers = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cwd")
+            if path.readlink().match(f"ansible-local-{frozen.process.pid}*")
+        ]
+        assert keepers
+        for pid in keepers:
+            os.kill(pid, signal.SIGSTOP)
+        kit.host.sh(
+            f"kill -CONT {frozen.engine}; timeout {patience(150):.0f} tail --pid={frozen.engine} -f /dev/null"
+        )
+        kill(frozen.process)
+        for pid in keepers:
+            os.kill(pid, signal.SIGCONT)
+        assert (kit.release("board") != frozen.before) is (point == "renamed")
+        kit.play(*DEPLOY)
+        assert mark_of_live(kit) == f"# {mark}"
+        assert leftovers(kit) == []
 
 
 @LIMIT

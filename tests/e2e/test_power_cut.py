@@ -126,7 +126,7 @@ END
 
 # What a run has written and not waited for, at its worst; and the moment after which the new release is live.
 @pytest.mark.parametrize(
-    ("point", "delay"), [("fetch", 0.3), ("build", 2.0), ("migrate", 0.0), ("start", 0.0), ("renamed", 0.0)]
+    ("point", "delay"), [("fetch", 0.02), ("build", 1.0), ("migrate", 0.0), ("start", 0.0), ("renamed", 0.0)]
 )
 def test_the_power_goes(kit: Kit, disk: Disk, point: str, delay: float) -> None:
     marks = [kit.json("https://small.localhost/healthz")["mark"]]

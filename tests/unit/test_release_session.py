@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import session
+from ansible.module_utils.berth.release import agent, session
 
 BERTH = Path(session.__file__).parents[1]
 
@@ -90,6 +93,30 @@ def test_it_ends_when_the_run_is_killed(
     run.wait()
     assert wait_until_gone(tmp_path.name)
     assert not opened.open
+
+
+def test_signs_of_life_are_no_requests_and_end_a_silence() -> None:
+    heard, requests = agent.Heard(), queue.Queue[agent.Request | None]()
+    read, write = os.pipe()
+    beats = 20
+
+    def beat() -> None:
+        with os.fdopen(write, "wb", buffering=0) as out:
+            for _ in range(beats):
+                out.write(b"\n")
+                time.sleep(0.05)
+            out.write(b'{"step": "lock"}\n')
+
+    began = time.monotonic()
+    threading.Thread(target=beat).start()
+    with os.fdopen(read, "rb") as source:
+        reader = threading.Thread(target=agent._read, args=(source, requests, heard))
+        reader.start()
+        heard.wait_for_silence(0.5, 0.1)
+        assert time.monotonic() - began > beats * 0.05
+        reader.join()
+    assert requests.get_nowait() == ("lock", {}, None)
+    assert requests.empty()
 
 
 def test_a_run_that_is_gone_already_gets_no_engine(tmp_path: Path) -> None:

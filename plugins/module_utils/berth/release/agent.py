@@ -1,11 +1,13 @@
 """The engine's main loop on the server: requests on standard input, one answer each on standard output.
 
-A request is a line of JSON {step, args, body} and `body` bytes. When the input ends, the deploying side is
-gone: whatever runs is stopped, and the kernel frees the lock with the process.
+A request is a line of JSON {step, args, body} and `body` bytes; an empty line is a sign of life. When the
+input ends, or nothing is heard any more, the deploying side is gone: what it began before a switch is
+stopped, what comes after one is done without it, and the kernel frees the lock with the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -14,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from typing import IO, Any
 
 from . import command, steps
@@ -22,16 +26,41 @@ from .errors import ReleaseError
 
 Request = tuple[str, dict[str, Any], "IO[bytes] | None"]
 
+# Seconds without a sign of life (the keeper gives one every ten), and between two looks. A machine that lost
+# its power or its network closes no connection, and TCP's own patience is two hours.
+_SILENCE = 90
+_LOOK = 5
+
 
 def _abort() -> None:
-    """The connection broke: leave no build or migration running for a deploy that nobody holds any more."""
+    """Leave no build or migration running for a deploy that nobody holds any more."""
     for unit in list(command.TRANSIENT):
         subprocess.run(["systemctl", "stop", f"{unit}.service"], check=False, timeout=60)
     os.killpg(0, signal.SIGKILL)
 
 
-def _read(source: IO[bytes], requests: queue.Queue[Request]) -> None:
+class Heard:
+    """When the deploying side was heard last, in looks and not by a clock: who was frozen could not hear."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def now(self) -> None:
+        self.looks = 0
+
+    def wait_for_silence(self, silence: float = _SILENCE, look: float = _LOOK) -> None:
+        """Returns when nothing was heard for so many seconds."""
+        while self.looks * look < silence:
+            time.sleep(look)
+            self.looks += 1
+
+
+def _read(source: IO[bytes], requests: queue.Queue[Request | None], heard: Heard) -> None:
+    """Take requests until the input ends."""
     for line in source:
+        heard.now()
+        if not line.strip():
+            continue
         header = json.loads(line)
         left = int(header.get("body", 0))
         body: IO[bytes] | None = None
@@ -42,7 +71,8 @@ def _read(source: IO[bytes], requests: queue.Queue[Request]) -> None:
             while left:
                 chunk = source.read(min(left, 1 << 16))
                 if not chunk:
-                    _abort()
+                    return
+                heard.now()
                 left -= len(chunk)
                 try:
                     if not problem:
@@ -56,7 +86,6 @@ def _read(source: IO[bytes], requests: queue.Queue[Request]) -> None:
             if problem:
                 header["args"]["upload_failed"] = f"{problem.strerror} (/var/tmp)"
         requests.put((header["step"], header.get("args", {}), body))
-    _abort()
 
 
 def main() -> None:
@@ -67,17 +96,27 @@ def main() -> None:
     os.umask(0o022)
     # Whatever the login shell had in mind, the programs called here speak one language.
     os.environ.update(LC_ALL="C.UTF-8", PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    requests: queue.Queue[Request] = queue.Queue()
-    threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
+    requests: queue.Queue[Request | None] = queue.Queue()
+    engine = steps.Engine()
+    heard = Heard()
+
+    def until_gone(wait: Callable[[], None]) -> None:
+        wait()
+        if not engine.switched():
+            _abort()
+        requests.put(None)
 
     def send(answer: dict[str, Any]) -> None:
-        out.write(json.dumps(answer).encode() + b"\n")
-        out.flush()
+        # Who is gone is noticed by the threads.
+        with contextlib.suppress(OSError):
+            out.write(json.dumps(answer).encode() + b"\n")
+            out.flush()
 
     send({"hello": os.getpid()})
-    engine = steps.Engine()
-    while True:
-        step, args, body = requests.get()
+    for wait in (lambda: _read(sys.stdin.buffer, requests, heard), heard.wait_for_silence):
+        threading.Thread(target=until_gone, args=(wait,), daemon=True).start()
+    while (request := requests.get()) is not None:
+        step, args, body = request
         try:
             answer = engine.run(step, args, body)
         except ReleaseError as error:
@@ -90,3 +129,4 @@ def main() -> None:
                 "exception": "\n".join(where),
             }
         send({"done": True, **answer})
+    engine.finish_alone()

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import IO, Any
 
 CHUNK = 1 << 16
+# Seconds between two signs of life, by which the engine knows that somebody still holds it.
+BEAT = 10
 
 
 def wait_for_end(pid: int) -> None:
@@ -52,6 +54,7 @@ class Keeper:
         self.engine = subprocess.Popen(
             setup["argv"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
+        self.writing = threading.Lock()
         self.boot = setup.get("preamble", "").encode() + boot
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         # A unix socket's path is short by law; its folder may be deep.
@@ -92,6 +95,15 @@ class Keeper:
             shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(0)
 
+    def beat(self) -> None:
+        assert self.engine.stdin is not None
+        with contextlib.suppress(OSError):  # a connection that is gone is told to the next request
+            while True:
+                time.sleep(BEAT)
+                with self.writing:
+                    self.engine.stdin.write(b"\n")
+                    self.engine.stdin.flush()
+
     def serve(self) -> None:
         while True:
             client, _ = self.listener.accept()
@@ -104,7 +116,8 @@ class Keeper:
         header = client.readline()
         if not header:
             return
-        try:
+        # A connection that is gone is told by reading, below.
+        with contextlib.suppress(OSError), self.writing:
             self.engine.stdin.write(header)
             left = int(json.loads(header).get("body", 0))
             while left:
@@ -114,8 +127,6 @@ class Keeper:
                 self.engine.stdin.write(chunk)
                 left -= len(chunk)
             self.engine.stdin.flush()
-        except OSError:
-            pass  # the connection is gone; reading says so below
         for line in self.engine.stdout:
             client.write(line)
             client.flush()
@@ -165,6 +176,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(null, descriptor)
+    threading.Thread(target=keeper.beat, daemon=True).start()
     keeper.serve()
 
 

@@ -69,7 +69,9 @@ class Deploy:
         self.record: dict[str, Any] = {}
         self.commit = ""
         self.fingerprint = ""
+        # On the far side of the rename, until the last step has ended or all is put back.
         self.switched = False
+        self.alone = False
         self.notes: list[str] = []
         self.times: dict[str, float] = {}
         self.units_started: list[str] = []
@@ -286,6 +288,10 @@ class Deploy:
             units.stop([name for name, state in units.states(beside).items() if state == "active"])
             if units.states([units.web(self.paths.app, release)]).popitem()[1] == "active":
                 self._retire(release, record["app"])
+        beside = units.beside_web(self.live_app(), self.live) if self.live else []
+        if self.action == "deploy" and beside:
+            # The engine was killed before it started them, and the deploy that follows may fail.
+            command.systemctl("start", "--no-block", *beside)
         prune.sweep(self.paths)
         if self.action != "deploy":
             prune.remove_unused_envs(self.paths)
@@ -685,6 +691,7 @@ class Deploy:
             "seconds": seconds,
             "switch_ms": self.switch_ms,
             "result": result,
+            **({"alone": True} if self.alone else {}),
             **more,
         }
 
@@ -710,6 +717,7 @@ class Deploy:
             units.stop([self.web])
         seconds = round(time.monotonic() - self.began, 1)
         journal.audit(self.paths, **self._audit("failed", seconds, step=step, reason=error.sentence))
+        self.switched = False
 
     def _wake(self, release: str, app: dict[str, Any]) -> None:
         """The release to go back to may have been stopped: by the end of its retirement, or by a reboot."""
@@ -737,6 +745,19 @@ class Engine:
 
     def __init__(self) -> None:
         self.deploys: dict[str, Deploy] = {}
+
+    def switched(self) -> bool:
+        """Whether a release went live and is not proved and recorded yet."""
+        return any(deploy.switched for deploy in list(self.deploys.values()))
+
+    def finish_alone(self) -> None:
+        """What is left after a switch, when its run is gone: the release is proved, or taken back."""
+        for deploy in self.deploys.values():
+            deploy.alone = True
+            with contextlib.suppress(ReleaseError):
+                for step in self.CHANGING[self.CHANGING.index("switch") + 1 :]:
+                    if deploy.switched and step not in deploy.times:
+                        self._step(deploy, step, {}, None)
 
     def run(self, step: str, args: Answer, body: IO[bytes] | None) -> Answer:
         if step == "releases":
@@ -815,6 +836,8 @@ class Engine:
             raise error from problem
         deploy.times[step] = round(time.monotonic() - begin, 3)
         journal.note(deploy.paths, deploy.release, step, "end", seconds=deploy.times[step])
+        if step == "finish":
+            deploy.switched = False
         return answer
 
 
