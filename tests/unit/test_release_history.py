@@ -36,13 +36,11 @@ def lay(folder: Path, name: str = "1", down: str = "None", body: str = "pass") -
 )
 def test_revisions_are_where_the_deploy_finds_them(tmp_path: Path, where: str, app: dict[str, Any]) -> None:
     (tmp_path / "backend").mkdir()
-    scripts = lay(tmp_path / where)
-    found = history.script_folder(tmp_path, app)
-    assert found
-    assert found.resolve() == scripts
+    laid = lay(tmp_path / where)
+    assert list(history.known_to(tmp_path, app)) == ["1"]
     subdir = app.get("source", {}).get("subdir", "")
     decision = migrate.decide(tmp_path / subdir, tmp_path, {"command": "", **app.get("migrations", {})})
-    assert decision.directory == scripts.parent
+    assert decision.directory == laid.parent
 
 
 def test_revisions_that_only_a_record_knows(tmp_path: Path) -> None:
@@ -123,7 +121,7 @@ def test_what_may_be_gone_back_to(
         ("b2", "'b1'", "pass"),
     ):
         lay(tmp_path, name, down, body)
-    known = schema.read_all(tmp_path / "migrations")
+    known = schema.read_all((tmp_path / "migrations/versions").iterdir())
     verdict = history.judge(known, "R", record, now)
     assert re.search(says, verdict.sentence), verdict.sentence
     assert verdict.safe is safe

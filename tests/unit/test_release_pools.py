@@ -136,6 +136,19 @@ def test_pools_times_processes_against_what_there_is(tmp_path: Path) -> None:
     assert "too many" not in [row[1] for row in detect.describe(app(processes=processes), tmp_path, 190)]
 
 
+def test_pools_of_one_size_are_told_together_and_command_lines_are_left_out(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d", "e"):
+        (tmp_path / f"{name}.py").write_text(SA + "engine = create_engine(url)")
+    (tmp_path / "e.py").write_text(SA + "engine = create_engine(url, pool_size=1, max_overflow=0)")
+    (tmp_path / "cli.py").write_text(SA + "engine = create_engine(url)")
+    (tmp_path / "commandline").mkdir()
+    (tmp_path / "commandline/serve.py").write_text(SA + "engine = create_engine(url)")
+    assert pools.demand(app(processes=[{"name": "web", "workers": 1}]), tmp_path).sum == (
+        "61 (a.py:2, b.py:2, c.py:2 and 1 more: pool_size 5 by default + max_overflow 10 by default each; "
+        "e.py:2: pool_size 1 + max_overflow 0) x (1 web worker)"
+    )
+
+
 def test_a_pool_that_divides_itself_by_the_workers(tmp_path: Path) -> None:
     (tmp_path / "db.py").write_text(
         SA + "size = 40 // int(os.getenv('WEB_CONCURRENCY', 1))\n"

@@ -40,6 +40,27 @@ def test_tests_and_migrations_hold_no_application(tmp_path: Path) -> None:
     assert targets(tmp_path) == []
 
 
+def test_a_factory_of_the_usual_name_goes_first(tmp_path: Path) -> None:
+    (tmp_path / "server.py").write_text(
+        "def create_api_app():\n    return FastAPI()\n\n\ndef create_app():\n    return FastAPI()\n"
+    )
+    found = [hit.target for hit in project.find_targets(tmp_path)]
+    assert found == ["server:create_app()", "server:create_api_app()"]
+
+
+def test_what_belongs_to_a_command_line_comes_last(tmp_path: Path) -> None:
+    for place, text in (
+        ("shop/cli/login.py", "callback = FastAPI()"),
+        ("shop/cli.py", "app = SomeMiddleware(FastAPI())"),
+        ("shop/server/api/main.py", "app = FastAPI()"),
+    ):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = [hit.target for hit in project.find_targets(tmp_path)]
+    assert found == ["shop.server.api.main:app", "shop.cli:app", "shop.cli.login:callback"]
+
+
 def test_factories_and_wrapped_applications(tmp_path: Path) -> None:
     write(
         tmp_path, main_py="from fastapi import FastAPI\ndef create_app(debug=False):\n    return FastAPI()\n"

@@ -71,7 +71,7 @@ def revisions(tmp_path: Path) -> dict[str, schema.Revision]:
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    found: dict[str, schema.Revision] = schema.read_all(tmp_path)
+    found: dict[str, schema.Revision] = schema.read_all(tmp_path.iterdir())
     return found
 
 

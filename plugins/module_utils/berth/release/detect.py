@@ -98,8 +98,9 @@ def _pools(app: dict[str, Any], folder: Path, connections: int) -> list[Row]:
     ]
     if wanted.most:
         rows.append(("connections", f"up to {wanted.most}", wanted.sum))
-    warning = pools.warning(wanted, connections, "the server") if connections else ""
-    return [*rows, *([("", "too many", warning)] if warning else [])]
+    if connections and wanted.most > connections:
+        rows.append(("", "too many", pools.shortage(connections, "the server")))
+    return rows
 
 
 def _below(path: Path, root: Path) -> str:

@@ -41,8 +41,7 @@ def manifest(root: Path, names: list[str]) -> dict[str, str]:
 
 def scripts(root: Path, app: dict[str, Any]) -> dict[str, Any]:
     """What a source says of its migrations: its revisions, and why none would run where that is so."""
-    folder = history.script_folder(root, app)
-    found = schema.read_all(folder).values() if folder else []
+    found = history.known_to(root, app).values()
     why = ""
     try:
         decision = migrate.decide(places.locate(root, app).folder, root, app.get("migrations") or {})

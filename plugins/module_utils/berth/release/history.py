@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from . import gate, journal, lock, migrate, places, prune, schema, settings, units
+from . import gate, journal, lock, migrate, places, prune, schema, scripts, settings, units
 from .errors import ReleaseError
 from .paths import Paths
 
@@ -13,21 +13,21 @@ _LINES = 20
 _DEPTH = ("alembic.ini", "*/alembic.ini", "*/*/alembic.ini")
 
 
-def script_folder(release: Path, app: dict[str, Any]) -> Path | None:
-    """Where a release keeps its revisions; None where it has none."""
+def known_to(release: Path, app: dict[str, Any]) -> dict[str, schema.Revision]:
+    """The revisions that a release's files tell of."""
     try:
         project = places.locate(release, app).folder
     except ReleaseError:
-        return None
+        return {}
     wish = str((app.get("migrations") or {}).get("directory") or "")
     found = [project / wish] if wish else [migrate.find_ini(project, release)]
     # Which of several a command of the app's own means is not known: the nearest, then.
     found += [ini.parent for pattern in _DEPTH for ini in sorted(project.glob(pattern))]
     for place in found:
-        folder = migrate.script_folder(place) if place and (place / "alembic.ini").is_file() else None
-        if folder and folder.is_dir():
-            return folder
-    return None
+        here = scripts.read(place) if place and scripts.config(place) else None
+        if here and here.environment.is_dir():
+            return schema.read_all(here.revisions())
+    return {}
 
 
 def revisions(paths: Paths, releases: dict[str, dict[str, Any]]) -> dict[str, schema.Revision]:
@@ -36,9 +36,7 @@ def revisions(paths: Paths, releases: dict[str, dict[str, Any]]) -> dict[str, sc
     for name in sorted(releases):
         for noted in (releases[name].get("schema") or {}).get("revisions") or []:
             known[noted["id"]] = schema.noted(noted)
-        folder = script_folder(paths.release(name), releases[name].get("app") or {})
-        if folder:
-            known.update(schema.read_all(folder))
+        known.update(known_to(paths.release(name), releases[name].get("app") or {}))
     return known
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import configparser
 import contextlib
 import hashlib
 import math
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cause, environment
+from . import cause, environment, scripts
 from .command import transient
 from .errors import ReleaseError
 from .paths import Paths
@@ -58,9 +57,10 @@ def decide(project: Path, root: Path, wishes: Mapping[str, Any]) -> Decision:
     if wishes.get("command"):
         return Decision(str(wishes["command"]), start, "migrations.command")
     folder = start if wish else find_ini(project, root)
-    if folder is None or not (folder / "alembic.ini").is_file():
+    config = scripts.config(folder) if folder else None
+    if folder is None or config is None:
         return Decision("", start, "there is no alembic.ini")
-    place = os.path.relpath(folder / "alembic.ini", root)
+    place = os.path.relpath(config, root)
     revisions = read_revisions(folder)
     if not revisions:
         return Decision("", folder, f"{place} has no revisions yet")
@@ -83,7 +83,7 @@ def find_ini(project: Path, root: Path) -> Path | None:
     """The folder of the alembic.ini: in the project, above it, or the only one below it."""
     folder = project
     while True:
-        if (folder / "alembic.ini").is_file():
+        if scripts.config(folder):
             return folder
         if folder in (root, folder.parent):
             break
@@ -93,7 +93,7 @@ def find_ini(project: Path, root: Path) -> Path | None:
         folders[:] = [name for name in folders if name not in _SKIPPED]
         if len(Path(parent).relative_to(project).parts) >= 3:
             folders.clear()
-        if "alembic.ini" in files:
+        if scripts.INI in files:
             found.append(Path(parent))
     return found[0] if len(found) == 1 else None
 
@@ -101,7 +101,7 @@ def find_ini(project: Path, root: Path) -> Path | None:
 def read_revisions(folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Every revision with those below it, and its labels; read, not run."""
     result = {}
-    for path in sorted((script_folder(folder) / "versions").glob("**/*.py")):
+    for path in scripts.read(folder).revisions():
         try:
             tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
         except (OSError, SyntaxError, ValueError):
@@ -152,7 +152,7 @@ def have_labels(
 
 def _literal_url(folder: Path) -> bool:
     try:
-        text = (script_folder(folder) / "env.py").read_text(encoding="utf-8", errors="replace")
+        text = scripts.read(folder).env.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
     # What alembic's own template says of the ini is no sign of the project's settings.
@@ -196,32 +196,18 @@ def schema_at_start(project: Path) -> str:
 
 def is_transactional(folder: Path, files: Collection[str]) -> bool:
     """Whether a try that fails leaves nothing behind, as far as env.py and these revisions' files say."""
-    for path in script_folder(folder).rglob("*.py"):
+    for path in scripts.read(folder).files():
         pattern = _WITHOUT if path.name == "env.py" else _LEAVES if path.name in files else None
         if pattern and pattern.search(path.read_text(encoding="utf-8", errors="replace")):
             return False
     return True
 
 
-def script_folder(project: Path) -> Path:
-    parser = configparser.RawConfigParser()
-    try:
-        parser.read(project / "alembic.ini")
-        location = parser.get("alembic", "script_location", fallback="alembic")
-    except configparser.Error:
-        location = "alembic"
-    location = location.replace("%(here)s", ".")
-    if ":" in location:  # package:folder
-        package, _, below = location.partition(":")
-        location = f"{package.replace('.', '/')}/{below}"
-    return project / location
-
-
 def scripts_digest(project: Path) -> str:
     """What the revisions are, so that an unchanged set on an unchanged schema is not run again."""
     total = hashlib.sha256()
-    for path in sorted(script_folder(project).rglob("*.py")):
-        total.update(f"{path.relative_to(project)}:".encode() + path.read_bytes())
+    for path in scripts.read(project).files():
+        total.update(f"{os.path.relpath(path, project)}:".encode() + path.read_bytes())
     return total.hexdigest()
 
 

@@ -46,6 +46,8 @@ _ENVIRONMENT = {"getenv", "get", "config", "int", "env"}
 _MENTIONED = re.compile("|".join({name.split(".")[1] for name in _MAKERS}))
 # For psql, monitoring and a migration beside the apps.
 RESERVE = 10
+# Places that a message names.
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,12 @@ def _last(node: ast.expr) -> str:
 
 
 def find(folder: Path, env: Mapping[str, Any]) -> list[Pool]:
-    """Every pool that the sources make; of two branches of an `if`, the larger one's."""
+    """Every pool that a server's sources make; of two branches of an `if`, the larger one's."""
     texts = dict(project.texts(folder))
     values = Values(env, texts)
     found: list[Pool] = []
     for path, text in texts.items():
-        if not _MENTIONED.search(text):
+        if not _MENTIONED.search(text) or project.is_command(path.relative_to(folder)):
             continue
         tree = _parse(text)
         # An expression may be nested deeper than can be followed, and a name may stand for itself.
@@ -283,8 +285,21 @@ def demand(app: Mapping[str, Any], folder: Path) -> Demand:
             count = int(process.get("instances") or 1)
             processes += count
             times.append(f"{count} {process['name']}")
-    shown = "; ".join(f"{pool.where}: {pool.says}" for pool in pools if pool.most)
-    return Demand(pools, each * processes, f"{each} ({shown}) x ({' + '.join(times)})")
+    return Demand(pools, each * processes, f"{each} ({_shown(pools)}) x ({' + '.join(times)})")
+
+
+def _shown(pools: list[Pool]) -> str:
+    """Pools of one size together, each with the first places that make it."""
+    places: dict[str, list[str]] = {}
+    for pool in pools:
+        if pool.most:
+            places.setdefault(pool.says, []).append(pool.where)
+    parts = []
+    for says, where in places.items():
+        more = f" and {len(where) - _SHOWN} more" if len(where) > _SHOWN else ""
+        each = " each" if len(where) > 1 else ""
+        parts.append(f"{', '.join(where[:_SHOWN])}{more}: {says}{each}")
+    return "; ".join(parts)
 
 
 def warning(wanted: Demand, given: int, why: str) -> str:
@@ -292,9 +307,16 @@ def warning(wanted: Demand, given: int, why: str) -> str:
     if wanted.most <= given:
         return ""
     return (
-        f"Under load the app opens up to {wanted.most} database connections, {wanted.sum}, and {why} leaves "
-        f"it {max(given, 0)}: make the pool smaller, give web fewer workers, or raise max_connections in "
-        "server.postgresql.settings"
+        f"Under load the app opens up to {wanted.most} database connections, {wanted.sum}, and "
+        f"{shortage(given, why)}"
+    )
+
+
+def shortage(given: int, why: str) -> str:
+    """The second half of it, for where the first has been said."""
+    return (
+        f"{why} leaves it {max(given, 0)}: make the pool smaller, give web fewer workers, or raise "
+        "max_connections in server.postgresql.settings"
     )
 
 

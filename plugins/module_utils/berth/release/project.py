@@ -20,6 +20,8 @@ NO_APPS = SKIPPED_FOLDERS | {
     *("test", "tests", "docs", "doc", "docs_src", "examples", "example", "migrations", "alembic", "versions"),
     *("scripts", "benchmarks", "build", "dist"),
 }
+# Modules that are commands for a terminal: no request comes to what they make.
+_COMMANDS = {"cli", "_cli", "commandline", "command_line", "commands", "console", "manage"}
 _WRAPPER = re.compile(r"(Middleware|ASGIApp|Asgi|Wrapper)$")
 _WRAPPER_TEXT = re.compile(r"(Middleware|ASGIApp|Asgi|Wrapper)\(\w")
 _FACTORIES = {
@@ -354,6 +356,11 @@ def sources(root: Path) -> Iterator[Path]:
                 yield Path(folder) / name
 
 
+def is_command(path: Path) -> bool:
+    """Whether a source, by its relative path, belongs to a command line and not to the server."""
+    return bool(_COMMANDS.intersection(path.with_suffix("").parts))
+
+
 def _targets_in(path: Path, root: Path, project: Path) -> Iterator[Target]:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -371,7 +378,8 @@ def _targets_in(path: Path, root: Path, project: Path) -> Iterator[Target]:
         return
     module = ".".join(parts)
     names = {"main": 0, "app": 1, "asgi": 1, "api": 2, "server": 2, "application": 2}
-    rank = (len(parts), names.get(parts[-1], 3))  # a wrapped app stands before all of them
+    later = 100 if is_command(relative) else 0
+    rank = (later + len(parts), names.get(parts[-1], 3))
     factories = _factories(tree)
     for node in tree.body:
         for name, call in _assignments(node):
@@ -384,12 +392,11 @@ def _targets_in(path: Path, root: Path, project: Path) -> Iterator[Target]:
                 yield Target((*rank, 1, attribute), f"{module}:{name}", where)
             elif _wraps(call):
                 # A wrapped app is what its author serves, so it goes before the bare one.
-                yield Target((-1, *rank, attribute), f"{module}:{name}", where)
+                yield Target((later - 1, *rank, attribute), f"{module}:{name}", where)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name in factories and _callable_bare(node):
-            yield Target(
-                (*rank, 2, 0), f"{module}:{node.name}()", f"{path.relative_to(project)}:{node.lineno}"
-            )
+            where = f"{path.relative_to(project)}:{node.lineno}"
+            yield Target((*rank, 2, node.name not in _FACTORIES), f"{module}:{node.name}()", where)
 
 
 def _wraps(call: ast.Call) -> bool:

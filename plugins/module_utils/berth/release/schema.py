@@ -52,10 +52,10 @@ def noted(entry: Mapping[str, Any]) -> Revision:
     )
 
 
-def read_all(folder: Path) -> dict[str, Revision]:
-    """The revisions below a folder of scripts; files that are none, or do not parse, are passed over."""
+def read_all(files: Iterable[Path]) -> dict[str, Revision]:
+    """The revisions in these files; those that are none, or do not parse, are passed over."""
     found = {}
-    for path in sorted(folder.rglob("*.py")):
+    for path in files:
         try:
             revision = parse(path.read_text(errors="replace"), path.name)
         except (OSError, SyntaxError, ValueError):

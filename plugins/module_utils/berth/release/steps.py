@@ -483,8 +483,7 @@ class Deploy:
 
     def _revisions(self, before: str, after: str = "") -> list[schema.Revision]:
         """What the new code's files say about the way between; nothing where they cannot be found."""
-        folder = history.script_folder(self.folder, self.app)
-        known = schema.read_all(folder) if folder else {}
+        known = history.known_to(self.folder, self.app)
         return schema.between(known, before, after or ",".join(schema.heads(known)))
 
     def _keep_sql(self, builder: Builder, decision: Decision, before: str) -> None:
