@@ -86,6 +86,15 @@ def test_an_ini_inside_the_package_that_it_names(tmp_path: Path) -> None:
     assert set(migrate.read_revisions(package)) == {"db_versions"}
 
 
+def test_sections_that_only_a_command_names(tmp_path: Path) -> None:
+    text = "".join(f"[{name}]\nscript_location = {name}\n" for name in ("main", "archive"))
+    (tmp_path / "alembic.ini").write_text(text + "[loggers]\nkeys = root\n")
+    assert migrate.decide(tmp_path, tmp_path, {}).why == (
+        "alembic.ini has no section [alembic] but main, archive: "
+        "set migrations.command, such as: alembic -n main upgrade head"
+    )
+
+
 def test_no_configuration_at_all(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\nline-length = 100\n")
     assert scripts.config(tmp_path) is None

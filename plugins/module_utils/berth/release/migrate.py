@@ -61,6 +61,10 @@ def decide(project: Path, root: Path, wishes: Mapping[str, Any]) -> Decision:
     if folder is None or config is None:
         return Decision("", start, "there is no alembic.ini")
     place = os.path.relpath(config, root)
+    if others := scripts.other_sections(folder):
+        why = f"{place} has no section [alembic] but {', '.join(others)}"
+        how = f"set migrations.command, such as: alembic -n {others[0]} upgrade head"
+        return Decision("", folder, f"{why}: {how}")
     revisions = read_revisions(folder)
     if not revisions:
         return Decision("", folder, f"{place} has no revisions yet")

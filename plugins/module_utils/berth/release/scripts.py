@@ -6,6 +6,7 @@ The options are those of https://alembic.sqlalchemy.org/en/latest/tutorial.html#
 from __future__ import annotations
 
 import configparser
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .errors import ReleaseError
 from .project import load_toml
 
 INI = "alembic.ini"
+_SECTION = "alembic"
 _SEPARATORS = {"os": ":", "space": " ", "newline": "\n", ":": ":", ";": ";"}
 # A package that `package:folder` names may be imported from a folder above the one with the ini.
 _ABOVE = 3
@@ -61,13 +63,24 @@ def read(folder: Path) -> Scripts:
     return Scripts(environment, tuple(versions or [environment / "versions"]))
 
 
+def other_sections(folder: Path) -> list[str]:
+    """What `alembic -n` would take, in an ini without the section that is taken by itself."""
+    parser = _parse(folder)
+    if parser.has_section(_SECTION) or _toml(folder):
+        return []
+    return [name for name in parser.sections() if parser.has_option(name, "script_location")]
+
+
 def _ini(folder: Path) -> dict[str, Any]:
+    parser = _parse(folder)
+    return dict(parser.items(_SECTION)) if parser.has_section(_SECTION) else {}
+
+
+def _parse(folder: Path) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser()
-    try:
+    with contextlib.suppress(configparser.Error, UnicodeDecodeError):
         parser.read(folder / INI, encoding="utf-8")
-        return dict(parser.items("alembic"))
-    except (configparser.Error, UnicodeDecodeError):
-        return {}
+    return parser
 
 
 def _toml(folder: Path) -> dict[str, Any]:
