@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
-from ansible.module_utils.berth.release import cause, uv
+from ansible.module_utils.berth.release import cause, needs, uv
 from ansible.module_utils.berth.release.session import reason
 
 HERE = "/srv/board/releases/r"
@@ -155,6 +157,51 @@ def test_what_uv_means() -> None:
         "Because nosuch was not found in the package registry and you require nosuch"
     )
     assert uv.reason(["error: Failed to fetch: `https://x`"]) == "Failed to fetch: `https://x`"
+
+
+@pytest.mark.parametrize(
+    ("text", "packages"),
+    [
+        (
+            "error: [Errno 2] No such file or directory: 'x86_64-linux-gnu-gcc'",
+            "[build-essential, python3-dev]",
+        ),
+        ("error: command 'gcc' failed: No such file or directory", "[build-essential, python3-dev]"),
+        ("/bin/sh: 1: cc: not found", "[build-essential, python3-dev]"),
+        ("psutil/arch.c:1:10: fatal error: Python.h: No such file or directory", "[python3-dev]"),
+        ("Error: pg_config executable not found.", "[libpq-dev]"),
+        ("/bin/sh: 1: mysql_config: not found", "[libmariadb-dev, pkg-config]"),
+        ("c/_cffi_backend.c:15:10: fatal error: ffi.h: No such file or directory", "[libffi-dev]"),
+        ("error: can't find Rust compiler", "[cargo]"),
+        ("Cargo, the Rust package manager, is not installed or is not on PATH.", "[cargo]"),
+        ("Failed to build `psycopg2==2.9`\ncc: not found", "[build-essential, python3-dev, libpq-dev]"),
+        ("Failed to build `psycopg2==2.9`\nlibpq-fe.h: No such file", "[libpq-dev]"),
+        ("Failed to build `x`", ""),
+    ],
+)
+def test_what_a_build_lacks(text: str, packages: str) -> None:
+    assert re.findall(r"system_packages: (\[.*\])", needs.to_build(f"before\n{text}\nafter")) == (
+        [packages] if packages else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        ("ImportError: libGL.so.1: cannot open shared object file: No such file", "[libgl1] to the app"),
+        ("ImportError: failed to find libmagic.  Check your installation", "[libmagic1] to the app"),
+        ("OSError: cannot load library 'gobject-2.0-0': no such file", "[libglib2.0-0] to the app"),
+        ("OSError: cannot load library 'libpango-1.0.so.0'", "[libpango-1.0-0] to the app"),
+        (
+            "ImportError: libtiff.so.6: cannot open shared object file",
+            "(apt-file search libtiff.so finds it)",
+        ),
+    ],
+)
+def test_what_an_import_lacks(error: str, how: str) -> None:
+    said = cause.explain(traceback(error), {}, ABOUT)
+    assert said.startswith(f"{error} (main.py:3): the library lib")
+    assert said.endswith(how)
 
 
 def test_what_ssh_means() -> None:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from . import needs
+
 _FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)')
 _ERROR = re.compile(
     r"^([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning|[A-Z]\w+)): ?(.*)$|^(\w+Error)$"
@@ -207,6 +209,8 @@ def _explain_error(error: str, place: str, frames: list[str], inside: str, about
             f"{error}{where}: it makes or changes tables itself, which its role may not: "
             "set database.role: owner, or let migrations do it"
         )
+    if library := needs.to_load(error):
+        return f"{error}{where}: {library}"
     if "OperationalError" in error and re.search("readonly database|unable to open database file", error):
         return f"{error}{where}: SQLite's file has to lie in a folder that is listed in persistent"
     if re.search(r"\[Errno (28|122)\]|No space left", error):

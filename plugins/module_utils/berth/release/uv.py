@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import cause, environment, index, source
+from . import cause, environment, index, needs, source
 from .command import Result, transient
 from .errors import ReleaseError
 from .paths import BUILD_USER, CA_BUNDLE, UV, Paths
@@ -60,11 +60,12 @@ class Uv:
             lines = [source.public_url(line) for line in result.lines]
             text = "\n".join(lines)
             full = "No space left" in text or "os error 28" in text
+            missing = "" if full else needs.to_build(text)
             why = f"the server's disk is full ({reason(lines)})" if full else self._why(lines)
             raise ReleaseError(
-                f"{doing} failed: {why}",
+                f"{doing} failed: {f'{reason(lines)}: {missing}.' if missing else why}",
                 log=lines[-20:],
-                advice=cause.ROOM if full else self._advice(doing),
+                advice=cause.ROOM if full else self._advice("" if missing else doing),
             )
         return result
 
@@ -80,7 +81,7 @@ class Uv:
 
     def _advice(self, doing: str) -> str:
         what = "the dependency files" if doing == INSTALLING else "python.version or server.python"
-        return f"correct {what}, then: berth deploy {self.paths.app}"
+        return f"{f'correct {what}' if doing else 'add it'}, then: berth deploy {self.paths.app}"
 
     @contextmanager
     def _index_file(self) -> Iterator[Path | None]:
