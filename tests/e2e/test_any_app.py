@@ -275,13 +275,15 @@ def test_build_commands_and_setup_cfg(kit: Kit) -> None:
 
 
 @deployed
-def test_templates_and_migrations_below_the_project(kit: Kit) -> None:
+def test_templates_and_migrations_below_the_project(kit: Kit, first: Run) -> None:
     assert health(kit, "templates") == {
         "things": 0,
         "broker": "amqp://templates:TOKEN@templates.localhost/${x}",
         "odd": "${db.user} stays as it is",
         "migrating": False,
+        "words": 3,
     }
+    assert "Added setuptools, since passlib imports pkg_resources" in said(first)
     assert record(kit, "templates", "schema").startswith("{'from': '', 'to': 'one'")
 
 

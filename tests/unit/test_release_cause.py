@@ -121,6 +121,11 @@ def test_sentences(lines: list[str], sentence: str) -> None:
     assert cause.explain(lines, {"Result": "exit-code", "ExecMainStatus": "3"}, ABOUT) == sentence
 
 
+def test_modules_that_went() -> None:
+    said = cause.explain(traceback("ModuleNotFoundError: No module named 'pkg_resources'"), {}, ABOUT)
+    assert said.endswith("(main.py:3): setuptools has no such module since version 82: ask for setuptools<82")
+
+
 def test_the_kernel_killed_it() -> None:
     said = cause.explain([], {"Result": "oom-kill"}, ABOUT)
     assert said == "it used more memory than it may (512M): raise processes.web.memory, or use less"

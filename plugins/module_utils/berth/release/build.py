@@ -44,6 +44,9 @@ SERVER = {
     "uvloop": "0.23.0",
     "websockets": "17.4",
 }
+# The last one with pkg_resources. Virtual environments brought a setuptools until Python 3.12, and images of
+# Python do, so older packages import it without asking for it.
+IMPLIED = {"setuptools": "81.0.0"}
 # Poetry reads its lock itself, run by uv in an environment of its own.
 POETRY = ["--from", "poetry==2.2.1", "--with", "poetry-plugin-export==1.9.0", "poetry"]
 COMPLETE = ".complete"
@@ -52,7 +55,12 @@ _NODE = "package.json"
 
 def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, Any]) -> str:
     """The name of an environment: whatever can change what is installed is part of it."""
-    texts = [python, installer.kind, json.dumps(choice, sort_keys=True), json.dumps(SERVER, sort_keys=True)]
+    texts = [
+        python,
+        installer.kind,
+        json.dumps(choice, sort_keys=True),
+        json.dumps({**SERVER, **IMPLIED}, sort_keys=True),
+    ]
     texts.append(installer.package)
     folder = installer.folder or folder
     if installer.kind == "requirements":
@@ -322,6 +330,11 @@ class Builder:
             self._loose(["pip", "install", "-r", str(listed)], target)
         brought = installed(target)
         missing = [f"{name}=={version}" for name, version in SERVER.items() if name not in brought]
+        if "setuptools" not in brought and (needs_it := imports_pkg_resources(target)):
+            missing += [f"{name}=={version}" for name, version in IMPLIED.items()]
+            self.notes.append(
+                f"Added setuptools, since {needs_it} imports pkg_resources and asks for nothing."
+            )
         if missing:
             # Constraints, so that adding the server moves nothing that the app brought.
             pins = "".join(f"{name}=={version}\n" for name, version in sorted(brought.items()))
@@ -678,6 +691,15 @@ def installed(env: Path) -> dict[str, str]:
         name, _, version = path.name[: -len(".dist-info")].rpartition("-")
         found[re.sub(r"[-_.]+", "-", name).lower()] = version
     return found
+
+
+def imports_pkg_resources(env: Path) -> str:
+    """The first package of an environment that does; empty where none does."""
+    for site in env.glob("lib/python3*/site-packages"):
+        words = ["-rlE", "--include=*.py", r"^\s*(import|from) pkg_resources\b", str(site)]
+        if found := run(["grep", *words], timeout=120).out.splitlines():
+            return Path(min(found)).relative_to(site).parts[0].removesuffix(".py")
+    return ""
 
 
 def module_source(module: ModuleType) -> str:

@@ -25,6 +25,11 @@ _ENDED = re.compile(
 )
 
 
+# Modules that code imports without asking for them, and where they went.
+_GONE = {
+    "pkg_resources": "setuptools has no such module since version 82: ask for setuptools<82",
+    "distutils": "Python has no such module since version 3.12: set python.version, or ask for setuptools",
+}
 ROOM = "df -h on the server shows what is full; free some space and deploy again."
 
 
@@ -176,6 +181,8 @@ def _explain_error(error: str, place: str, frames: list[str], inside: str, about
         wanted = about.target.split(":")[0]
         if wanted and (wanted == module[1] or wanted.startswith(module[1] + ".")):
             return f"there is no module {wanted} in the project: correct {_origin(about)}"
+        if module[1] in _GONE:
+            return f"{error}{where}: {_GONE[module[1]]}"
         return f"{error}{where}: it is neither in the project nor among its dependencies"
     key = re.match(r"KeyError: '(\w+)'", error)
     if key and frames and re.match(r"<frozen os>:|.*/os\.py:", frames[-1]):
