@@ -91,7 +91,8 @@ class Run:
         status = int(runner.rc) if isinstance(runner.rc, int) else 1
         if interrupts.count:
             account.note(
-                "Stopped. What was under way on the server may be half done: the next run picks it up."
+                "Stopped. A release that is live already is finished by the server; what else was under way "
+                "the next run picks up."
             )
             return INTERRUPTED
         account.recap(status)

@@ -125,3 +125,18 @@ def test_what_may_be_gone_back_to(
     verdict = history.judge(known, "R", record, now)
     assert re.search(says, verdict.sentence), verdict.sentence
     assert verdict.safe is safe
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"result": "ok"}, "ok"),
+        ({"result": "ok", "alone": True}, "ok, by the server alone"),
+        (
+            {"result": "failed", "alone": True, "step": "verify", "reason": "It answers 500."},
+            "failed in verify, by the server alone: It answers 500.",
+        ),
+    ],
+)
+def test_how_a_run_ended(entry: dict[str, Any], said: str) -> None:
+    assert history._run(entry)[-1] == said

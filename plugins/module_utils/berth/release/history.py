@@ -155,9 +155,10 @@ def table(apps: list[dict[str, Any]]) -> str:
 def _run(entry: dict[str, Any]) -> list[str]:
     way = f"{entry.get('from') or 'nothing'} -> {entry.get('to') or 'nothing'}"
     seconds = f"{entry['seconds']} s" if "seconds" in entry else ""
-    said = str(entry.get("result", ""))
-    if entry.get("reason"):
-        said += f" in {entry.get('step', '?')}: {entry['reason']}"
+    reason = entry.get("reason")
+    where = f" in {entry.get('step', '?')}" if reason else ""
+    alone = ", by the server alone" if entry.get("alone") else ""
+    said = f"{entry.get('result', '')}{where}{alone}" + (f": {reason}" if reason else "")
     return ["", entry.get("at", ""), entry.get("what", ""), way, seconds, entry.get("by", ""), said]
 
 
