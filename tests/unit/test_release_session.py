@@ -119,6 +119,21 @@ def test_signs_of_life_are_no_requests_and_end_a_silence() -> None:
     assert requests.empty()
 
 
+@pytest.mark.parametrize(("start", "whole"), [([], True), (["/usr/bin/env"], False)])
+def test_an_engine_that_has_something_left_to_do(
+    tmp_path: Path, run: subprocess.Popen[bytes], start: list[str], whole: bool
+) -> None:
+    """A local engine does it; another command stands for an ssh that hangs, which has to end."""
+    done = tmp_path / "done"
+    command = f"echo '{{\"hello\": 1}}'; cat > /dev/null; sleep 1; touch {done}; : {tmp_path.name}"
+    opened = session.Session(str(tmp_path), "host")
+    opened.start([*start, "/bin/sh", "-c", command], b"", "", run.pid)
+    run.kill()
+    run.wait()
+    assert wait_until_gone(tmp_path.name)
+    assert done.exists() is whole
+
+
 def test_a_run_that_is_gone_already_gets_no_engine(tmp_path: Path) -> None:
     process = subprocess.Popen(["true"])
     process.wait()

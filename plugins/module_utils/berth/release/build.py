@@ -333,7 +333,7 @@ class Builder:
         if "setuptools" not in brought and (needs_it := imports_pkg_resources(target)):
             missing += [f"{name}=={version}" for name, version in IMPLIED.items()]
             self.notes.append(
-                f"Added setuptools, since {needs_it} imports pkg_resources and asks for nothing."
+                f"Added setuptools, since {needs_it} imports pkg_resources and does not ask for it."
             )
         if missing:
             # Constraints, so that adding the server moves nothing that the app brought.

@@ -54,6 +54,7 @@ class Keeper:
         self.engine = subprocess.Popen(
             setup["argv"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
+        self.local = setup["argv"][0] == "/bin/sh"
         self.writing = threading.Lock()
         self.boot = setup.get("preamble", "").encode() + boot
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -86,10 +87,12 @@ class Keeper:
         with contextlib.suppress(OSError):
             if self.engine.stdin:
                 self.engine.stdin.close()
-        # The engine ends by itself when its input does; an ssh that hangs is not waited for.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.engine.wait(0.5)
-        self.engine.kill()
+        # The engine ends by itself when its input does, after a switch not at once; an ssh that hangs is not
+        # waited for. With a local connection this is the engine.
+        if not self.local:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.engine.wait(0.5)
+            self.engine.kill()
         # Ansible removes its own temporary folder when it ends; one that was killed could not.
         if self.folder.name.startswith("ansible-local-"):
             shutil.rmtree(self.folder, ignore_errors=True)
