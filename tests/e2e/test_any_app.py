@@ -113,7 +113,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
     foreign_lock(folder / "projects/three/uv.lock")
-    commit(folder / "projects/dated", "2025-03-10T12:00:00+00:00", "requirements.txt", "fastapi\n")
+    commit(folder / "projects/dated", "2025-03-10T12:00:00+00:00", "requirements.txt", "-e .[more]\n")
     host = boot("any")
     copy(host, bare(folder / "projects/dated"), REPOSITORY)
     other = pythons.other_than(host_python(host))
@@ -315,7 +315,7 @@ def test_three_directories(kit: Kit, first: Run) -> None:
 @deployed
 def test_a_git_source_without_a_lock_is_pinned_to_its_day(kit: Kit) -> None:
     # The newest on 10 March 2025.
-    assert health(kit, "dated")["fastapi"] == "0.115.11"
+    assert health(kit, "dated") == {"fastapi": "0.115.11", "itself": "3", "more": True}
 
 
 @deployed
@@ -398,7 +398,7 @@ def test_a_day_that_cannot_be_kept_is_told(kit: Kit, tmp_path: Path) -> None:
     """The commit is older than what it asks for, so the newest are taken, and the deploy says so."""
     project = tmp_path / "dated"
     shutil.copytree(PROJECTS / "dated", project)
-    commit(project, "2025-03-11T12:00:00+00:00", "requirements.txt", "fastapi>=0.116\n")
+    commit(project, "2025-03-11T12:00:00+00:00", "requirements.txt", "-e .[more]\nfastapi>=0.116\n")
     copy(kit.host, bare(project), REPOSITORY)
     told = said(kit.play("playbooks/deploy.yml", "-e", "app=dated"))
     assert "The dependencies are not pinned: as of 2025-03-11, the day of the commit" in told

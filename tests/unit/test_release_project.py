@@ -412,3 +412,43 @@ def test_a_pdm_lock_as_requirements(tmp_path: Path) -> None:
 def test_a_range_as_poetry_writes_it(tmp_path: Path, asked: str, meant: str) -> None:
     (tmp_path / "pyproject.toml").write_text(f'[tool.poetry.dependencies]\npython = "{asked}"\n')
     assert project.wanted_python(tmp_path, tmp_path, "").range == meant
+
+
+@pytest.mark.parametrize(
+    ("text", "others", "extras"),
+    [
+        ("fastapi\n", ["fastapi"], None),
+        (".\n", [], []),
+        ("-e .\n", [], []),
+        ("--editable=./\nrich==1 # x\n", ["rich==1 # x"], []),
+        (
+            "-e .[web, cli]  # ours\n-r more/base.txt\n-c pins.txt",
+            ["-r HERE/more/base.txt", "-c HERE/pins.txt"],
+            ["web", "cli"],
+        ),
+        ("-e ./libs/shop\n./other\n", ["-e ./libs/shop", "./other"], None),
+    ],
+)
+def test_a_requirements_file_that_names_its_project(
+    tmp_path: Path, text: str, others: list[str], extras: list[str] | None
+) -> None:
+    (tmp_path / "requirements.txt").write_text(text)
+    installer = project.find_installer(tmp_path)
+    assert project.split_itself(installer) == ([], None)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\ndependencies = ['a']\n")
+    assert project.split_itself(installer) == (
+        [line.replace("HERE", str(tmp_path)) for line in others],
+        extras,
+    )
+
+
+def test_an_environment_of_a_project_that_its_requirements_name(tmp_path: Path) -> None:
+    toml, listed = tmp_path / "pyproject.toml", tmp_path / "requirements.txt"
+    listed.write_text("-e .\n")
+    keys = set()
+    for needs in ("['a']", "['a', 'b']"):
+        toml.write_text(f"[project]\nname = 'x'\ndependencies = {needs}\n[build-system]\nrequires = []\n")
+        installer = project.find_installer(tmp_path)
+        assert build.is_package(tmp_path, installer)
+        keys.add(build.env_key("3.13", installer, tmp_path, {}))
+    assert len(keys) == 2

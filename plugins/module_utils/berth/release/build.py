@@ -65,6 +65,8 @@ def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, A
     folder = installer.folder or folder
     if installer.kind == "requirements":
         texts += requirement_texts(folder / installer.file)
+        if project.split_itself(installer)[1] is not None:
+            texts.append(json.dumps(_dependencies(folder), sort_keys=True, default=str))
     elif installer.kind == "setup.cfg":
         texts += project.setup_requirements(folder, choice["extras"]) or []
     elif installer.kind != "none":
@@ -107,6 +109,8 @@ def is_package(folder: Path, installer: Installer) -> bool:
         return False
     if installer.kind == "uv" and _lock_says_virtual(installer, folder):
         return False
+    if installer.kind == "requirements" and project.split_itself(installer)[1] is not None:
+        return True
     if (folder / "src").is_dir():
         return True
     if table.get("scripts") or table.get("entry-points") or poetry.get("scripts"):
@@ -322,7 +326,18 @@ class Builder:
             listed = _listed(target, project.pdm_requirements(installer.path, choice))
             self.uv.run(["pip", "install", "--no-deps", "-r", str(listed)], target)
         elif installer.kind == "requirements":
-            self._loose(["pip", "install", "-r", str(installer.path)], target)
+            others, itself = project.split_itself(installer)
+            if itself is None:
+                self._loose(["pip", "install", "-r", str(installer.path)], target)
+            else:  # an environment outlives the release: it gets what the project needs, not the project
+                files = [
+                    "-r",
+                    str(_listed(target, others)),
+                    "-r",
+                    str(folder / "pyproject.toml"),
+                ]
+                wanted = [word for extra in itself for word in ("--extra", extra)]
+                self._loose(["pip", "install", *files, *wanted], target)
         elif installer.kind == "pyproject":
             self._loose(["pip", "install", "-r", str(installer.path), *extras, *groups], target)
         elif installer.kind == "setup.cfg":

@@ -116,6 +116,31 @@ def _workspace(project: Path, root: Path | None, toml: dict[str, Any]) -> Instal
     return None
 
 
+# `.`, `-e .[extra]`: a requirements file that names the project it lies in.
+_ITSELF = re.compile(r"\s*(?:(?:-e|--editable)[\s=]*)?(?:file:)?\./?(?:\[([^\]]*)\])?\s*(?:[;#].*)?")
+_OTHER_FILE = re.compile(r"\s*(-r|-c|--requirement|--constraint)[\s=]*(\S+)")
+
+
+def split_itself(installer: Installer) -> tuple[list[str], list[str] | None]:
+    """The other lines of a requirements file, which may then lie anywhere, and the project's wanted extras.
+
+    The latter is None where no line names the project, or what it needs is not in its pyproject.toml.
+    """
+    others: list[str] = []
+    extras: list[str] | None = None
+    if not load_toml((installer.folder or Path()) / "pyproject.toml").get("project"):
+        return others, None
+    for line in installer.path.read_text(errors="replace").splitlines():
+        named, file = _ITSELF.fullmatch(line), _OTHER_FILE.match(line)
+        if named:
+            extras = [*(extras or []), *re.findall(r"[\w.-]+", named[1] or "")]
+        elif file:
+            others.append(f"{file[1]} {installer.path.parent / file[2]}")
+        else:
+            others.append(line)
+    return others, extras
+
+
 def pdm_requirements(lock: Path, choice: Mapping[str, list[str]]) -> list[str]:
     """PDM's lock as requirements with hashes: what `pdm export --prod` writes, without PDM."""
     wanted = {"default", *choice["extras"], *choice["groups"]}
