@@ -19,7 +19,9 @@ from tests.support.load import Traffic, Window
 FIXTURE = ROOT / "tests" / "fixtures" / "loadapp"
 
 DEPLOYS = 20
-UNITS = "systemctl list-units --no-legend --plain 'loadapp-web@*' --state=active | awk '{print $1}'"
+UNITS = (
+    "systemctl list-units --no-legend --plain 'loadapp-web@*' --state=active,deactivating | awk '{print $1}'"
+)
 
 
 class Ship:
@@ -54,7 +56,7 @@ class Ship:
         return run
 
     def running(self) -> set[str]:
-        """The releases whose web process runs."""
+        """The releases whose web process runs, or ends its work."""
         units = self.kit.host.sh(UNITS).split()
         return {re.sub(r".*@(.+)\.service", r"\1", unit) for unit in units}
 
