@@ -1,6 +1,6 @@
 """Which package of the distribution is missing, as compilers, linkers and libraries complain about it.
 
-The names are those of Debian 12 and 13 and Ubuntu 24.04.
+The names are ones that Debian 12 and 13 install.
 """
 
 from __future__ import annotations
