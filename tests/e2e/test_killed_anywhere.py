@@ -162,9 +162,7 @@ def end(kit: Kit, frozen: Frozen, victim: str) -> str:
     """Kill the one or the other; what the run printed where it could still print."""
     if victim == "ansible":
         kill(frozen.process)
-        # Nobody holds the engine any more. It ends when it notices.
-        wait = f"timeout {patience(60):.0f} tail --pid={frozen.engine} -f /dev/null"
-        kit.host.sh(f"kill -CONT {frozen.engine}; {wait}")
+        go_on(kit, frozen, 60)
         return ""
     if victim == "engine":
         kit.host.sh(f"kill -9 {frozen.engine}")
@@ -175,6 +173,12 @@ def end(kit: Kit, frozen: Frozen, victim: str) -> str:
     return output
 
 
+def go_on(kit: Kit, frozen: Frozen, seconds: float) -> None:
+    """Nobody holds the engine any more: it ends when it notices."""
+    wait = f"timeout {patience(seconds):.0f} tail --pid={frozen.engine} -f /dev/null"
+    kit.host.sh(f"kill -CONT {frozen.engine} || true; {wait}")
+
+
 def leftovers(kit: Kit) -> list[str]:
     """What is there on the host and must not be; a moment is given to what ends in the background."""
     deadline = time.monotonic() + patience(4)
@@ -183,17 +187,28 @@ def leftovers(kit: Kit) -> list[str]:
     return found
 
 
+def folder_of(process: subprocess.Popen[str]) -> str:
+    """The name of a run's temporary folder."""
+    # The number is followed by eight letters, and others may run at the same time whose number begins alike.
+    return f"ansible-local-{process.pid}{8 * '?'}"
+
+
+def keepers(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that work in the temporary folder of a run."""
+    found, mine = [], folder_of(process)
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if path.readlink().match(mine) or path.readlink().match(f"{mine} (deleted)"):
+                found.append(int(path.parent.name))
+    return found
+
+
 def left_here(process: subprocess.Popen[str]) -> list[str]:
     """What a killed run leaves on this side: its temporary folder, and its keeper, which works in there."""
-    # The number is followed by eight letters, and others may run at the same time whose number begins alike.
-    mine = f"ansible-local-{process.pid}{8 * '?'}"
     deadline = time.monotonic() + patience(5)
     while True:
-        found = [str(path) for path in (Path.home() / ".ansible/tmp").glob(mine)]
-        for path in Path("/proc").glob("[0-9]*/cwd"):
-            with contextlib.suppress(OSError):
-                if path.readlink().match(mine) or path.readlink().match(f"{mine} (deleted)"):
-                    found.append(str(path))
+        found = [str(path) for path in (Path.home() / ".ansible/tmp").glob(folder_of(process))]
+        found += map(str, keepers(process))
         if not found or time.monotonic() > deadline:
             return found
         time.sleep(0.2)
@@ -340,19 +355,13 @@ def test_a_run_whose_network_is_gone_holds_nothing_for_long(kit: Kit) -> None:
         mark = f"silent {point}"
         change(kit, mark, point)
         frozen = stop(kit, point, partial(change, kit, mark, point), *DEPLOY)
-        keepers = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cwd")
-            if path.readlink().match(f"ansible-local-{frozen.process.pid}*")
-        ]
-        assert keepers
-        for pid in keepers:
+        held = keepers(frozen.process)
+        assert held
+        for pid in held:
             os.kill(pid, signal.SIGSTOP)
-        kit.host.sh(
-            f"kill -CONT {frozen.engine}; timeout {patience(150):.0f} tail --pid={frozen.engine} -f /dev/null"
-        )
+        go_on(kit, frozen, 150)
         kill(frozen.process)
-        for pid in keepers:
+        for pid in held:
             os.kill(pid, signal.SIGCONT)
         assert (kit.release("board") != frozen.before) is (point == "renamed")
         kit.play(*DEPLOY)

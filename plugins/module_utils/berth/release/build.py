@@ -330,14 +330,9 @@ class Builder:
             if itself is None:
                 self._loose(["pip", "install", "-r", str(installer.path)], target)
             else:  # an environment outlives the release: it gets what the project needs, not the project
-                files = [
-                    "-r",
-                    str(_listed(target, others)),
-                    "-r",
-                    str(folder / "pyproject.toml"),
-                ]
-                wanted = [word for extra in itself for word in ("--extra", extra)]
-                self._loose(["pip", "install", *files, *wanted], target)
+                files = ["-r", str(_listed(target, others)), "-r", str(folder / "pyproject.toml")]
+                extras += [word for extra in itself for word in ("--extra", extra)]
+                self._loose(["pip", "install", *files, *extras, *groups], target)
         elif installer.kind == "pyproject":
             self._loose(["pip", "install", "-r", str(installer.path), *extras, *groups], target)
         elif installer.kind == "setup.cfg":

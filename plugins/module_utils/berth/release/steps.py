@@ -273,10 +273,11 @@ class Deploy:
             return
         units.end_transient(self.paths.app)
         lost = str(cut.get("release", ""))
+        mine: list[str] = []
         if self.live:
             units.replace_link(self.paths.current, self.paths.release(self.live))
-            mine = [units.web(self.paths.app, self.live), *units.beside_web(self.live_app(), self.live)]
-            units.enable(self.paths, mine)
+            mine = units.beside_web(self.live_app(), self.live)
+            units.enable(self.paths, [units.web(self.paths.app, self.live), *mine])
         for release, record in prune.list_releases(self.paths).items():
             if release == self.live:
                 continue
@@ -288,10 +289,9 @@ class Deploy:
             units.stop([name for name, state in units.states(beside).items() if state == "active"])
             if units.states([units.web(self.paths.app, release)]).popitem()[1] == "active":
                 self._retire(release, record["app"])
-        beside = units.beside_web(self.live_app(), self.live) if self.live else []
-        if self.action == "deploy" and beside:
+        if self.action == "deploy" and mine:
             # The engine was killed before it started them, and the deploy that follows may fail.
-            command.systemctl("start", "--no-block", *beside)
+            command.systemctl("start", "--no-block", *mine)
         prune.sweep(self.paths)
         if self.action != "deploy":
             prune.remove_unused_envs(self.paths)

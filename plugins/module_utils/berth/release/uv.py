@@ -60,13 +60,13 @@ class Uv:
             lines = [source.public_url(line) for line in result.lines]
             text = "\n".join(lines)
             full = "No space left" in text or "os error 28" in text
-            missing = "" if full else needs.to_build(text)
-            why = f"the server's disk is full ({reason(lines)})" if full else self._why(lines)
-            raise ReleaseError(
-                f"{doing} failed: {f'{reason(lines)}: {missing}.' if missing else why}",
-                log=lines[-20:],
-                advice=cause.ROOM if full else self._advice("" if missing else doing),
-            )
+            if full:
+                why, advice = f"the server's disk is full ({reason(lines)})", cause.ROOM
+            elif missing := needs.to_build(text):
+                why, advice = f"{reason(lines)}: {missing}.", f"add it, then: berth deploy {self.paths.app}"
+            else:
+                why, advice = self._why(lines), self._advice(doing)
+            raise ReleaseError(f"{doing} failed: {why}", log=lines[-20:], advice=advice)
         return result
 
     def _why(self, lines: list[str]) -> str:
@@ -81,7 +81,7 @@ class Uv:
 
     def _advice(self, doing: str) -> str:
         what = "the dependency files" if doing == INSTALLING else "python.version or server.python"
-        return f"{f'correct {what}' if doing else 'add it'}, then: berth deploy {self.paths.app}"
+        return f"correct {what}, then: berth deploy {self.paths.app}"
 
     @contextmanager
     def _index_file(self) -> Iterator[Path | None]:
