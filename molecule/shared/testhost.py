@@ -6,7 +6,8 @@ provider's minimal cloud image holds: systemd, sshd, python3, sudo; nothing that
 
     testhost.py engine              get a Docker engine running, from Debian's docker.io where there is none
     testhost.py image [--suite S]   build the image if it is not there
-    testhost.py up NAME             boot a host and print where its inventory is
+    testhost.py up NAME             boot a host and print where its inventory is; --image I boots a kept state
+    testhost.py keep NAME IMAGE     keep a host's state as an image that others boot from
     testhost.py engine-stop         stop the engine if `engine` started it
     testhost.py down NAME | --all   remove it with its volumes and state
     testhost.py list | suites       the hosts there are | the suites that can be bootstrapped here
@@ -438,12 +439,13 @@ def up(
     publish: Mapping[str, int] | None = None,
     memory: str = "",
     volumes: Mapping[str, Path] | None = None,
+    image: str = "",
 ) -> Host:
     """Boot a host, or come back to the one of this name: same state, same ports.
 
     ``publish`` maps ports of the host ("443", or "443/udp") to ports of 127.0.0.1; 0 picks a free one.
     ``memory`` limits it, as ``docker run --memory`` does. ``volumes`` maps folders of the host to those of
-    this machine that lie there.
+    this machine that lie there. ``image`` is one that ``keep`` made; without it the host is a bare one.
     """
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", name):
         raise TestHostError(f"{name!r} is no name for a host: use a-z, 0-9 and -.")
@@ -458,7 +460,7 @@ def up(
         run("docker", "start", existing.container)
         _wait_booted(existing)
         return existing
-    image = ensure_image(suite)
+    image = image or ensure_image(suite)
     _remove(name)
     ports = {port: wanted or free_port() for port, wanted in (publish or {}).items()}
     host = Host(name=name, suite=suite, ssh_port=free_port(), published=ports)
@@ -539,6 +541,18 @@ def _let_in(host: Host) -> None:
     host.inventory.write_text(json.dumps(hosts, indent=2) + "\n")
 
 
+def keep(host: Host, image: str) -> None:
+    """Make an image of a host as it is on disk, shut down in good order; the host itself boots again.
+
+    What such an image boots has the same host keys, machine id and accounts; memory and /run are gone.
+    """
+    run("docker", "stop", "--time", "60", host.container, timeout=120)
+    try:
+        run("docker", "commit", f"--change=LABEL {LABEL}.kept=yes", host.container, image)
+    finally:
+        host.power_on()
+
+
 def down(name: str) -> None:
     """Remove a host with its volumes, keys and state. Nothing there is fine."""
     if shutil.which("docker"):
@@ -591,6 +605,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start.add_argument("--suite", default="")
     start.add_argument("--publish", action="append", default=[], metavar="HOSTPORT[:LOCALPORT]")
     start.add_argument("--memory", default="")
+    start.add_argument("--image", default="", help="one that keep made")
+    kept = verbs.add_parser("keep")
+    kept.add_argument("name")
+    kept.add_argument("image")
     stop = verbs.add_parser("down")
     stop.add_argument("name", nargs="?")
     stop.add_argument("--all", action="store_true")
@@ -609,11 +627,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(ensure_image(options.suite or default_suite()))
         elif options.verb == "up":
             ports = {p.partition(":")[0]: int(p.partition(":")[2] or 0) for p in options.publish}
-            host = up(options.name, suite=options.suite, publish=ports, memory=options.memory)
+            host = up(
+                options.name,
+                suite=options.suite,
+                publish=ports,
+                memory=options.memory,
+                image=options.image,
+            )
             print(f"{host.container} runs {host.suite}; ansible -i {host.inventory} all -m ping")
             print(" ".join(host.ssh()))
             for port, mine in host.published.items():
                 print(f"  port {port} is 127.0.0.1:{mine}")
+        elif options.verb == "keep":
+            found = find(options.name)
+            if found is None:
+                raise TestHostError(f"There is no host {options.name!r}: boot one with `up`.")
+            keep(found, options.image)
+            print(f"{options.image} is the state of {options.name}.")
         elif options.verb == "down":
             if not options.all and not options.name:
                 parser.error("name a host, or say --all")
