@@ -31,6 +31,7 @@ from . import (
     prove,
     prune,
     randoms,
+    recover,
     remove,
     schema,
     settings,
@@ -155,7 +156,7 @@ class Deploy:
         self.action = plan.decide(record, self.fingerprint, running, bool(args.get("force")))
         cut = journal.unfinished(self.paths)
         if not check:
-            self._settle(cut)
+            recover.settle(self, cut)
             disk.distrust(self.paths)
         self.release = self.live
         if self.action == "deploy":
@@ -164,7 +165,7 @@ class Deploy:
                 time.sleep(0.2)
                 self.release = plan.release_id(identity)
         elif self.action == "resume":
-            self._resume(cut)
+            recover.resume(self, cut)
         elif self.action == "restart":
             self.record = record
         if check and self.action == "deploy" and args.get("scripts"):
@@ -214,12 +215,12 @@ class Deploy:
         wish = args.get("to") or ""
         cut = journal.unfinished(self.paths)
         if not args.get("check"):
-            self._settle(cut)
+            recover.settle(self, cut)
             releases = prune.list_releases(self.paths)
         if cut and cut.get("kind") == "rollback" and cut["release"] == self.live and wish in ("", self.live):
             # Without this a repeated rollback would go back one release further than was meant.
             self.action = "resume"
-            self._resume(cut)
+            recover.resume(self, cut)
             return {
                 "changed": True,
                 "action": "resume",
@@ -267,60 +268,7 @@ class Deploy:
             "msg": " ".join([f"{target} replaces {self.live}.", *self.notes]),
         }
 
-    def _settle(self, cut: Answer | None) -> None:
-        """Finish or undo what a run that was killed left behind."""
-        if not cut:
-            return
-        units.end_transient(self.paths.app)
-        lost = str(cut.get("release", ""))
-        mine: list[str] = []
-        if self.live:
-            units.replace_link(self.paths.current, self.paths.release(self.live))
-            mine = units.beside_web(self.live_app(), self.live)
-            units.enable(self.paths, [units.web(self.paths.app, self.live), *mine])
-        for release, record in prune.list_releases(self.paths).items():
-            if release == self.live:
-                continue
-            if not record.get("healthy"):
-                prune.remove_release(self.paths, release)
-                continue
-            beside = units.beside_web(record["app"], release)
-            units.disable(self.paths, [units.web(self.paths.app, release), *beside])
-            units.stop([name for name, state in units.states(beside).items() if state == "active"])
-            if units.states([units.web(self.paths.app, release)]).popitem()[1] == "active":
-                self._retire(release, record["app"])
-        if self.action == "deploy" and mine:
-            # The engine was killed before it started them, and the deploy that follows may fail.
-            command.systemctl("start", "--no-block", *mine)
-        prune.sweep(self.paths)
-        if self.action != "deploy":
-            prune.remove_unused_envs(self.paths)
-        journal.note(self.paths, self.live, "settle", "end", lost=lost)
-        if not lost:
-            return
-        gone = not self.paths.release(lost).exists()
-        went = "is live" if lost == self.live else "was removed" if gone else "is not live"
-        self.notes.append(f"The run before was cut off in step {cut.get('step')}: its release {lost} {went}.")
-        journal.audit(
-            self.paths,
-            what="settle",
-            by=self._by(),
-            step=cut.get("step", ""),
-            result="kept" if lost == self.live else "undone",
-            **{"from": cut.get("old", ""), "to": lost},
-        )
-
-    def _resume(self, cut: Answer | None) -> None:
-        """Go on where a run was cut off after its switch: what it replaced is what a failure goes back to."""
-        releases = prune.list_releases(self.paths)
-        self.release, self.record = self.live, releases[self.live]
-        self.app = settings.served(self.paths, self.record["app"])
-        old = str(cut.get("old", "")) if cut and cut.get("release") == self.release else ""
-        if not releases.get(old, {}).get("healthy"):
-            old = prune.previous(releases, self.release)
-        self.live = old
-
-    def _by(self) -> str:
+    def by(self) -> str:
         return f"{self.holder.get('user', '?')}@{self.holder.get('host', '?')}"
 
     def fetch(self, args: Answer, body: IO[bytes] | None) -> Answer:
@@ -369,7 +317,7 @@ class Deploy:
         self.record = {
             "id": self.release,
             "created": journal.now(),
-            "by": self._by(),
+            "by": self.by(),
             "source": source.public_url(origin.get("git") or "") or origin.get("path"),
             "version": self.commit or self.release.rsplit("-", 1)[-1],
             "fingerprint": self.fingerprint,
@@ -554,11 +502,11 @@ class Deploy:
         if self.writing:
             disk.end(self.paths, self.writing)
         self.switched = True
-        self._go_live(self.release, self.app, self.live, self.live_app())
+        self.go_live(self.release, self.app, self.live, self.live_app())
         msg = f"{self.release} is live; the switch took {self.switch_ms} ms."
         return {"changed": self.live != self.release, "switch_ms": self.switch_ms, "msg": msg}
 
-    def _go_live(self, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
+    def go_live(self, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
         name = self.paths.app
         mine = [units.web(name, to), *units.beside_web(app, to)]
         # Before the rename: what the symlink points to when the power goes away starts again with the host.
@@ -573,7 +521,7 @@ class Deploy:
             units.disable(self.paths, [units.web(name, old), *beside])
             units.ask_to_stop(beside)
 
-    def _take_over(self, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
+    def take_over(self, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
         """What runs beside the web changes too: never both releases' at once, or a scheduler acts twice."""
         if old and old != to:
             beside = units.beside_web(old_app, old)
@@ -591,7 +539,7 @@ class Deploy:
         )
         if note:
             self.notes.append(note + ".")
-        self._take_over(self.release, self.app, self.live, self.live_app())
+        self.take_over(self.release, self.app, self.live, self.live_app())
         # A process that dies at its first import does so at once. What was well once is trusted.
         patience = (0.0, 0.0) if self.record.get("healthy") else _SETTLED
         failed = units.fallen(units.beside_web(self.app, self.release), *patience)
@@ -623,10 +571,10 @@ class Deploy:
         old = units.web(self.paths.app, self.live)
         if units.states([old])[old] != "active":
             return {"changed": False, "msg": f"{self.live} does not run any more."}
-        self._retire(self.live, self.live_app())
+        self.let_go(self.live, self.live_app())
         return {"changed": True, "msg": f"{self.live} ends in the background when its last connection does."}
 
-    def _retire(self, release: str, app: dict[str, Any]) -> None:
+    def let_go(self, release: str, app: dict[str, Any]) -> None:
         unit = units.retiring(self.paths.app, release)
         if units.states([unit])[unit] == "active":
             return
@@ -666,7 +614,7 @@ class Deploy:
 
     def finish(self, _args: Answer) -> Answer:
         seconds = round(time.monotonic() - self.began, 1)
-        journal.audit(self.paths, **self._audit("ok", seconds))
+        journal.audit(self.paths, **self.audit("ok", seconds))
         url = f"https://{self.domain}"
         took = f" (the switch took {self.switch_ms} ms)" if self.switched else ""
         msg = " ".join([f"{self.release} is live at {url} after {seconds} s{took}.", *self.notes])
@@ -678,11 +626,11 @@ class Deploy:
             "release": self.release,
         }
 
-    def _audit(self, result: str, seconds: float, **more: Any) -> dict[str, Any]:
+    def audit(self, result: str, seconds: float, **more: Any) -> dict[str, Any]:
         schema = self.record.get("schema") or {}
         return {
             "what": self.action if self.action in ("restart", "resume") else self.kind,
-            "by": self._by(),
+            "by": self.by(),
             "from": self.live,
             "to": self.release,
             "schema_from": schema.get("from", ""),
@@ -693,44 +641,6 @@ class Deploy:
             **({"alone": True} if self.alone else {}),
             **more,
         }
-
-    def undo(self, step: str, error: ReleaseError) -> None:
-        """A step failed: the old release goes on (or goes back), and nothing of the new one is left."""
-        if (self.switched or self.action == "resume") and self.live and self.live != self.release:
-            self._wake(self.live, self.live_app())
-            self._go_live(self.live, self.live_app(), self.release, self.app)
-            self._take_over(self.live, self.live_app(), self.release, self.app)
-        elif (self.switched or self.action == "resume") and not self.live:
-            self.paths.web_sock.unlink(missing_ok=True)
-            self.paths.current.unlink(missing_ok=True)
-        if (
-            self.kind == "deploy"
-            and self.action in ("deploy", "resume")
-            and self.release not in ("", self.live)
-        ):
-            if not self.switched:
-                units.kill(self.web)
-            prune.remove_release(self.paths, self.release)
-            prune.remove_unused_envs(self.paths)
-        elif self.kind == "rollback" and self.release != self.live:
-            units.stop([self.web])
-        seconds = round(time.monotonic() - self.began, 1)
-        journal.audit(self.paths, **self._audit("failed", seconds, step=step, reason=error.sentence))
-        self.switched = False
-
-    def _wake(self, release: str, app: dict[str, Any]) -> None:
-        """The release to go back to may have been stopped: by the end of its retirement, or by a reboot."""
-        web = units.web(self.paths.app, release)
-        retirement = units.retiring(self.paths.app, release)
-        if units.states([retirement])[retirement] == "active":
-            units.stop([retirement])
-        if units.states([web])[web] == "active":
-            return
-        units.start([web])
-        path = journal.read_record(self.paths.release(release)).get("health_path", "")
-        probe = gate.probe(self.paths.socket(release), settings.served(self.paths, app), path)
-        once = {**app["health"], "successes": 1, "hold": 0}
-        gate.wait_healthy(probe, web, once, cause.About(str(self.paths.release(release))))
 
 
 # What to run again where a step of it failed, if it is not a deploy.
@@ -828,7 +738,7 @@ class Engine:
             answer = method(args, body) if step == "fetch" else method(args)
         except Exception as problem:
             error = problem if isinstance(problem, ReleaseError) else _unforeseen(problem)
-            deploy.undo(step, error)
+            recover.undo(deploy, step, error)
             journal.note(deploy.paths, deploy.release, step, "failed", reason=error.sentence)
             if error is problem:
                 raise
