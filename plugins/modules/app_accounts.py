@@ -23,6 +23,16 @@ options:
     description: Content for C(/etc/tmpfiles.d).
     type: str
     required: true
+  gone_users:
+    description: Users that older versions made, and nobody needs any more.
+    type: list
+    elements: str
+    default: []
+  gone_folders:
+    description: Folders of theirs.
+    type: list
+    elements: path
+    default: []
 author: Berth
 """
 
@@ -44,6 +54,7 @@ missing:
 import grp  # noqa: E402
 import pwd  # noqa: E402
 import shlex  # noqa: E402
+import shutil  # noqa: E402
 import stat  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -83,12 +94,31 @@ def wrong_folders(text: str) -> list[str]:
     return wrong
 
 
+def remove(module: AnsibleModule, users: list[str], folders: list[str]) -> list[str]:
+    """Take away what is there of them, folders first: a user that owns something is not gone."""
+    there = [folder for folder in folders if Path(folder).is_dir() and not Path(folder).is_symlink()]
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    gone = [user for user in users if user in known]
+    if not module.check_mode:
+        for folder in there:
+            shutil.rmtree(folder)
+        for user in gone:
+            code, out, err = module.run_command(["userdel", user])
+            if code != 0:
+                module.fail_json(
+                    msg=f"The user {user} of an older version cannot be removed: {(err + out).strip()}"
+                )
+    return there + gone
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "sysusers": {"type": "str", "required": True},
             "tmpfiles": {"type": "str", "required": True},
+            "gone_users": {"type": "list", "elements": "str", "default": []},
+            "gone_folders": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
@@ -120,7 +150,12 @@ def main() -> None:
         if left:
             said = [line for line in (err + out).splitlines() if line.strip()] or [f"exit status {code}"]
             module.fail_json(msg=f"{command[0]} did not create {', '.join(left)}: {said[0]}")
-    module.exit_json(changed=bool(stale), missing=missing, diff=diff)
+    left_over = remove(module, module.params["gone_users"], module.params["gone_folders"])
+    if left_over:
+        diff.append(
+            {"before_header": "left over", "before": "".join(f"{one}\n" for one in left_over), "after": ""}
+        )
+    module.exit_json(changed=bool(stale or left_over), missing=missing, diff=diff)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ class Bench:
         requirements = self.source / "requirements.txt"
         for empty in (True, False) * self.runs:
             if empty:
-                self.host.sh("rm -rf /var/cache/berth/uv/board")
+                self.host.sh("rm -rf /var/cache/berth/build/board/uv")
             with requirements.open("a") as lock:
                 lock.write(f"# {time.time()}\n")  # another lock, so another environment
             self.deploy()

@@ -271,7 +271,7 @@ def test_logs_in_the_code_tree(kit: Kit, first: Run) -> None:
 
 @deployed
 def test_build_commands_and_setup_cfg(kit: Kit) -> None:
-    assert health(kit, "setupcfg") == {"built": "built by berth-build", "sql": True, "i": True}
+    assert health(kit, "setupcfg") == {"built": "built by berth-build-setupcfg", "sql": True, "i": True}
 
 
 @deployed

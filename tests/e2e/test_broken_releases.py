@@ -313,7 +313,7 @@ CASES = {
     "disk full while building": Case(
         r"(?i)disk.*full",
         {"requirements.txt": "+idna>=3\n"},
-        around=lambda yard: full("/var/cache/berth/uv", yard),
+        around=lambda yard: full("/var/cache/berth/build", yard),
     ),
     "disk full while fetching": Case(
         r"(?i)disk.*full", around=lambda yard: full("/var/tmp", yard), log=False, files={"large.txt": "LARGE"}

@@ -87,6 +87,10 @@ def _name(report: Report, name: str, path: str) -> None:
             f"{show(path, name)} is not a valid name; write at most 31 lower-case letters, digits "
             f'and dashes, a letter first, e.g. "{names.slug(name)}"',
         )
+    elif name.startswith("berth-"):
+        report.add(
+            path, f'"{name}" begins like the users and units of Berth; write another, e.g. "{name[6:]}"'
+        )
     elif name in names.SYSTEM_NAMES or name in names.UNIT_FAMILIES or name.startswith("systemd-"):
         report.add(
             path, f'"{name}" is a name that the system uses itself; write another, e.g. "{name[:27]}-app"'

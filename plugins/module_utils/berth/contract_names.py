@@ -26,14 +26,18 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 # Users and groups that Debian, Ubuntu or Berth's packages own, and folders of /run, /srv and /etc/berth.
 SYSTEM_NAMES = words(
     """
-    _apt adm admin audio avahi backup berth bin caddy cdrom chrony containerd crontab daemon dbus debian
-    dialout dip disk docker fail2ban fax floppy ftp games gnats grafana group input irc kmem kvm
-    landscape libvirt list lock log lp lxd mail man messagebus mount mysql netdev network news nginx
-    nobody nogroup operator pgbouncer plugdev polkitd pollinate postfix postgres postgresql prometheus
-    proxy redis render restic root rsync rtkit sasl sbuild services sgx shadow shm src ssh sshd ssl-cert
-    staff sudo supervisor sync sys syslog systemd systemd-journal systemd-network systemd-resolve
-    systemd-timesync tape tcpdump tss tty ubuntu udev user users utmp uucp uuidd video voice wheel www
-    www-data
+    acpid adm admin agetty apparmor apport _apt apt audio auditd avahi backup berth bin blkid caddy cdrom
+    chrony chronyd clamav cloud-init containerd credentials credstore cron crond crontab cryptsetup cups
+    daemon dbus debian dhcpcd dialout dip disk dnsmasq docker exim4 fail2ban faillock fax floppy fsck ftp
+    fwupd games gnats grafana group haproxy host initctl initramfs input irc kmem kvm landscape libvirt list
+    lock log loki lp lvm lxd mail man mdadm memcached messagebus motd mount multipath mysql needrestart
+    netdev netns network networkmanager news nfs nftables nginx nobody node-exporter nogroup ntp ntpd ntpsec
+    opendkim openvpn operator pcscd pgbackrest pgbouncer plugdev plymouth polkit polkitd pollinate postfix
+    postgres postgresql ppp prometheus proxy rabbitmq redis render resolvconf restic root rpc rpcbind rsync
+    rsyslog rtkit sasl sasl2 saslauthd sbuild sendsigs services sgx shadow shm smartd snapd snmp src ssh
+    sshd ssl-cert staff statd sudo supervisor supervisord sync sys syslog sysstat systemd systemd-journal
+    systemd-network systemd-resolve systemd-timesync tape tcpdump tmpfiles tor tss tty ubuntu udev udisks2
+    unbound user users utmp uucp uuidd video voice wheel wireguard www www-data xtables
     """
 )
 # Apps whose units would be taken for systemd's own (serial-getty@, container-getty@, user-runtime-dir@ …).

@@ -31,7 +31,7 @@ from . import (
 )
 from .command import Result, run, show, transient
 from .errors import ReleaseError
-from .paths import BUILD_USER, CA_BUNDLE, Paths, instance_file, text_digest
+from .paths import CA_BUNDLE, Paths, instance_file, text_digest
 from .project import Installer, PythonWish
 from .uv import INSTALLING, LIMIT, Uv
 
@@ -217,7 +217,7 @@ class Builder:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(mode=0o755)
             try:
-                shutil.chown(place, BUILD_USER, BUILD_USER)
+                shutil.chown(place, self.paths.build_user, self.paths.build_user)
                 words = ["python", "install", "--no-bin", "--compile-bytecode", exact]
                 self.uv.run(words, place, cwd=place, doing=doing)
                 interpreter = pythons.newest(place, minor)
@@ -265,7 +265,7 @@ class Builder:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True, mode=0o755)
         self.paths.envs.chmod(0o755)
-        shutil.chown(target, BUILD_USER, BUILD_USER)
+        shutil.chown(target, self.paths.build_user, self.paths.build_user)
         try:
             self._install(target, interpreter, installer, self.choice())
         except ReleaseError:
@@ -294,7 +294,7 @@ class Builder:
         return transient(
             f"berth-build-{self.paths.app}",
             [interpreter, *words],
-            user=BUILD_USER,
+            user=self.paths.build_user,
             writable=[writable] if writable else [],
             timeout=limit,
             properties=["InaccessiblePaths=-/etc/berth"],
@@ -409,7 +409,7 @@ class Builder:
         for name in ("pyproject.toml", installer.file):
             shutil.copyfile(installer.path.parent / name, work / name)
         for path in (work, *work.iterdir()):
-            shutil.chown(path, BUILD_USER, BUILD_USER)
+            shutil.chown(path, self.paths.build_user, self.paths.build_user)
         listed = work / "requirements.txt"
         tool = ["tool", "run", "--python", interpreter, *POETRY]
         words = ["export", "--format=requirements.txt", "--output=requirements.txt", "--no-interaction"]
@@ -424,13 +424,13 @@ class Builder:
         lines = self.app.get("build", [])
         if not lines:
             return missing_front_end(self.folder, self.project)
-        _give(self.folder, BUILD_USER)
+        _give(self.folder, self.paths.build_user)
         try:
             for line in lines:
                 result = transient(
                     f"berth-build-{self.paths.app}",
                     ["/bin/sh", "-ec", line],
-                    user=BUILD_USER,
+                    user=self.paths.build_user,
                     writable=[self.folder],
                     timeout=LIMIT,
                     cwd=self.project,
@@ -455,7 +455,7 @@ class Builder:
                         advice="correct it under build and deploy again; the live release is untouched.",
                     )
         finally:
-            _give(self.folder, "root")
+            _give(self.folder, "root", self.paths.build_user)
         # What root writes later must not be led elsewhere by what was built.
         source.tidy(self.folder)
         (self.folder / ".venv").symlink_to(env)
@@ -487,8 +487,8 @@ class Builder:
         try:
             for parent, folders, files in os.walk(work):
                 for path in (Path(parent), *(Path(parent) / name for name in (*folders, *files))):
-                    chown(path, *ids(BUILD_USER))
-            shutil.chown(site, BUILD_USER, BUILD_USER)
+                    chown(path, *ids(self.paths.build_user))
+            shutil.chown(site, self.paths.build_user, self.paths.build_user)
             env = (self.folder / ".venv").resolve()
             words = ["pip", "install", "--no-deps", "--target", str(site), str(work)]
             self.uv.run(words, env, [site, work], cwd=self._beside(site))
@@ -659,7 +659,7 @@ class Builder:
         """
         managed = pythons.is_managed(interpreter)
         if managed:
-            _give(self.folder, BUILD_USER)
+            _give(self.folder, self.paths.build_user)
         self._python(
             interpreter,
             ["-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
@@ -667,7 +667,7 @@ class Builder:
             120, self.folder,
         )  # fmt: skip
         if managed:
-            _give(self.folder, "root")
+            _give(self.folder, "root", self.paths.build_user)
 
     def role(self) -> tuple[str, str]:
         return migrate.role(self.app, self.project, self.folder)
@@ -731,9 +731,9 @@ def chown(path: Path, uid: int, gid: int) -> None:
     os.chown(path, uid, gid, follow_symlinks=False)
 
 
-def _give(top: Path, owner: str) -> None:
-    """Everything below and the folder itself, no symlink followed. Root's own stays with the build group."""
-    uid, gid = (0, ids(BUILD_USER)[1]) if owner == "root" else ids(owner)
+def _give(top: Path, owner: str, group: str = "") -> None:
+    """Everything below and the folder itself, no symlink followed."""
+    uid, gid = ids(owner)[0], ids(group or owner)[1]
     for parent, folders, files in os.walk(top):
         for name in (*folders, *files):
             chown(Path(parent) / name, uid, gid)

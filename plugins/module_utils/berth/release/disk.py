@@ -26,7 +26,7 @@ def begin(paths: Paths, boot: Path = BOOT) -> None:
 
 def flush(paths: Paths, release: str) -> subprocess.Popen[bytes]:
     """Write everything to the disk, in the background."""
-    folders = (paths.release(release), paths.state, paths.uv_cache)
+    folders = (paths.release(release), paths.state, paths.build_home)
     once = {path.stat().st_dev: str(path) for path in folders if path.exists()}
     return subprocess.Popen(["sync", "--file-system", *once.values()])
 

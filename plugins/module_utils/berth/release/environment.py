@@ -236,7 +236,7 @@ _PROVISIONED = (
     *("name", "env", "secrets", "database", "processes", "jobs"),
     *("limits", "system_packages", "drain", "persistent", "scratch", "redis"),
 )
-_FORMAT = 3  # of the files that are written; a newer one has them written again
+_FORMAT = 4  # of the files that are written; a newer one has them written again
 
 
 def redis_settings(app: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,18 @@ from typing import Any
 UNITS = Path("/etc/systemd/system")
 UV = Path("/usr/local/lib/berth/uv/bin/uv")
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-BUILD_USER = "berth-build"
+
+
+_LONGEST_USER = 31  # of what every tool of a Debian server takes
+
+
+def build_user(app: str) -> str:
+    """Who builds an app: a user of its own, so that builds of two apps cannot look into each other."""
+    name = f"berth-build-{app}"
+    if len(name) <= _LONGEST_USER:
+        return name
+    # No app's name has an underscore, so none is what another one is shortened to.
+    return f"berth-build-{app[:10]}_{hashlib.sha256(app.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -75,9 +86,17 @@ class Paths:
         return self.root / UNITS.relative_to("/")
 
     @property
+    def build_user(self) -> str:
+        return build_user(self.app)
+
+    @property
+    def build_home(self) -> Path:
+        """All that builds of this app keep: no other app's build can read it, or put something into it."""
+        return self.root / "var/cache/berth/build" / self.app
+
+    @property
     def uv_cache(self) -> Path:
-        # One cache per app: the builds of two apps cannot poison each other's wheels.
-        return self.root / "var/cache/berth/uv" / self.app
+        return self.build_home / "uv"
 
     def release(self, release: str) -> Path:
         return self.releases / release

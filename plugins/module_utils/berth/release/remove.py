@@ -78,8 +78,9 @@ def _purge(paths: Paths, database: dict[str, Any]) -> None:
             command.run([*postgres, "dropuser", "--if-exists", role])
             (paths.root / "etc/berth/postgresql" / role).unlink(missing_ok=True)
     redis.purge(redis.Redis(paths.app, paths.root))
-    for folder in (paths.base, paths.etc, paths.uv_cache, paths.run):
+    for folder in (paths.base, paths.etc, paths.build_home, paths.run):
         shutil.rmtree(folder, ignore_errors=True)
     # The lock file inside is still held by this process; its folder may go all the same.
     shutil.rmtree(paths.state, ignore_errors=True)
-    command.run(["userdel", paths.app])
+    for user in (paths.app, paths.build_user):
+        command.run(["userdel", user])

@@ -43,7 +43,7 @@ from .build import Builder
 from .errors import ReleaseError
 from .lock import Lock
 from .migrate import Decision
-from .paths import BUILD_USER, Paths, instance_file, template_files
+from .paths import Paths, instance_file, template_files
 
 Answer = dict[str, Any]
 _PROXY_IDLE = 30
@@ -296,7 +296,7 @@ class Deploy:
     def build(self, _args: Answer) -> Answer:
         builder = Builder(self.paths, self.app, self.release)
         # While it is built, root and the build user can look into the folder, nobody else.
-        build.chown(self.folder, 0, build.ids(BUILD_USER)[1])
+        build.chown(self.folder, 0, build.ids(self.paths.build_user)[1])
         self.folder.chmod(0o750)
         version, self.interpreter, installer = builder.choose()
         key, fresh = builder.environment(self.interpreter, installer)

@@ -14,10 +14,19 @@ from typing import Any
 from . import cause, environment, index, needs, source
 from .command import Result, transient
 from .errors import ReleaseError
-from .paths import BUILD_USER, CA_BUNDLE, UV, Paths
+from .paths import CA_BUNDLE, UV, Paths
 
 LIMIT = 900.0
 INSTALLING = "Installing the dependencies"
+
+
+def ready(paths: Paths) -> None:
+    """The folder that builds keep things in, should somebody have emptied /var/cache."""
+    home = paths.build_home
+    if not home.is_dir():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700)
+        shutil.chown(home, paths.build_user, paths.build_user)
 
 
 class Uv:
@@ -42,14 +51,13 @@ class Uv:
         doing: str = INSTALLING,
     ) -> Result:
         """As the build user, who can write the new environment and the app's cache, and nothing else."""
-        self.paths.uv_cache.mkdir(parents=True, exist_ok=True)
-        shutil.chown(self.paths.uv_cache, BUILD_USER, BUILD_USER)
+        ready(self.paths)
         with self._index_file() as env_file:
             result = transient(
                 f"berth-build-{self.paths.app}",
                 [str(UV), *args],
-                user=BUILD_USER,
-                writable=[target, self.paths.uv_cache, *(writable or [])],
+                user=self.paths.build_user,
+                writable=[target, self.paths.build_home, *(writable or [])],
                 timeout=LIMIT,
                 cwd=cwd or self.folder,
                 env={**self._settings(target), **self._downloads(args, target)},

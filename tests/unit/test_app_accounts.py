@@ -1,0 +1,75 @@
+"""Users and folders of apps: what is declared, what is missing, what an older version left."""
+
+from __future__ import annotations
+
+import pwd
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+from ansible.module_utils.berth.release.paths import Paths, build_user
+
+from plugins.filter.app import FilterModule
+from plugins.module_utils.berth.contract_names import APP
+from plugins.modules import app_accounts
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/app/templates"
+LONG = "a" * 31
+
+
+def rendered(name: str, *apps: str) -> str:
+    made = jinja2.Environment(autoescape=False, trim_blocks=True)  # noqa: S701
+    made.filters |= {"build_user": FilterModule().filters()["build_user"], "comment": str}
+    text = made.from_string((ROLE / name).read_text())
+    return text.render(
+        app_apps=[{"name": app} for app in apps], app_proxy_group="caddy", ansible_managed="# managed"
+    )
+
+
+def test_every_app_is_built_by_a_user_of_its_own() -> None:
+    assert build_user("board") == "berth-build-board"
+    assert build_user("a" * 19) == "berth-build-" + "a" * 19
+    names = [build_user(app) for app in (LONG, LONG[:-1], LONG[:-1] + "b", "board", "boards")]
+    assert len(set(names)) == len(names)
+    assert all(len(name) <= 31 for name in names)
+    # What is shortened cannot be what another app's name gives.
+    assert not APP.fullmatch(build_user(LONG).removeprefix("berth-build-"))
+
+
+def test_the_role_declares_the_users_and_folders_that_the_engine_builds_with() -> None:
+    users = [line[1] for line in app_accounts.declared(rendered("sysusers.conf.j2", "board", LONG))]
+    assert users == ["caddy", "board", "berth-build-board", LONG, build_user(LONG)]
+    folders = app_accounts.declared(rendered("tmpfiles.conf.j2", "board"))
+    home = str(Paths("board").build_home)
+    assert ["d", home, "0700", "berth-build-board", "berth-build-board", "-"] in folders
+
+
+class Module:
+    """What app_accounts asks of Ansible."""
+
+    def __init__(self, check_mode: bool) -> None:
+        self.check_mode, self.commands = check_mode, list[list[str]]()
+
+    def run_command(self, words: list[str]) -> tuple[int, str, str]:
+        self.commands.append(words)
+        return 0, "", ""
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_what_an_older_version_left_goes(
+    tmp_path: Path, check: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, outside = tmp_path / "uv", tmp_path / "outside"
+    outside.mkdir()
+    (folder / "board").mkdir(parents=True)
+    (folder / "board/link").symlink_to(outside)
+    monkeypatch.setattr(pwd, "getpwall", lambda: [pwd.getpwnam("root")])
+    module: Any = Module(check)
+    assert app_accounts.remove(module, ["root", "gone"], [str(folder), str(tmp_path / "not")]) == [
+        str(folder),
+        "root",
+    ]
+    assert folder.exists() is check
+    assert outside.exists()
+    assert module.commands == ([] if check else [["userdel", "root"]])
