@@ -188,6 +188,14 @@ def test_two_deploys_at_once(site: Kit, board: Path) -> None:
 
 
 def test_remove_wants_the_name_and_keeps_the_data(site: Kit) -> None:
+    everything = "ls -d /srv/* /etc/berth/* /var/lib/berth/* /run/*"
+    there = site.host.sh(everything)
+    # What a CI sends whose variables are not set, and names that are folders but no apps.
+    for name in ("", ".", "../srv"):
+        words = ("-e", f"app={name}", "-e", f"confirm={name}", "-e", "purge=true")
+        refused = site.play("playbooks/remove.yml", *words, succeed=False)
+        assert "is no name of an app" in refused.output
+    assert site.host.sh(everything) == there
     refused = site.play("playbooks/remove.yml", "-e", "app=notes", succeed=False)
     assert "confirm=notes" in refused.output
     assert site.curl("https://notes.localhost/readyz", "-f")

@@ -218,6 +218,7 @@ ACROSS: list[Case] = [
     ({"apps[1].database": {"name": "board_owner"}}, 'apps[1].database.name: database "board_owner" is the owner role of apps[0] already; set database.name of one of them'),
     ({"apps[0].name": "a", "apps[0].processes": [{"name": "b-web", "command": "x"}], "apps[1].name": "a-b"}, 'apps[1].processes: "web" would share the unit "a-b-web" with apps[0].processes; rename one of them'),
     ({"app": "bord"}, 'app: there is no app "bord" in this inventory; did you mean "board"?'),
+    ({"app": ""}, "app: is empty; write one app's name, or leave -e app out for all of them"),
     ({"app": ["board"]}, "app: is not a name; write one app's name, e.g. -e app=board"),
     ({"aps": []}, 'aps: unknown variable; did you mean "apps"?'),
     ({"Server": {}}, 'Server: unknown variable; did you mean "server"?'),
@@ -239,7 +240,7 @@ def test_a_mistake_has_its_sentence(changes: dict[str, Any], message: str | re.P
     "changes",
     [
         {"app": "notes"},
-        {"app": ""},
+        {"app": "board"},
         {"x_mine": {}, "ansible_user": "root", "to": "x", "json": True},
         {"server.admin": {"name": "anna", "authorized_keys": [ED25519]}},
         {"server.admin": {"name": "anna", "authorized_keys": [f'from="10.0.0.0/8" {ED25519}']}},

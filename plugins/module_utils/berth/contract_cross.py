@@ -91,10 +91,10 @@ def _units(report: Report, apps: list[dict[str, Any]]) -> None:
 
 def check_selected(report: Report, selected: object, apps: list[dict[str, Any]]) -> None:
     """`-e app=NAME` names an app of the inventory."""
-    if selected is None or selected == "":
-        return
     known = [app["name"] for app in apps if app["name"]]
-    if not isinstance(selected, str):
+    if selected is None or selected == "":
+        report.add("app", "is empty; write one app's name, or leave -e app out for all of them")
+    elif not isinstance(selected, str):
         report.add("app", "is not a name; write one app's name, e.g. -e app=board")
     elif selected not in known:
         hint = did_you_mean(selected, known) or "; the inventory has no apps"

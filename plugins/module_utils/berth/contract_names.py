@@ -6,8 +6,8 @@ import ipaddress
 import re
 
 from .contract_problem import Report, show, words
+from .release.paths import APP as APP
 
-APP = re.compile(r"[a-z][a-z0-9-]{0,30}")
 UNIT = re.compile(r"[a-z][a-z0-9-]{0,30}")
 USER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

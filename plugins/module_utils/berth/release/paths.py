@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import ReleaseError
+
+# What an app may be called; the contract asks for the same.
+APP = re.compile(r"[a-z][a-z0-9-]{0,30}")
 UNITS = Path("/etc/systemd/system")
 UV = Path("/usr/local/lib/berth/uv/bin/uv")
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -28,6 +33,13 @@ def build_user(app: str) -> str:
 class Paths:
     app: str
     root: Path = field(default=Path("/"))
+
+    def __post_init__(self) -> None:
+        """Refuse any other name: with an empty one, what is removed with an app would be everybody's."""
+        if not isinstance(self.app, str) or not APP.fullmatch(self.app):
+            raise ReleaseError(
+                f'"{self.app}" is no app\'s name: write lower-case letters, digits and dashes, e.g. board.'
+            )
 
     @property
     def base(self) -> Path:

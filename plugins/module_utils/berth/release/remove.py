@@ -20,7 +20,8 @@ def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> di
     # The lock is this run's own.
     noted = [path for path in paths.state.glob("*") if path.name != "lock"]
     there = [path for path in (paths.base, paths.etc, own_redis.born, *noted) if path.exists()]
-    present = bool(live or releases or templates or (purge and there))
+    ours = bool(live or releases or templates or _set_up(paths))
+    present = bool(live or releases or templates or (purge and ours and there))
     kept = "" if purge else " Its data, database, Redis and secrets are kept: -e purge=true removes them too."
     if not present:
         if purge and not check:
@@ -59,6 +60,15 @@ def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> di
     return {"changed": True, "msg": f"{paths.app} is removed.{kept} {again}"}
 
 
+def _set_up(paths: Paths) -> bool:
+    """Whether Berth prepared this server for an app of that name.
+
+    A folder of that name alone tells nothing: /etc/berth/redis and /run/systemd are no app's.
+    """
+    marks = (paths.etc / PROVISIONED, paths.state / "journal.jsonl")
+    return any(path.exists() for path in marks) or (paths.releases.is_dir() and paths.envs.is_dir())
+
+
 def _database(paths: Paths) -> dict[str, Any]:
     try:
         database = json.loads((paths.etc / PROVISIONED).read_text())["database"]
@@ -80,7 +90,8 @@ def _purge(paths: Paths, database: dict[str, Any]) -> None:
     redis.purge(redis.Redis(paths.app, paths.root))
     for folder in (paths.base, paths.etc, paths.build_home, paths.run):
         shutil.rmtree(folder, ignore_errors=True)
-    # The lock file inside is still held by this process; its folder may go all the same.
-    shutil.rmtree(paths.state, ignore_errors=True)
     for user in (paths.app, paths.build_user):
         command.run(["userdel", user])
+    # Last, since it tells that there was an app. The lock file inside is still held by this process; its
+    # folder may go all the same.
+    shutil.rmtree(paths.state, ignore_errors=True)

@@ -7,14 +7,17 @@ from typing import Any
 
 from . import command, gate, lock, prune, redis, settings, units
 from .journal import read_record
-from .paths import Paths
+from .paths import APP, Paths
 
 
 def names(wanted: list[str]) -> list[str]:
     """The given apps, or every app that ever was deployed here."""
     if wanted:
         return wanted
-    return sorted(path.name for path in Path("/var/lib/berth").glob("*") if (path / "journal.jsonl").exists())
+    states = Path("/var/lib/berth").glob("*")
+    return sorted(
+        path.name for path in states if APP.fullmatch(path.name) and (path / "journal.jsonl").exists()
+    )
 
 
 def describe(paths: Paths) -> dict[str, Any]:

@@ -687,9 +687,10 @@ class Engine:
                 },
             }
         name = args["name"]
+        paths = Paths(name)  # or the sentence that this is no name
         if step == "diff":
             with body or contextlib.nullcontext():
-                return {"changed": False, **diff.describe(Paths(name), args, body)}
+                return {"changed": False, **diff.describe(paths, args, body)}
         if step == "lock":
             return self._lock(name, args)
         if step == "unlock":
