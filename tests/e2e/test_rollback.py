@@ -60,9 +60,22 @@ def setting(kit: Kit, name: str) -> str:
     return kit.host.sh(f"tr '\\0' '\\n' < /proc/{pid}/environ | sed -n 's/^{name}=//p'")
 
 
+def was_restarted(kit: Kit, release: str) -> None:
+    """What may happen to a release in weeks: its server is killed once, later one of the server's workers."""
+    kit.host.sh(
+        f"web=board-web@{release}; main() {{ systemctl show -P MainPID $web; }};"
+        f"kill -9 $(main) $(systemctl show -P MainPID board-worker@{release});"
+        "until [ $(systemctl show -P NRestarts $web) = 1 ]; do sleep 0.1; done;"
+        "until pgrep -P $(main) >/dev/null; do sleep 0.1; done; kill -9 $(pgrep -P $(main) | head -1);"
+        "until journalctl -q _SYSTEMD_UNIT=$web.service | grep -q 'out of memory'; do sleep 0.1; done",
+        timeout=120,
+    )
+
+
 def test_everything_goes_back_together(kit: Kit) -> None:
     first = kit.release("board")
     app, source = kit.app("board"), board(kit)
+    was_restarted(kit, first)
     style = "https://board.localhost/static/added.txt"
 
     # What a deploy brings, site.yml not being run: settings, a secret, processes, limits and a static file.

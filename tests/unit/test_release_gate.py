@@ -10,20 +10,23 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.berth.release import cause, command, gate
 from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.units import Past
 
+NEW = Past()
 HEALTH = {"timeout": 5, "interval": 0.01, "successes": 1, "hold": 0}
 
 
-def wait(monkeypatch: pytest.MonkeyPatch, states: list[dict[str, str]]) -> None:
+def wait(monkeypatch: pytest.MonkeyPatch, states: list[dict[str, str]], past: Past = NEW) -> None:
     """The gate, where systemd says one after the other, and the release answers with the last of them."""
 
     def show(*_: str) -> dict[str, str]:
         return {"NRestarts": "0", **(states.pop(0) if len(states) > 1 else states[0])}
 
     monkeypatch.setattr(command, "show", show)
-    monkeypatch.setattr(command, "journal", lambda *_: [])
+    monkeypatch.setattr(command, "journal", lambda *_, **__: [])
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: 0 if len(states) > 1 else 200)
-    gate.wait_healthy(gate.Probe(Path("s"), "board.localhost", "/healthz"), "web", HEALTH, cause.About())
+    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
+    gate.wait_healthy(probe, "web", HEALTH, cause.About(), past)
 
 
 @pytest.mark.parametrize("state", ["inactive", "deactivating", "failed"])
@@ -35,6 +38,85 @@ def test_a_start_that_waits_its_turn_has_not_failed(monkeypatch: pytest.MonkeyPa
 def test_a_release_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, job: str) -> None:
     with pytest.raises(ReleaseError, match="did not start"):
         wait(monkeypatch, [{"ActiveState": "failed", "Job": job}, {"ActiveState": "active", "Job": ""}])
+
+
+def test_a_restart_of_weeks_ago_is_not_held_against_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    past = Past(restarts={"web": 1})
+    wait(monkeypatch, [{"ActiveState": "active", "NRestarts": "1"}], past)
+    with pytest.raises(ReleaseError, match="did not start"):
+        wait(monkeypatch, [{"ActiveState": "active", "NRestarts": "2"}], past)
+
+
+OLD = "[2026-11-01] [7] [ERROR] Worker (pid:9) was sent SIGKILL! Perhaps out of memory?"
+
+
+def journalctl(monkeypatch: pytest.MonkeyPatch, written: list[tuple[float, str]]) -> None:
+    """The journal, with when its lines were written."""
+
+    def run(argv: list[str], **_: object) -> command.Result:
+        since = next((float(one.partition("@")[2]) for one in argv if one.startswith("--since=")), 0.0)
+        return command.Result(0, "".join(f"{line}\n" for at, line in written if at >= since), "")
+
+    monkeypatch.setattr(command, "run", run)
+
+
+@pytest.mark.parametrize(("since", "refused"), [(1000.0, False), (10.0, True)])
+def test_only_what_was_written_since_the_start_counts(
+    monkeypatch: pytest.MonkeyPatch, since: float, refused: bool
+) -> None:
+    journalctl(monkeypatch, [(100.0, OLD)])
+    monkeypatch.setattr(command, "show", lambda *_: {"ActiveState": "active", "NRestarts": "0"})
+    answers = iter([0] * 30 + [200] * 9)
+    monkeypatch.setattr(gate.Probe, "ask", lambda *_: next(answers))
+    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
+    if refused:
+        with pytest.raises(ReleaseError, match="more memory than it may"):
+            gate.wait_healthy(probe, "web", HEALTH, cause.About(), Past(since))
+    else:
+        gate.wait_healthy(probe, "web", HEALTH, cause.About(), Past(since))
+
+
+def test_a_slow_systemd_and_a_slow_journal_fail_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(argv: list[str], **_: object) -> command.Result:
+        raise ReleaseError(f"{argv[0]} took longer than 20 s and was stopped.")
+
+    monkeypatch.setattr(command, "run", slow)
+    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 200)
+    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
+    gate.wait_healthy(probe, "web", {**HEALTH, "hold": 0.01}, cause.About(), Past(1.0))
+
+
+def public(monkeypatch: pytest.MonkeyPatch, statuses: list[int], before_is_well: bool) -> str:
+    """The public route, which gives one of these after the other."""
+
+    class Proxy:
+        def __init__(self, *_: object) -> None:
+            self.status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+
+        def getresponse(self) -> Proxy:
+            return self
+
+        def request(self, *_: object, **__: object) -> None: ...
+
+        def read(self) -> None: ...
+
+        def close(self) -> None: ...
+
+        def getheader(self, *_: object) -> str:
+            return "r2"
+
+    monkeypatch.setattr(gate, "_LoopbackHTTPS", Proxy)
+    probe = gate.Probe(Path("s"), "board.localhost", "/readyz")
+    said: str = gate.verify_public("board.localhost", "/readyz", probe, "r2", 2, lambda: before_is_well)
+    return said
+
+
+def test_a_database_that_restarts_takes_no_good_release_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert public(monkeypatch, [503] * 10 + [200], before_is_well=False) == ""
+    with pytest.raises(ReleaseError, match="answers 503"):
+        public(monkeypatch, [503] * 10 + [200], before_is_well=True)
+    with pytest.raises(ReleaseError, match="answers 503"):
+        public(monkeypatch, [503], before_is_well=False)
 
 
 @pytest.mark.parametrize(

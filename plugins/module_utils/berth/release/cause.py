@@ -44,6 +44,7 @@ class About:
     memory: str = ""
     project: str = ""  # the project's folder in it
     app: str = ""
+    called: str = "The new release"
 
 
 def last_error(lines: list[str], inside: str = "") -> tuple[str, str]:

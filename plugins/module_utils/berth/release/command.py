@@ -126,7 +126,15 @@ def active(unit: str) -> bool:
     return show(unit, "ActiveState").get("ActiveState") in ("active", "activating", "reloading")
 
 
-def journal(unit: str, lines: int = 200) -> list[str]:
-    """What the unit's processes wrote last, oldest line first."""
+def journal(unit: str, lines: int = 200, since: float = 0.0) -> list[str]:
+    """What the unit's processes wrote last, oldest line first; nothing from before `since`.
+
+    It only tells why: a journal that is too slow to answer must not decide anything.
+    """
     query = ["journalctl", "-n", str(lines), "-o", "cat", "--no-pager", "-q", f"_SYSTEMD_UNIT={unit}"]
-    return [line for line in run(query, timeout=20).out.splitlines() if line.strip()]
+    if since:
+        query.append(f"--since=@{since:.6f}")
+    try:
+        return [line for line in run(query, timeout=20).out.splitlines() if line.strip()]
+    except ReleaseError:
+        return []

@@ -8,12 +8,14 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import cause, command, listening
 from .errors import ReleaseError
+from .units import Past
 
 HEALTH_PATHS = (
     "/healthz",
@@ -148,20 +150,23 @@ def probe(socket: Path, app: dict[str, Any], path: str) -> Probe:
     return Probe(socket, str(app["domains"][0]), path, host)
 
 
-def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.About) -> None:
-    """Until the release answers well often enough and long enough; the cause where it does not."""
+def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.About, past: Past) -> None:
+    """Until the release answers well often enough and long enough; the cause where it does not.
+
+    What the unit did before it was asked to start (`past`) is of no interest.
+    """
     budget, interval = float(health["timeout"]), float(health["interval"])
     needed, hold = int(health["successes"]), float(health["hold"])
     began = looked = time.monotonic()
     deadline = began + budget
     good, status, first = 0, 0, 0.0
     while True:
-        state = command.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts", "Job")
+        state = _state(unit)
         # A start that waits (for Postgres, for the end of a stop, for a busy systemd) has not failed.
         waits = state.get("Job", "") not in ("", "0")
         gone = state.get("ActiveState") in ("failed", "inactive", "deactivating") and not waits
-        if gone or state.get("SubState") == "auto-restart" or state.get("NRestarts", "0") != "0":
-            raise _ended(unit, state, about, first)
+        if gone or past.fell(state, unit):
+            raise _ended(unit, state, about, first, past)
         status = probe.ask(min(10.0, max(1.0, deadline - time.monotonic())))
         now = time.monotonic()
         if probe.good(status):
@@ -169,36 +174,46 @@ def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.A
             first = first or now
             if good >= needed and now - first >= hold:
                 # Workers that die are replaced by their server, which does not end itself.
-                if hold and cause.ended(command.journal(unit)):
-                    raise _ended(unit, state, about, first)
+                if hold and cause.ended(command.journal(unit, since=past.since)):
+                    raise _ended(unit, state, about, first, past)
                 return
         else:
             good = 0
             if now - looked > 1:
                 looked = now
-                lines = command.journal(unit)
+                lines = command.journal(unit, since=past.since)
                 if cause.out_of_memory(lines) or len(cause.ended(lines)) >= (1 if first else 2):
-                    raise _ended(unit, state, about, first)
+                    raise _ended(unit, state, about, first, past)
         if now >= deadline + (hold if first else 0):
-            raise _not_well(probe, unit, status, budget, about)
+            raise _not_well(probe, unit, status, budget, about, past)
         left = hold - (now - first) if good >= needed else interval
         time.sleep(min(interval, max(left, _POLL)) if good else _POLL)
 
 
-def _ended(unit: str, state: dict[str, str], about: cause.About, first: float) -> ReleaseError:
-    lines = command.journal(unit)
+def _state(unit: str) -> dict[str, str]:
+    """systemd's view; empty where it takes too long to tell, which is no reason to give a release up."""
+    try:
+        return command.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts", "Job")
+    except ReleaseError:
+        return {}
+
+
+def _ended(unit: str, state: dict[str, str], about: cause.About, first: float, past: Past) -> ReleaseError:
+    lines = command.journal(unit, since=past.since)
     what = "did not start"
     if first:
         what = f"answered well, and failed after {time.monotonic() - first:.0f} s"
-    return _failed(f"The new release {what}: {cause.explain(lines, state, about)}.", unit, lines)
+    return _failed(f"{about.called} {what}: {cause.explain(lines, state, about)}.", unit, lines)
 
 
-def _not_well(probe: Probe, unit: str, status: int, budget: float, about: cause.About) -> ReleaseError:
-    lines = command.journal(unit)
+def _not_well(
+    probe: Probe, unit: str, status: int, budget: float, about: cause.About, past: Past
+) -> ReleaseError:
+    lines = command.journal(unit, since=past.since)
     if status == 0:
         return _failed(f"{_silent(probe, unit, lines, budget, about)}.", unit, lines)
     where = probe.path or "any health path"
-    sentence = f"The new release answered {status} on {where} for {budget:.0f} s"
+    sentence = f"{about.called} answered {status} on {where} for {budget:.0f} s"
     reply = probe.get(probe.path or "/", 5)
     if status == 404:
         known = ", ".join(probe.routes()[:6])
@@ -228,18 +243,18 @@ def _silent(probe: Probe, unit: str, lines: list[str], budget: float, about: cau
     """Why nobody answers on the socket."""
     why = cause.reason(lines, about)
     if why:
-        return f"The new release did not answer within {budget:.0f} s: {why}"
+        return f"{about.called} did not answer within {budget:.0f} s: {why}"
     if not about.target:
         return _no_socket(probe, unit, budget)
     where = cause.stuck(lines)
-    at = cause.brief(_stack(unit, len(lines), about.inside), about.inside)
+    at = cause.brief(_stack(unit, about.inside), about.inside)
     if where == "startup":
         place = f" (at {at})" if at else ""
         return f"The app's startup (lifespan) did not finish within {budget:.0f} s{place}"
     if where == "import" or at:
         waits = f": it waits at {at}" if at else ""
         return f"The import of {about.target.split(':')[0]} did not finish within {budget:.0f} s{waits}"
-    return f"The new release did not answer on its socket within {budget:.0f} s"
+    return f"{about.called} did not answer on its socket within {budget:.0f} s"
 
 
 def _no_socket(probe: Probe, unit: str, budget: float) -> str:
@@ -253,11 +268,12 @@ def _no_socket(probe: Probe, unit: str, budget: float) -> str:
     return f"The command did not listen on its socket within {budget:.0f} s: {advice}"
 
 
-def _stack(unit: str, seen: int, inside: str) -> str:
+def _stack(unit: str, inside: str) -> str:
     """Where the processes are right now: gunicorn.conf.py has taught them to say so. They are lost anyway."""
+    asked = time.time()
     command.systemctl("kill", "--signal=RTMIN+5", unit)
     time.sleep(0.3)
-    return cause.stack_place(command.journal(unit, 400)[seen:], inside)
+    return cause.stack_place(command.journal(unit, 400, asked), inside)
 
 
 def _failed(sentence: str, unit: str, lines: list[str]) -> ReleaseError:
@@ -266,11 +282,19 @@ def _failed(sentence: str, unit: str, lines: list[str]) -> ReleaseError:
     )
 
 
-def verify_public(domain: str, path: str, probe: Probe, release: str = "", limit: float = 10) -> str:
+def verify_public(
+    domain: str,
+    path: str,
+    probe: Probe,
+    release: str = "",
+    limit: float = 10,
+    before_is_well: Callable[[], bool] = lambda: True,
+) -> str:
     """Through the proxy as the world sees it. Empty when well, a note when it cannot be told.
 
     The proxy may still hold connections to the release before, and each answers once more. So it is asked
-    until `release` itself answers, where its server can say so.
+    until `release` itself answers, where its server can say so. Where the release before is no better (its
+    database restarts in this moment), going back helps nobody, and there is time to wait.
     """
     headers = {"Host": domain, "User-Agent": "berth-verify", "X-Berth-Verify": release}
     began = time.monotonic()
@@ -289,7 +313,8 @@ def verify_public(domain: str, path: str, probe: Probe, release: str = "", limit
                 continue
             said = f"https://{domain}{path or '/'} answers {response.status}"
             # Everybody gets this answer now, so there is no time to be patient.
-            deadline = min(deadline, time.monotonic() + (0.2 if release and itself else 1))
+            if before_is_well():
+                deadline = min(deadline, time.monotonic() + (0.2 if release and itself else 1))
         except ssl.SSLError as error:
             if time.monotonic() >= deadline:
                 return (

@@ -100,8 +100,9 @@ def _wake(deploy: Deploy, release: str, app: dict[str, Any]) -> None:
         units.stop([retirement])
     if units.states([web])[web] == "active":
         return
-    units.start([web])
+    past = units.start([web])
     path = journal.read_record(deploy.paths.release(release)).get("health_path", "")
     probe = gate.probe(deploy.paths.socket(release), settings.served(deploy.paths, app), path)
     once = {**app["health"], "successes": 1, "hold": 0}
-    gate.wait_healthy(probe, web, once, cause.About(str(deploy.paths.release(release))))
+    about = cause.About(str(deploy.paths.release(release)), called=f"{release}, to go back to,")
+    gate.wait_healthy(probe, web, once, about, past)

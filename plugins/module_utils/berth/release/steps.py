@@ -75,7 +75,8 @@ class Deploy:
         self.alone = False
         self.notes: list[str] = []
         self.times: dict[str, float] = {}
-        self.units_started: list[str] = []
+        # What the units that are watched did before this run started them.
+        self.past = units.Past()
         self.interpreter = ""
         self.problem = ""
         self.switch_ms = 0.0
@@ -109,6 +110,7 @@ class Deploy:
             memory=str(entry.get("memory") or ""),
             project=str(places.locate(self.folder, self.app).folder),
             app=self.paths.app,
+            called="The live release" if self.action == "restart" else "The new release",
         )
 
     def save(self) -> None:
@@ -117,6 +119,19 @@ class Deploy:
     def probe(self) -> gate.Probe:
         path = self.app["health"].get("path") or self.record.get("health_path", "")
         return gate.probe(self.paths.socket(self.release), self.app, path)
+
+    def _live_status(self) -> tuple[gate.Probe, int]:
+        """What the live release answers on its own socket, asked once."""
+        record = journal.read_record(self.paths.release(self.live))
+        served = settings.served(self.paths, self.live_app())
+        probe = gate.probe(self.paths.socket(self.live), served, str(record.get("health_path") or ""))
+        return probe, probe.ask(5)
+
+    def _live_is_well(self) -> bool:
+        if not self.live or self.live == self.release:
+            return False
+        probe, code = self._live_status()
+        return probe.good(code)
 
     # Steps --------------------------------------------------------------------------------------------------
 
@@ -154,6 +169,9 @@ class Deploy:
         wanted = [units.web(self.paths.app, self.live), *units.beside_web(self.live_app(), self.live)]
         running = bool(self.live) and all(state == "active" for state in units.states(wanted).values())
         self.action = plan.decide(record, self.fingerprint, running, bool(args.get("force")))
+        sick = self._sick() if self.action == "nothing" else ""
+        if sick and not check:
+            self.action = "restart"
         cut = journal.unfinished(self.paths)
         if not check:
             recover.settle(self, cut)
@@ -171,19 +189,31 @@ class Deploy:
         if check and self.action == "deploy" and args.get("scripts"):
             self._predict(args["scripts"], record)
         msg = {
-            "nothing": f"{self.live} is live and is what is wanted.",
-            "restart": f"{self.live} is what is wanted, but not all of it runs: starting it again.",
+            "nothing": f"{self.live} is live and is what is wanted{sick}.",
+            "restart": (
+                f"{self.live} is what is wanted{sick}: waiting until it is well."
+                if sick
+                else f"{self.live} is what is wanted, but not all of it runs: starting it again."
+            ),
             "resume": f"{self.release} went live in a run that was cut off: proving it now.",
             "deploy": f"{self.release} replaces {self.live or 'nothing'}.",
         }[self.action]
         return {
-            "changed": self.action != "nothing",
+            "changed": self.action != "nothing" and not sick,
             "action": self.action,
             "release": self.release,
             "live": self.live,
             "upload": self.action == "deploy" and not origin.get("git"),
             "msg": " ".join([msg, *self.notes]),
         }
+
+    def _sick(self) -> str:
+        """What is wrong with a live release whose units run; it is never stopped for it."""
+        probe, code = self._live_status()
+        if probe.good(code):
+            return ""
+        where = f" on {probe.path}" if probe.path else ""
+        return f", but it answers {code}{where}" if code else ", but it does not answer"
 
     def _predict(self, scripts: Answer, record: Answer) -> None:
         """In check mode, the migrations that a folder's files name; `berth diff` has their SQL."""
@@ -479,9 +509,7 @@ class Deploy:
         if units.states([retirement])[retirement] in ("active", "activating"):
             units.stop([retirement])
         was = units.states([self.web])[self.web]
-        if was == "failed":
-            command.systemctl("reset-failed", self.web)
-        command.systemctl("start", "--no-block", self.web)
+        self.past = units.start([self.web], wait=False)
         if not self.record.get("healthy"):
             # New files reach the disk while the release starts: after a power cut it must not be empty files.
             self.writing = disk.flush(self.paths, self.release)
@@ -491,7 +519,12 @@ class Deploy:
         probe = self.probe()
         # Once healthy, one good answer is proof enough.
         once = {"successes": 1, "hold": 0} if self.record.get("healthy") else {}
-        gate.wait_healthy(probe, self.web, {**self.app["health"], **once}, self.about())
+        try:
+            gate.wait_healthy(probe, self.web, {**self.app["health"], **once}, self.about(), self.past)
+        except ReleaseError as error:
+            if self.action == "restart":
+                error.advice = f"{error.advice} {self._ways_out()}"
+            raise
         build.grow(self.folder, self.web)
         self.record["health_path"] = probe.path
         if not self.record.get("healthy"):
@@ -528,7 +561,7 @@ class Deploy:
             units.stop(beside)
             if beside:  # without names it would mean every unit of the host
                 command.systemctl("reset-failed", *beside)
-        units.start(units.beside_web(app, to))
+        self.past = units.start(units.beside_web(app, to))
 
     def verify(self, _args: Answer) -> Answer:
         note = gate.verify_public(
@@ -536,15 +569,16 @@ class Deploy:
             self.record.get("health_path", ""),
             self.probe(),
             self.release if self.record.get("target") else "",
+            before_is_well=self._live_is_well,
         )
         if note:
             self.notes.append(note + ".")
         self.take_over(self.release, self.app, self.live, self.live_app())
         # A process that dies at its first import does so at once. What was well once is trusted.
         patience = (0.0, 0.0) if self.record.get("healthy") else _SETTLED
-        failed = units.fallen(units.beside_web(self.app, self.release), *patience)
+        failed = units.fallen(units.beside_web(self.app, self.release), *patience, self.past)
         if failed:
-            lines = command.journal(failed)
+            lines = command.journal(failed, since=self.past.since)
             state = command.show(failed, "Result", "ExecMainStatus")
             why = cause.explain(lines, state, self.about(self._process(failed)))
             raise ReleaseError(
@@ -561,6 +595,13 @@ class Deploy:
         names = (str(process["name"]) for process in self.app["processes"])
         fits = [name for name in names if unit.startswith(f"{self.paths.app}-{name}")]
         return max(fits, key=len, default="web")
+
+    def _ways_out(self) -> str:
+        name = self.paths.app
+        return (
+            f"It was left as it is: berth deploy {name} --force builds the same source anew, and "
+            f"berth rollback {name} goes back."
+        )
 
     def _again(self) -> str:
         return f"berth deploy {self.paths.app}"

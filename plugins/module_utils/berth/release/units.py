@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,42 @@ def states(names: list[str]) -> dict[str, str]:
     return dict(zip(names, systemctl("is-active", *names).out.split(), strict=False))
 
 
-def fallen(names: list[str], least: float, most: float) -> str:
+@dataclass(frozen=True)
+class Past:
+    """What units did before they were asked to start now: it proves nothing about this start."""
+
+    since: float = 0.0
+    restarts: dict[str, int] = field(default_factory=dict)
+
+    def fell(self, state: dict[str, str], unit: str) -> bool:
+        """Whether a unit had to be started again since then, or is about to be."""
+        again = int(state.get("NRestarts") or 0) > self.restarts.get(unit, 0)
+        return again or state.get("SubState") == "auto-restart"
+
+
+def past(names: list[str]) -> Past:
+    """To be called before a start. A unit that waits for its next try, or was given up, begins anew."""
+    found = shown(names, "ActiveState", "SubState", "NRestarts")
+    waiting = [one["Id"] for one in found if one.get("SubState") == "auto-restart"]
+    if waiting:
+        systemctl("stop", *waiting)
+    ended = waiting + [one["Id"] for one in found if one.get("ActiveState") == "failed"]
+    if ended:
+        systemctl("reset-failed", *ended)
+    # A unit that does not run counts from nought when it starts.
+    running = [one for one in found if one.get("ActiveState") == "active"]
+    return Past(time.time(), {one["Id"]: int(one.get("NRestarts") or 0) for one in running})
+
+
+def shown(names: list[str], *properties: str) -> list[dict[str, str]]:
+    """Properties of several units in one call, each with its Id."""
+    if not names:
+        return []
+    blocks = systemctl("show", f"--property=Id,{','.join(properties)}", *names).out.strip().split("\n\n")
+    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+
+
+def fallen(names: list[str], least: float, most: float, before_start: Past) -> str:
     """The first unit that does not stay up; empty when all do.
 
     Looks for `least` seconds, and on until `most` while one is still at work, as with a long import.
@@ -42,20 +78,11 @@ def fallen(names: list[str], least: float, most: float) -> str:
     services = [name for name in names if name.endswith(".service")]
     before: dict[int, int] = {}
     while names:
-        shown = (
-            systemctl("show", "--property=Id,ActiveState,SubState,NRestarts,MainPID", *services).out
-            if services
-            else ""
-        )
         now: dict[int, int] = {}
-        for block in shown.strip().split("\n\n"):
-            state = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for state in shown(services, "ActiveState", "SubState", "NRestarts", "MainPID"):
             now.update(busy(int(state.get("MainPID") or 0)))
-            if (
-                state.get("ActiveState", "active") in ("failed", "inactive")
-                or state.get("SubState") == "auto-restart"
-                or state.get("NRestarts", "0") != "0"
-            ):
+            gone = state.get("ActiveState", "active") in ("failed", "inactive")
+            if gone or before_start.fell(state, state["Id"]):
                 return state["Id"]
         bad = [name for name, state in states(names).items() if state not in ("active", "activating")]
         if bad:
@@ -96,13 +123,15 @@ def retiring(app: str, release: str) -> str:
     return f"berth-retire-{app}-{release}.service"
 
 
-def start(names: list[str]) -> None:
-    if names:
-        done = systemctl("start", *names)
-        if done.code != 0:
-            raise ReleaseError(
-                f"Starting {', '.join(names)} failed: {done.lines[0] if done.lines else done.code}."
-            )
+def start(names: list[str], *, wait: bool = True) -> Past:
+    """What they did before comes back, so that nobody holds it against them."""
+    before = past(names)
+    done = systemctl("start", *([] if wait else ["--no-block"]), *names) if names else None
+    if done and done.code != 0:
+        raise ReleaseError(
+            f"Starting {', '.join(names)} failed: {done.lines[0] if done.lines else done.code}."
+        )
+    return before
 
 
 def ask_to_stop(names: list[str]) -> None:

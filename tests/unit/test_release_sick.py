@@ -1,0 +1,77 @@
+"""A live release that runs and is not well: said, waited for, never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.berth.release import gate, journal, plan, recover, settings, steps, units
+from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.paths import Paths
+
+APP: dict[str, Any] = {
+    "name": "board",
+    "domains": ["board.localhost"],
+    "source": {"path": "/src"},
+    "processes": [{"name": "web"}],
+    "health": {"timeout": 0.2, "interval": 0.01, "successes": 1, "hold": 0, "path": "/readyz"},
+}
+
+
+@pytest.fixture
+def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
+    """An app whose release r1 is live, runs, and is what is wanted."""
+    paths = Paths("board", tmp_path)
+    paths.release("r1").mkdir(parents=True)
+    paths.state.mkdir(parents=True)
+    units.replace_link(paths.web_sock, paths.socket("r1"))
+    record = {"fingerprint": "f", "healthy": True, "app": APP, "health_path": "/readyz"}
+    journal.write_record(paths.release("r1"), record)
+    monkeypatch.setattr(plan, "server_side", lambda *_: ("", []))
+    monkeypatch.setattr(plan, "fingerprint", lambda *_: "f")
+    monkeypatch.setattr(settings, "remember_applied", lambda *_: None)
+    monkeypatch.setattr(steps.disk, "distrust", lambda *_: None)
+    monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, "active"))
+    return steps.Deploy(paths, {})
+
+
+@pytest.mark.parametrize(
+    ("status", "action", "said"),
+    [
+        (200, "nothing", "r1 is live and is what is wanted."),
+        (500, "restart", "r1 is what is wanted, but it answers 500 on /readyz: waiting until it is well."),
+        (0, "restart", "r1 is what is wanted, but it does not answer: waiting until it is well."),
+    ],
+)
+def test_the_plan_asks_the_live_release(
+    deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch, status: int, action: str, said: str
+) -> None:
+    monkeypatch.setattr(gate.Probe, "ask", lambda *_: status)
+    answer = deploy.plan({"app": APP, "digest": "d"})
+    assert (answer["action"], answer["msg"], answer["changed"]) == (action, said, False)
+
+
+def test_check_mode_says_it_too(deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 500)
+    answer = deploy.plan({"app": APP, "digest": "d", "check": True})
+    assert answer["action"] == "nothing"
+    assert answer["msg"] == "r1 is live and is what is wanted, but it answers 500 on /readyz."
+
+
+def test_one_that_does_not_get_well_fails_the_run_and_runs_on(
+    deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 500)
+    monkeypatch.setattr(gate.Probe, "get", lambda *_: gate.Reply(500))
+    monkeypatch.setattr(gate, "_state", lambda _: {"ActiveState": "active"})
+    monkeypatch.setattr(gate.command, "journal", lambda *_, **__: [])
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(units, "systemctl", lambda *words, **_: asked.append(words))
+    deploy.plan({"app": APP, "digest": "d"})
+    with pytest.raises(ReleaseError, match="The live release answered 500 on /readyz") as caught:
+        deploy.gate({})
+    assert "berth deploy board --force" in caught.value.advice
+    recover.undo(deploy, "gate", caught.value)
+    assert asked == []
+    assert deploy.paths.release("r1").is_dir()
