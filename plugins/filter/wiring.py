@@ -51,9 +51,24 @@ def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
     ]
 
 
+def deploy_summary(failed: Mapping[str, str], names: Sequence[str], check: bool = False) -> str:
+    """How a run over several apps ended: a line each, those that failed with their reason."""
+    width = max(map(len, names))
+    well = "would be deployed" if check else "live"
+    lines = [f"  {name:{width}}  {'failed: ' + failed[name] if name in failed else well}" for name in names]
+    retry = " or ".join(f"-e app={name}" for name in names if name in failed)
+    head = f"{len(failed)} of {len(names)} apps failed:"
+    return "\n".join([head, *lines, f"Next: correct it, then repeat with {retry}."])
+
+
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters."""
-        return {"databases": databases, "proxy_sites": proxy_sites, "redis_of_apps": redis_of_apps}
+        return {
+            "databases": databases,
+            "deploy_summary": deploy_summary,
+            "proxy_sites": proxy_sites,
+            "redis_of_apps": redis_of_apps,
+        }

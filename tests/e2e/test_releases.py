@@ -112,6 +112,24 @@ def test_rollback_is_the_previous_release(site: Kit, board: Path) -> None:
     assert site.release("board") == named
 
 
+def test_one_app_that_fails_keeps_no_other_from_its_turn(site: Kit, board: Path) -> None:
+    touch(board, "never")
+    live = {name: site.release(name) for name in ("board", "notes")}
+    site.app("board")["source"] = {"git": "https://127.0.0.1:9/board.git"}
+    for options in ((), ("--check",)):
+        said = site.play("playbooks/deploy.yml", *options, succeed=False).output
+        summary = said.partition("1 of 2 apps failed:")[2]
+        assert re.search(r"board +failed: .*127\.0\.0\.1:9.*\n +notes +(live|would be)", summary), said
+        assert "failed=1 " in said
+        assert "rescued=1 " in said
+    assert site.host.sh("flock -n /var/lib/berth/board/lock echo free") == "free"
+    assert {name: site.release(name) for name in live} == live
+    # Nor is one app's version or force another's.
+    for words in ("version=v1", "force=true"):
+        refused = site.play("playbooks/deploy.yml", "-e", words, succeed=False).output
+        assert "is meant for one app, and this inventory has board, notes" in refused
+
+
 BROKEN = {
     "syntax error": ("board/main.py", "def (\n", r"SyntaxError.*|main\.py"),
     "import error": ("board/main.py", "import no_such_module\n", r"no_such_module"),

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .contract_apps import check_app
-from .contract_cross import check_across, check_selected
+from .contract_cross import check_across, check_for_one, check_selected
 from .contract_problem import Report
 from .contract_server import check_server
 from .contract_spec import ABSENT, Spec, Walker, default_of
 from .contract_top import OWN, check_names
 from .contract_vault import check_vault
 
+# Extra variables that say which app is meant, and what to do with it.
+_CHOICES = ("app", "version", "force")
 _NO_APPS = 'missing; write your apps as a list in group_vars/all/apps.yml, or "apps: []" for a server without'
 
 
@@ -52,7 +54,8 @@ def resolve(
     check_names(report, names.inventory, names.extra, names.inputs)
     report.places.update({name: where for name, where in names.inventory.items() if where})
     walker = Walker(report, place)
-    written = {name: walker.get(values, name, name) if name in values else ABSENT for name in (*OWN, "app")}
+    top = (*OWN, *_CHOICES)
+    written = {name: walker.get(values, name, name) if name in values else ABSENT for name in top}
 
     server = walker.option(spec["server"], _none_is_absent(written["server"]), "server")
     if _none_is_absent(written["apps"]) is ABSENT:
@@ -73,6 +76,7 @@ def resolve(
         check_vault(report, written["vault"], apps, walker)
     if written["app"] is not ABSENT and not any(problem.path == "apps" for problem in report.problems):
         check_selected(report, written["app"], apps)
+    check_for_one(report, {name: written[name] for name in _CHOICES if written[name] is not ABSENT}, apps)
     problems = sorted(report.problems, key=lambda problem: _order(problem.path))
     return Contract(server, apps, [str(problem) for problem in problems])
 
@@ -80,7 +84,7 @@ def resolve(
 def _order(path: str) -> tuple[int, int]:
     """Messages come in the order of the user's files. Unknown variables first: they may explain others."""
     root = path.split(".")[0].split("[")[0]
-    order = ("server", "apps", "vault", "app")
+    order = (*OWN, *_CHOICES)
     index = re.match(r"apps\[(\d+)\]", path)
     return (order.index(root) + 1 if root in order else 0, int(index[1]) if index else 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from . import contract_names as names
@@ -99,3 +100,18 @@ def check_selected(report: Report, selected: object, apps: list[dict[str, Any]])
     elif selected not in known:
         hint = did_you_mean(selected, known) or "; the inventory has no apps"
         report.add("app", f'there is no app "{selected}" in this inventory{hint}')
+
+
+def check_for_one(report: Report, values: Mapping[str, object], apps: list[dict[str, Any]]) -> None:
+    """`-e version` and `-e force` are one app's: another's tag of that name is another's code."""
+    known = [app["name"] for app in apps if app["name"]]
+    if values.get("app") or len(known) < 2:
+        return
+    for name in ("version", "force"):
+        value = values.get(name)
+        if value and str(value).strip().lower() not in ("false", "no", "off", "0"):
+            report.add(
+                name,
+                f"is meant for one app, and this inventory has {', '.join(known)}; name it as well: "
+                f"-e app={known[0]}, or berth deploy {known[0]}",
+            )
