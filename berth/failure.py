@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from plugins.module_utils.berth.release import masking
+
 NOT_SHOWN = {"changed", "deprecations", "exception", "failed", "results", "skipped", "warnings"}
 HIDDEN = "Its output is hidden, as it may hold secrets."
 
@@ -35,7 +37,8 @@ def failure_text(result: Mapping[str, Any]) -> str:
         printed = as_text(result.get(key) or "").strip()
         if printed and not any(printed in part for part in parts):
             parts.append(printed)
-    text = "\n".join(part for part in parts if part)
+    # Whatever failed may quote an address with a password in it.
+    text = masking.by_place("\n".join(part for part in parts if part))
     return text or "It failed without saying why. Repeat it with: -- -vvv"
 
 

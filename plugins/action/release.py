@@ -20,10 +20,10 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
-    from plugins.module_utils.berth.release import detect, diff, pack, session
+    from plugins.module_utils.berth.release import detect, diff, masking, pack, session
     from plugins.module_utils.berth.release.errors import ReleaseError
 else:
-    from ansible.module_utils.berth.release import detect, diff, pack, session
+    from ansible.module_utils.berth.release import detect, diff, masking, pack, session
     from ansible.module_utils.berth.release.errors import ReleaseError
 
 # What check mode says will change when the plan is to deploy; the others report, wait or tidy up.
@@ -98,11 +98,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if step == "diff" and answer.pop("upload"):
                 answer = self._upload(engine, step, request, Path(app["source"]["path"]))
         except ReleaseError as error:
-            raise AnsibleActionFail(error.text()) from None
+            raise self._failure(error.text(), args) from None
         except (ConnectionError, OSError, ValueError) as error:
-            raise AnsibleActionFail(f"The release engine cannot run on the server: {error}") from None
+            raise self._failure(f"The release engine cannot run on the server: {error}", args) from None
         result.update(answer)
         return result
+
+    @staticmethod
+    def _failure(text: str, args: dict[str, Any]) -> AnsibleActionFail:
+        """What goes wrong on this machine, without the secrets that came with the task."""
+        return AnsibleActionFail(masking.Mask(masking.of_request(args))(text))
 
     @staticmethod
     def _detect(apps: list[dict[str, Any]], connections: int) -> str:
@@ -119,7 +124,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     pack.clone(origin["git"], origin.get("version") or "HEAD", Path(folder))
                     tables.append(detect.table(app["name"], detect.describe(app, Path(folder), connections)))
             except ReleaseError as error:
-                raise AnsibleActionFail(f"{app['name']}: {error.text()}") from None
+                raise ActionModule._failure(f"{app['name']}: {error.text()}", {"app": app}) from None
         return "\n\n".join(tables)
 
     @staticmethod

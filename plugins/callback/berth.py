@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import ansible.module_utils
 from ansible import constants
 from ansible.plugins.callback.default import CallbackModule as Default
+
+# Ansible ships module_utils to hosts, but does not put this folder where a callback could import from it.
+if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_utils)
+
+if TYPE_CHECKING:
+    from plugins.module_utils.berth.release import masking
+else:
+    from ansible.module_utils.berth.release import masking
 
 DOCUMENTATION = """
     name: berth
@@ -14,7 +25,7 @@ DOCUMENTATION = """
     short_description: Ansible's default output with readable failures
     description:
       - Like the default, but a failed task's message is printed once and as text, where the default prints it
-        twice, the second time as the value of a key.
+        twice, the second time as the value of a key. A password inside of an address is hidden.
       - From C(-vv) on it is the default, with everything a module returned.
     extends_documentation_fragment:
       - default_callback
@@ -32,7 +43,7 @@ def failure(result: dict[str, Any]) -> str:
         for stream in ("stderr", "stdout")
         if str(result.get(stream, "")).strip() and str(result[stream]).strip() not in parts[0]
     ]
-    return "\n".join(parts)
+    return masking.by_place("\n".join(parts))
 
 
 class CallbackModule(Default):  # type: ignore[misc] # Ansible ships no type information

@@ -58,7 +58,8 @@ class Kit:
         self.tmp.mkdir(parents=True)
         shutil.copytree(ROOT / "berth", folder / "berth", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "ansible.cfg", folder)
-        shutil.copytree(ROOT / "plugins" / "callback", folder / "plugins" / "callback")
+        for part in ("callback", "module_utils"):
+            shutil.copytree(ROOT / "plugins" / part, folder / "plugins" / part)
         for name in ("site.yml", "playbooks/deploy.yml", "playbooks/logs.yml", "playbooks/remove.yml"):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(PLAYBOOK)

@@ -19,10 +19,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import IO, Any
 
-from . import command, steps
+from . import command, masking, steps
 from .errors import ReleaseError
+from .paths import Paths
 
 Request = tuple[str, dict[str, Any], "IO[bytes] | None"]
 
@@ -53,6 +55,27 @@ class Heard:
         while self.looks * look < silence:
             time.sleep(look)
             self.looks += 1
+
+
+class Secrets:
+    """What no answer may hold. It grows with the run, which may remove or renew what is on the server."""
+
+    # By these the playbooks decide; the engine makes them itself, of names and of its own words.
+    KEPT = frozenset({"action", "release", "live", "secrets"})
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self.root = root
+        self.values: set[str] = set()
+
+    def learn(self, args: dict[str, Any]) -> None:
+        self.values |= masking.of_request(args)
+        for name in masking.names(args):
+            with contextlib.suppress(ReleaseError):
+                self.values |= masking.of_app(Paths(name, self.root))
+
+    def hide(self, answer: dict[str, Any]) -> dict[str, Any]:
+        hidden: dict[str, Any] = masking.Mask(self.values).every(answer, self.KEPT)
+        return hidden
 
 
 def _read(source: IO[bytes], requests: queue.Queue[Request | None], heard: Heard) -> None:
@@ -98,6 +121,7 @@ def main() -> None:
     os.environ.update(LC_ALL="C.UTF-8", PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     requests: queue.Queue[Request | None] = queue.Queue()
     engine = steps.Engine()
+    secrets = Secrets()
     heard = Heard()
 
     def until_gone(wait: Callable[[], None]) -> None:
@@ -107,6 +131,8 @@ def main() -> None:
         requests.put(None)
 
     def send(answer: dict[str, Any]) -> None:
+        """The one way out of here: nothing leaves with a secret in it."""
+        answer = secrets.hide(answer)
         # Who is gone is noticed by the threads.
         with contextlib.suppress(OSError):
             out.write(json.dumps(answer).encode() + b"\n")
@@ -117,6 +143,7 @@ def main() -> None:
         threading.Thread(target=until_gone, args=(wait,), daemon=True).start()
     while (request := requests.get()) is not None:
         step, args, body = request
+        secrets.learn(args)
         try:
             answer = engine.run(step, args, body)
         except ReleaseError as error:
@@ -128,5 +155,6 @@ def main() -> None:
                 "msg": f"Step {step} met something unforeseen: {type(error).__name__}: {error}",
                 "exception": "\n".join(where),
             }
+        secrets.learn(args)
         send({"done": True, **answer})
     engine.finish_alone()

@@ -30,7 +30,7 @@ from . import (
     source,
 )
 from .command import Result, run, show, transient
-from .errors import ReleaseError
+from .errors import ReleaseError, cut
 from .paths import CA_BUNDLE, Paths, instance_file, text_digest
 from .project import Installer, PythonWish
 from .uv import INSTALLING, LIMIT, Uv
@@ -450,7 +450,7 @@ class Builder:
                 if result.code != 0:
                     last = result.lines[-1] if result.lines else "it said nothing"
                     raise ReleaseError(
-                        f"The build command `{line}` failed with exit status {result.code}: {last[:300]}",
+                        f"The build command `{line}` failed with exit status {result.code}: {cut(last, 300)}",
                         log=result.lines[-20:],
                         advice="correct it under build and deploy again; the live release is untouched.",
                     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import needs
+from .errors import cut
 
 _FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)')
 _ERROR = re.compile(
@@ -86,7 +87,7 @@ def _own(frames: list[str], inside: str) -> str:
 def _with_details(lines: list[str], number: int, line: str) -> str:
     """Settings libraries put the name of the missing variable on the lines that follow."""
     if "validation error" not in line:
-        return line[:300]
+        return cut(line, 300)
     fields: dict[str, None] = {}
     rest = lines[number + 1 :]
     for name, detail in itertools.pairwise(rest):
@@ -120,7 +121,7 @@ def ended(lines: list[str]) -> list[str]:
 
 def last_words(lines: list[str]) -> str:
     """The last line that the app itself wrote."""
-    return next((line.strip()[:200] for line in reversed(lines) if not _NOISE.search(line)), "")
+    return next((cut(line.strip(), 200) for line in reversed(lines) if not _NOISE.search(line)), "")
 
 
 def stuck(lines: list[str]) -> str:

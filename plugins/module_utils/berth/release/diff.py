@@ -153,7 +153,7 @@ def _sql(
     place = offline.Place(tree, decision.directory, env, path, live)
     # It needs no lock, so several may run at a time.
     unit = f"berth-diff-{paths.app}-{os.getpid()}"
-    return offline.make(paths, app, unit, place, now, decision.command.split()[-1])
+    return offline.make(paths, unit, place, now, decision.command.split()[-1])
 
 
 def file_changes(folder: Path, files: dict[str, str], app: dict[str, Any]) -> list[str]:

@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+CUT = "…"
+# Of a log line so much is repeated.
+_LINE = 1000
+
+
+def cut(text: str, limit: int) -> str:
+    """The beginning of a text, without its last word where that was cut: half a secret is not recognized."""
+    if len(text) <= limit:
+        return text
+    kept = text[:limit]
+    if not text[limit].isspace():
+        kept = kept[: max((at for at, char in enumerate(kept) if char.isspace()), default=0)]
+    return kept.rstrip() + CUT
+
 
 class ReleaseError(Exception):
     """A step cannot go on. `str()` is one sentence; `log` and `advice` follow it on lines of their own."""
@@ -15,7 +29,7 @@ class ReleaseError(Exception):
     def text(self) -> str:
         parts = [self.sentence]
         if self.log:
-            parts.append("Last log lines:\n" + "\n".join(f"  {line}" for line in self.log))
+            parts.append("Last log lines:\n" + "\n".join(f"  {cut(line, _LINE)}" for line in self.log))
         if self.advice:
             parts.append(f"Next: {self.advice}")
         return "\n".join(parts)

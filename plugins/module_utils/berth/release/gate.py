@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cause, command, listening
-from .errors import ReleaseError
+from .errors import ReleaseError, cut
 from .units import Past
 
 HEALTH_PATHS = (
@@ -235,7 +235,7 @@ def _not_well(
 
 
 def _quoted(body: str) -> str:
-    line = body.strip().splitlines()[0][:120] if body.strip() else ""
+    line = cut(body.strip().splitlines()[0], 120) if body.strip() else ""
     return f" ({line})" if line and not line.startswith("<") else ""
 
 

@@ -9,12 +9,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from . import masking
 from .paths import Paths
 
 RECORD = "release.json"
 # Beyond this size a file becomes `<name>.1`, whose predecessor goes: about a hundred deploys, and thousands.
 JOURNAL_LIMIT = 256 * 1024
 AUDIT_LIMIT = 2 * 1024 * 1024
+# What the engine makes itself and reads again: names, releases, revisions.
+_DECIDES = frozenset(
+    {"what", "step", "result", "kind", "old", "lost", "from", "to", "schema_from", "schema_to"}
+)
 
 
 def now() -> str:
@@ -78,14 +83,20 @@ def note(paths: Paths, release: str, step: str, state: str, **more: Any) -> None
     """One line before (`begin`) and one after (`end`, `failed`) every step that changes something."""
     _append(
         paths.state / "journal.jsonl",
-        {"at": now(), "release": release, "step": step, "state": state, **more},
+        {"at": now(), "release": release, "step": step, "state": state, **_hidden(paths, more)},
         0o600,
         JOURNAL_LIMIT,
     )
 
 
 def audit(paths: Paths, **entry: Any) -> None:
-    _append(paths.audit, {"at": now(), "app": paths.app, **entry}, 0o640, AUDIT_LIMIT)
+    _append(paths.audit, {"at": now(), "app": paths.app, **_hidden(paths, entry)}, 0o640, AUDIT_LIMIT)
+
+
+def _hidden(paths: Paths, entry: dict[str, Any]) -> dict[str, Any]:
+    """What a failure says in its own words may quote a secret."""
+    hidden: dict[str, Any] = masking.Mask(masking.of_app(paths)).every(entry, _DECIDES)
+    return hidden
 
 
 def unfinished(paths: Paths) -> dict[str, Any] | None:

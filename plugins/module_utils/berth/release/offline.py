@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from . import cause, environment
+from . import cause, masking
 from .command import transient
 from .errors import ReleaseError
 from .paths import Paths
@@ -20,9 +14,6 @@ LIMIT = 128 * 1024
 _SECONDS = 30  # an env.py that waits for its database waits for nothing here
 # The file is in the sandbox's own /tmp; beyond 2 MB alembic is stopped.
 _SCRIPT = f'ulimit -f 4096; "$@" >/tmp/sql; code=$?; head -c {LIMIT + 1} /tmp/sql; exit $code'
-# Variables of env that hold a secret, by their name.
-_TELLING = re.compile(r"passw|secret|token|pwd|credential|(^|_)key$", re.IGNORECASE)
-_HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True)
@@ -44,7 +35,7 @@ class Place:
     release: str
 
 
-def make(paths: Paths, app: dict[str, Any], unit: str, place: Place, start: str, end: str) -> Sql:
+def make(paths: Paths, unit: str, place: Place, start: str, end: str) -> Sql:
     """The way from one revision to another, as the app's user, in a sandbox that reaches no database."""
     if "," in start:
         return Sql(note="Their SQL is not known: alembic's offline mode cannot start from several heads.")
@@ -74,9 +65,10 @@ def make(paths: Paths, app: dict[str, Any], unit: str, place: Place, start: str,
         )
     except ReleaseError as error:
         return Sql(note=f"Their SQL is not known: {error.sentence}")
-    values = secret_values(paths, app)
+    mask = masking.Mask(masking.of_app(paths))
     if len(result.out) > LIMIT:
-        text = mask(result.out[:LIMIT], values)
+        # Whole lines: half a secret is not recognized.
+        text = mask(result.out[:LIMIT].rpartition("\n")[0])
         return Sql(f"{text}\n-- The rest is left out: it is longer than {LIMIT // 1024} KB.\n")
     if result.code != 0:
         inside = str(place.root)
@@ -84,55 +76,6 @@ def make(paths: Paths, app: dict[str, Any], unit: str, place: Place, start: str,
         lines = result.err.strip().splitlines()
         said = error_line or (lines[-1] if lines else f"exit status {result.code}")
         where = f" ({cause.brief(at, inside)})" if at else ""
-        why = mask(said.replace(f"{inside}/", "").rstrip("."), values)
+        why = mask(said.replace(f"{inside}/", "").rstrip("."))
         return Sql(note=f"Their SQL cannot be made without a database: {why}{where}.")
-    return Sql(mask(result.out, values))
-
-
-def secret_values(paths: Paths, app: dict[str, Any]) -> set[str]:
-    """Everything on the server that must not be shown: secrets, database passwords, passwords in env."""
-    values: set[str] = set()
-    with contextlib.suppress(OSError, ValueError):
-        values.update(json.loads((paths.etc / "secrets.json").read_text()).values())
-    database = app.get("database") or {}
-    for role in (database.get("user"), database.get("owner")):
-        try:
-            values.add(environment.read_password(paths.root / "etc/berth/postgresql", role or "none"))
-        except ReleaseError:
-            continue
-    with contextlib.suppress(ReleaseError):
-        values.add(environment.read_redis(paths.root / "etc/berth/redis", paths.app)["password"])
-    for file in ("env", "migrate.env"):
-        try:
-            variables = environment.parse((paths.etc / file).read_text())
-        except (OSError, ValueError, IndexError):
-            continue
-        for name, value in variables.items():
-            if _TELLING.search(name):
-                values.add(value)
-            values.update(_passwords(value))
-    return {value for value in values if value.strip()}
-
-
-def _passwords(value: str) -> set[str]:
-    """The password of an address."""
-    try:
-        found = urlsplit(value).password or ""
-    except ValueError:
-        return set()
-    return {found, unquote(found)} - {""}
-
-
-def mask(text: str, values: Iterable[str]) -> str:
-    """Without these values, however SQL, JSON or an address would write them."""
-    forms: set[str] = set()
-    for value in values:
-        # An error message is told line by line.
-        for part in {value, *(line for line in value.splitlines() if len(line) >= 8)}:
-            forms |= {part, part.replace("'", "''"), part.replace("\\", "\\\\"), part.replace("%", "%%")}
-            forms |= {quote(part, safe=""), quote_plus(part), json.dumps(part)[1:-1], repr(part)[1:-1]}
-    for form in sorted(forms, key=len, reverse=True):
-        # What is shorter than a word stands for itself only: a secret `1` must not hide every number.
-        pattern = re.escape(form) if len(form) >= 4 else rf"(?<!\w){re.escape(form)}(?!\w)"
-        text = re.sub(pattern, _HIDDEN, text)
-    return text
+    return Sql(mask(result.out))

@@ -470,7 +470,7 @@ class Deploy:
             self.folder, decision.directory, self.folder / ".venv", builder.python_path(), self.release
         )
         unit, end = f"berth-sql-{self.paths.app}", decision.command.split()[-1]
-        found = offline.make(self.paths, self.app, unit, place, before, end)
+        found = offline.make(self.paths, unit, place, before, end)
         kept = {"sql": found.text, "note": found.note}
         self.record["migrations"].update({key: text for key, text in kept.items() if text})
 

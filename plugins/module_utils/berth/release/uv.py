@@ -13,7 +13,7 @@ from typing import Any
 
 from . import cause, environment, index, needs, source
 from .command import Result, transient
-from .errors import ReleaseError
+from .errors import ReleaseError, cut
 from .paths import CA_BUNDLE, UV, Paths
 
 LIMIT = 900.0
@@ -148,5 +148,5 @@ def reason(lines: list[str]) -> str:
             if re.search(pattern, line):
                 # uv folds its sentences.
                 rest = " ".join(text[number : number + 3]) if line.startswith("Because ") else line
-                return rest[:400]
-    return (text[-1] if text else "uv gave no reason")[:400]
+                return cut(rest, 400)
+    return cut(text[-1] if text else "uv gave no reason", 400)

@@ -1,0 +1,177 @@
+"""No secret in any message: what is hidden, in which forms, and what must stay."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from ansible.module_utils.berth.release import environment, journal, masking
+from ansible.module_utils.berth.release.agent import Secrets
+from ansible.module_utils.berth.release.errors import ReleaseError, cut
+from ansible.module_utils.berth.release.paths import Paths
+
+from berth.failure import failure_text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SECRET = 'it\'s "100%" <s>cret\\&\u00e9/+'
+
+
+def load_callback() -> Any:
+    spec = importlib.util.spec_from_file_location("callback_berth", ROOT / "plugins/callback/berth.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    """A server with an app that has secrets of every kind."""
+    place = Paths("board", tmp_path)
+    place.frozen.mkdir(parents=True)
+    (place.etc / "secrets.json").write_text(json.dumps({"API": "secretOfTheApp", "PIN": "1234", "FLAG": "1"}))
+    for kind, name in (("postgresql", "board"), ("postgresql", "board_owner"), ("redis/board", "password")):
+        (tmp_path / "etc/berth" / kind).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "etc/berth" / kind / name).write_text(f"{name}Born\n")
+    env = {"BROKER": "amqp://me:br%40ker@mq.example.com/x", "SMTP_PASSWORD": "letmeout", "TITLE": "Board"}
+    env["LOST"] = "postgresql//me:typedWrong@db/x"
+    (place.etc / "env").write_text(environment.render(env))
+    (place.frozen / "r.env").write_text(environment.render({"API_TOKEN": "ofAnOlderRelease"}))
+    (tmp_path / "etc/pip.conf").write_text("[global]\nindex-url = https://ci:0fTheIndex@packages.example/s\n")
+    return place
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "secretOfTheApp", "boardBorn", "board_ownerBorn", "passwordBorn", "br%40ker", "br@ker", "letmeout",
+        "typedWrong", "ofAnOlderRelease", "0fTheIndex",
+    ],
+)  # fmt: skip
+def test_every_secret_of_the_server_is_hidden(paths: Paths, secret: str) -> None:
+    mask = masking.Mask(masking.of_app(paths))
+    assert mask(f"ValueError: x{secret}y") == "ValueError: x(hidden)y"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        SECRET, SECRET.replace("'", "''"), SECRET.replace("%", "%%"), quote(SECRET), quote(SECRET, safe=""),
+        quote(SECRET, safe="").lower().replace("%c3", "%c3"), json.dumps(SECRET)[1:-1], repr(SECRET)[1:-1],
+        shlex.quote(SECRET)[1:-1], environment.quote(SECRET)[1:-1],
+        json.dumps(SECRET, ensure_ascii=False)[1:-1],
+    ],
+)  # fmt: skip
+def test_in_every_form(form: str) -> None:
+    assert masking.Mask({SECRET})(f"<{form}>") == "<(hidden)>"
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab", "user:"])
+@pytest.mark.parametrize("after", ["", "z", "zz"])
+def test_in_base64(before: str, after: str) -> None:
+    encoded = base64.b64encode(f"{before}canary-in-the-mine{after}".encode()).decode()
+    assert len(masking.Mask({"canary-in-the-mine"})(encoded)) < len(encoded) - 10
+
+
+def test_a_short_one_where_it_is_a_value() -> None:
+    mask = masking.Mask({"1234", "1"})
+    assert mask("1234 rows in 1 s: PIN=1234, pin: '1234', top = 1") == (
+        "1234 rows in 1 s: PIN=(hidden), pin: '(hidden)', top = (hidden)"
+    )
+
+
+def test_lines_of_a_key() -> None:
+    mask = masking.Mask({"-----BEGIN KEY-----\nMIIEvQIBADAN\n-----END KEY-----\n"})
+    assert mask("ValueError: MIIEvQIBADAN") == "ValueError: (hidden)"
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("connecting to postgresql://u:p/w@h/db failed", "connecting to postgresql://u:(hidden)@h/db failed"),
+        ("postgresql:/u:pw@h/db", "postgresql:/u:(hidden)@h/db"),
+        ("'postgresql//u:pw@h/db'", "'postgresql//u:(hidden)@h/db'"),
+        ("redis://:pw@127.0.0.1:6401/0", "redis://:(hidden)@127.0.0.1:6401/0"),
+        ("https://token@host/x", "https://(hidden)@host/x"),
+        ("host=h password='p w' user=u", "host=h password=(hidden) user=u"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer (hidden)"),
+        (
+            "  Input should be an integer [type=int_parsing, input_value='ab, cd', input_type=str]",
+            "  Input should be an integer [type=int_parsing, input_value=(hidden), input_type=str]",
+        ),
+        ("  [type=missing, input_value={'a': 'b', 'c", "  [type=missing, input_value=(hidden)"),
+        (
+            "[{'type': 'int', 'loc': ('port',), 'input': 'it\\'s', 'url': 'https://e.x'}]",
+            "[{'type': 'int', 'loc': ('port',), 'input': (hidden), 'url': 'https://e.x'}]",
+        ),
+        ("{'input': {'a': {'b': 'x'}}, 'url': 'y'}", "{'input': (hidden), 'url': 'y'}"),
+        (
+            "ArgumentError: Could not parse SQLAlchemy URL from given URL string 'postgresq/u/pw'",
+            "ArgumentError: Could not parse SQLAlchemy URL from given URL string '(hidden)'",
+        ),
+        (
+            "ArgumentError: Could not parse rfc1738 URL from string 'postgresq/u/pw' (main.py:3)",
+            "ArgumentError: Could not parse rfc1738 URL from string '(hidden)' (main.py:3)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_nobody_knows_is_hidden_by_its_place(text: str, hidden: str) -> None:
+    assert masking.by_place(text) == hidden
+    assert masking.by_place(hidden) == hidden
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "git@github.com:owner/repo.git", "ssh://git@host/repo", "https://host:8000/users/@me",
+        "https://shop.localhost/healthz answers 503", "add it to env or secrets of the app",
+        "name@sha256:abc", "image:1.2@sha256:abcdef", "me@example.com", "10:20:30 a@b", "'input_type': 'x'",
+        "journalctl -u shop-web@20261124T014837Z-1a2b3c4.service",
+    ],
+)  # fmt: skip
+def test_the_rest_stays(text: str) -> None:
+    assert masking.by_place(text) == text
+
+
+def test_a_cut_leaves_no_half_a_secret() -> None:
+    assert cut("token is secretOfTheApp", 15) == "token is…"
+    assert cut("secretOfTheApp", 8) == "…"
+    assert cut("short", 5) == "short"
+    assert masking.Mask({"correct horse battery"})(cut("it is correct horse battery", 25)) == "it is (hidden)"
+
+
+def test_an_answer_has_none_and_still_decides(paths: Paths, tmp_path: Path) -> None:
+    secrets = Secrets(tmp_path)
+    secrets.learn({"name": "board", "vault": {"NEW": "notYetOnTheServer", "LIST": ["a", "inAList7"]}})
+    error = ReleaseError("no letmeout", log=["notYetOnTheServer", "inAList7"], advice="see boardBorn")
+    answer: dict[str, Any] = {"msg": error.text(), "action": "letmeout", "rows": [{"sql": "'letmeout'"}]}
+    hidden = secrets.hide(answer)
+    assert hidden["msg"] == "no (hidden)\nLast log lines:\n  (hidden)\n  (hidden)\nNext: see (hidden)"
+    assert (hidden["action"], hidden["rows"]) == ("letmeout", [{"sql": "'(hidden)'"}])
+    # What is gone from the server stays known to the run.
+    (paths.etc / "env").unlink()
+    secrets.learn({"name": "board"})
+    assert secrets.hide({"msg": "letmeout"})["msg"] == "(hidden)"
+
+
+def test_failures_are_told_without_passwords() -> None:
+    result = {"msg": "cannot reach postgresql://u:canary@h", "stderr": "see https://u:canary@h"}
+    for text in (failure_text(result), load_callback().failure(result)):
+        assert "canary" not in text
+        assert text.count("(hidden)") == 2
+
+
+def test_journal_and_audit_have_none(paths: Paths) -> None:
+    journal.note(paths, "r", "gate", "failed", reason="said letmeout", old="letmeout")
+    journal.audit(paths, what="deploy", result="failed", reason="postgresql//u:typedAgain@h")
+    noted = journal.entries(paths.state / "journal.jsonl")[0]
+    assert (noted["reason"], noted["old"]) == ("said (hidden)", "letmeout")
+    assert journal.entries(paths.audit)[0]["reason"] == "postgresql//u:(hidden)@h"
