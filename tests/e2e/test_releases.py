@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.freeze import patience
 from tests.support.kit import INTERNAL_CA, ROOT, Kit, kill
 from tests.support.load import Load
 
@@ -77,7 +78,7 @@ def test_no_request_is_lost_over_deploys_and_rollbacks(site: Kit, board: Path, a
 
 def test_old_releases_retire_and_are_pruned(site: Kit) -> None:
     keep = site.app("board").get("keep_releases", 5)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + patience(120)
     running: list[str] = []
     while time.monotonic() < deadline:
         running = site.host.sh(

@@ -267,7 +267,7 @@ class Traffic:
     async def _client(self, jobs: list[Job], *, http2: bool = False) -> None:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=None)
         async with httpx.AsyncClient(
-            verify=self._context(), http1=not http2, http2=http2, limits=limits, timeout=30, trust_env=False
+            verify=self._context(), http1=not http2, http2=http2, limits=limits, timeout=60, trust_env=False
         ) as client:
             await asyncio.gather(*(job(client) for job in jobs))
 
