@@ -541,16 +541,18 @@ def _let_in(host: Host) -> None:
     host.inventory.write_text(json.dumps(hosts, indent=2) + "\n")
 
 
-def keep(host: Host, image: str) -> None:
+def keep(host: Host, image: str, *, boot: bool = True) -> None:
     """Make an image of a host as it is on disk, shut down in good order; the host itself boots again.
 
-    What such an image boots has the same host keys, machine id and accounts; memory and /run are gone.
+    ``boot`` false leaves it off. What such an image boots has the same host keys, machine id and accounts;
+    memory and /run are gone.
     """
     run("docker", "stop", "--time", "60", host.container, timeout=120)
     try:
         run("docker", "commit", f"--change=LABEL {LABEL}.kept=yes", host.container, image)
     finally:
-        host.power_on()
+        if boot:
+            host.power_on()
 
 
 def down(name: str) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import testhost
 from testhost import Host
 
+from tests.support import ready
 from tests.support.kit import Kit, demo_apps
 
 HERE = Path(__file__).parent
@@ -28,25 +31,41 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("site" if shares else item.path.name))
 
 
-@pytest.fixture(scope="session")
-def boot() -> Iterator[Callable[..., Host]]:
-    """Boot a fresh host by name; all are removed when the session ends."""
+@contextlib.contextmanager
+def booting() -> Iterator[Callable[..., Host]]:
+    """What boots a fresh host by name; all that it booted are gone afterwards."""
     booted: list[str] = []
 
-    def start(name: str, **options: object) -> Host:
+    def start(name: str, *, provisioned: bool = False, **options: Any) -> Host:
         name = f"e2e-{os.environ.get('PYTEST_XDIST_WORKER', 'gw')}-{name}"
+        if provisioned:
+            options["image"] = ready.ensure_image(options.get("suite", ""))
         testhost.down(name)
         booted.append(name)
-        return testhost.up(name, **options)  # type: ignore[arg-type]
+        return testhost.up(name, **options)
 
-    yield start
-    for name in booted:
-        testhost.down(name)
+    try:
+        yield start
+    finally:
+        for name in booted:
+            testhost.down(name)
+
+
+@pytest.fixture(scope="module")
+def boot() -> Iterator[Callable[..., Host]]:
+    """Boot a fresh host by name; it ends with the module, so that those of others have the machine.
+
+    ``provisioned`` is for tests that are about something else than setting up a server.
+    """
+    with booting() as start:
+        yield start
 
 
 @pytest.fixture(scope="session")
-def site(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
     """A host with both apps of the demo, provisioned and deployed by site.yml."""
-    kit = Kit(tmp_path_factory.mktemp("site"), boot("site", publish={"443": 0, "80": 0}), apps=demo_apps())
-    kit.play("site.yml")
-    return kit
+    with booting() as start:
+        host = start("site", publish={"443": 0, "80": 0})
+        kit = Kit(tmp_path_factory.mktemp("site"), host, apps=demo_apps())
+        kit.play("site.yml")
+        yield kit

@@ -114,7 +114,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
     foreign_lock(folder / "projects/three/uv.lock")
     commit(folder / "projects/dated", "2025-03-10T12:00:00+00:00", "requirements.txt", "-e .[more]\n")
-    host = boot("any")
+    host = boot("any", provisioned=True)
     copy(host, bare(folder / "projects/dated"), REPOSITORY)
     other = pythons.other_than(host_python(host))
     if other:

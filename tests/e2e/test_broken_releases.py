@@ -417,7 +417,11 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         "database": {"enabled": False},
         "health": {**health, "timeout": 30},
     }
-    kit = Kit(tmp_path_factory.mktemp("kit"), boot("broken", publish={"443": 0}), apps=[shop, stall])
+    kit = Kit(
+        tmp_path_factory.mktemp("kit"),
+        boot("broken", provisioned=True, publish={"443": 0}),
+        apps=[shop, stall],
+    )
     shutil.copytree(FIXTURE, source, ignore=shutil.ignore_patterns("__pycache__"))
     kit.play("site.yml")
     kit.host.sh(

@@ -115,7 +115,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
     app["health"] = {**app["health"], "hold": 0.5, "timeout": 600}
     # Old releases are to be gone soon, so that every prune has something to do.
     app["drain"] = {"requests": 5, "websocket": 5}
-    kit = Kit(folder / "inventory", boot("killed", publish={"443": 0}), apps=[app])
+    kit = Kit(folder / "inventory", boot("killed", provisioned=True, publish={"443": 0}), apps=[app])
     kit.play("site.yml")
     return kit
 

@@ -64,7 +64,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
         "env": {"GREETING": "hello"},
     }
     vault = {"shop": {"API_KEY": KEY}}
-    kit = Kit(base / "inventory", boot("migrations"), apps=[app], vault=vault)
+    kit = Kit(base / "inventory", boot("migrations", provisioned=True), apps=[app], vault=vault)
     kit.play("site.yml")
     return kit
 

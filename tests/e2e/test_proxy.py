@@ -36,7 +36,8 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
         }
         for name in ("strictapp", "loadapp")
     ]
-    return Kit(tmp_path_factory.mktemp("proxy"), boot("proxy", publish={"443": 0}), apps=apps)
+    host = boot("proxy", provisioned=True, publish={"443": 0})
+    return Kit(tmp_path_factory.mktemp("proxy"), host, apps=apps)
 
 
 @contextmanager

@@ -25,7 +25,8 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
     app["secrets"].append({"name": "API_KEY"})
     app["processes"].append({"name": "clock", "command": "sleep infinity"})
     vault = {"board": {"API_KEY": "kV9zQm3TrustNoOne7xWb2LpYc5Hd8Rf"}}
-    kit = Kit(folder / "inventory", boot("rollback", publish={"443": 0}), apps=[app], vault=vault)
+    host = boot("rollback", provisioned=True, publish={"443": 0})
+    kit = Kit(folder / "inventory", host, apps=[app], vault=vault)
     kit.play("site.yml")
     return kit
 

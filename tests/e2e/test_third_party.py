@@ -87,7 +87,8 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
     for name, make in (("items", items), ("dstack", dstack)):
         entry = documented(name)
         apps.append({**entry, "domains": [f"{name}.localhost"], "source": {"path": str(make(work / name))}})
-    kit = Kit(tmp_path_factory.mktemp("inventory"), boot("third", publish={"443": 0}), apps=apps)
+    host = boot("third", provisioned=True, publish={"443": 0})
+    kit = Kit(tmp_path_factory.mktemp("inventory"), host, apps=apps)
     before = {app["name"]: tree(Path(app["source"]["path"])) for app in apps}
     run = kit.play("site.yml", "-v")
     print(f"\nsite.yml with both: {run.seconds:.0f} s")
