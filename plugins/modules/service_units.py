@@ -9,8 +9,8 @@ short_description: Installs the unit templates of all apps, verified, and remove
 description:
   - Writes the given unit files to C(/etc/systemd/system), after C(systemd-analyze verify) has
     passed on a copy.
-  - Removes template units (C(name@.service), C(name@.timer)) that carry the marker line of an app in O(apps)
-    and are not listed any more. Instance files stay, since they belong to a release.
+  - Removes template units (C(name@.service), C(name@.socket), C(name@.timer)) that carry the marker line of
+    an app in O(apps) and are not listed any more. Instance files stay, since they belong to a release.
   - Reloads systemd once, if anything changed.
 options:
   units:

@@ -384,7 +384,8 @@ class Yard:
         return self.kit.host.sh(
             "for app in shop stall; do"
             "  readlink /srv/$app/web.sock /srv/$app/current;"
-            "  ls -d /srv/$app/releases/* /srv/$app/envs/* /run/$app/* /etc/berth/$app/releases/*"
+            "  ls -d /srv/$app/releases/* /srv/$app/envs/* /etc/berth/$app/releases/*"
+            "    /run/$app/* /run/berth/$app/*"
             "    /etc/systemd/system/$app-*@?*.* /etc/systemd/system/*.wants/$app-* /tmp/berth-* 2>/dev/null"
             "    || true;"
             "done;"

@@ -65,7 +65,7 @@ for env in (base / "envs").iterdir():
 for path in Path("/etc/berth/board/releases").iterdir():
     if path.name.partition(".")[0] not in releases:
         print("env file", path)
-for path in Path("/run/board").iterdir():
+for path in [*Path("/run/board").iterdir(), *Path("/run/berth/board").iterdir()]:
     web = f"board-web@{path.stem}.service"
     if path.stem not in releases or out("systemctl", "is-active", web).strip() != "active":
         print("socket", path)

@@ -102,7 +102,7 @@ def authority(ship: Ship, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def what_was_replaced_is_gone(ship: Ship) -> None:
     """Sockets, units and folders, after all of it."""
     host = ship.kit.host
-    sockets = host.sh("ls /run/loadapp").split()
+    sockets = host.sh("ls /run/berth/loadapp").split()
     assert sockets == [f"{ship.kit.release('loadapp')}.sock"]
     assert host.sh("systemctl list-units --all --no-legend --plain --state=failed 'loadapp-*'") == ""
     ship.kit.play("playbooks/deploy.yml", "-e", "app=loadapp")

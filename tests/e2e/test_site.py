@@ -43,6 +43,10 @@ def test_apps_share_nothing(site: Kit) -> None:
             f"ls /srv/{other}/releases/{site.release(other)}",
             f"cat /srv/{other}/releases/{site.release(other)}/pyproject.toml",
             f"ls /run/{other}",
+            f"ls /run/berth/{other}",
+            # What root and the proxy connect to is nothing that the app itself could put there.
+            f"touch /run/berth/{mine}/x",
+            f"rm /run/berth/{mine}/{site.release(mine)}.sock",
             "cat /etc/berth/postgresql/" + other,
         )
         for command in denied:

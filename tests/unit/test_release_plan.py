@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth.release import disk, journal, lock, paths, plan, prune, units
+from ansible.module_utils.berth.release.command import Result
 from ansible.module_utils.berth.release.errors import ReleaseError
 
 APP: dict[str, Any] = {
@@ -58,6 +59,7 @@ def test_a_release_sorts_by_time_and_names_its_source() -> None:
 
 def test_every_process_and_job_has_its_unit() -> None:
     assert paths.template_files(APP) == [
+        "board-web@.socket",
         "board-web@.service",
         "board-worker@.service",
         "board-worker-2@.service",
@@ -70,6 +72,10 @@ def test_every_process_and_job_has_its_unit() -> None:
         "board-nightly@r.timer",
     ]
     assert paths.instance_file("board-web@.service", "r") == "board-web@r.service"
+    own = {**APP, "processes": [{"name": "web", "command": "serve {socket}"}], "jobs": []}
+    assert paths.template_files(own) == [
+        "board-web@.socket", "board-web-relay@.service", "board-web@.service",
+    ]  # fmt: skip
 
 
 def releases(*names: str, bad: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
@@ -104,6 +110,48 @@ def test_the_live_release_is_where_the_socket_points(tmp_path: Path) -> None:
     units.replace_link(place.web_sock, place.socket("r1"))
     units.replace_link(place.web_sock, place.socket("r2"))
     assert prune.live_release(place) == "r2"
+
+
+def test_a_release_is_found_where_root_made_its_socket(tmp_path: Path) -> None:
+    place = paths.Paths("board", tmp_path)
+    for name in ("board-web@new.socket", "board-web@new.service", "board-web@old.service"):
+        unit_file(place, name, "board")
+    assert place.socket("new") == tmp_path / "run/berth/board/new.sock"
+    assert units.serving(place, "new") == ["board-web@new.socket", "board-web@new.service"]
+    # Released by an earlier Berth.
+    assert place.socket("old") == tmp_path / "run/board/old.sock"
+    assert units.serving(place, "old") == ["board-web@old.service"]
+    unit_file(place, "board-web-relay@new.service", "board")
+    assert units.serving(place, "new")[2:] == ["board-web-relay@new.service"]
+
+
+@pytest.mark.parametrize(
+    ("states", "verb"),
+    [
+        (("inactive", "inactive"), "start --no-block board-web@r.service"),
+        (("active", "active"), "start --no-block board-web@r.service"),
+        (("active", "activating"), "start --no-block board-web@r.service"),
+        # A retirement was on its way.
+        (("inactive", "active"), "restart --no-block board-web@r.service"),
+        (("inactive", "deactivating"), "restart --no-block board-web@r.service"),
+    ],
+)
+def test_a_web_never_starts_beside_its_socket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, states: tuple[str, str], verb: str
+) -> None:
+    place = paths.Paths("board", tmp_path)
+    unit_file(place, "board-web@r.socket", "board")
+    asked: list[str] = []
+    monkeypatch.setattr(units, "states", lambda names: dict(zip(names, states, strict=True)))
+    monkeypatch.setattr(units, "past", lambda _: units.Past())
+
+    def systemctl(*words: str) -> Result:
+        asked.append(" ".join(words))
+        return Result(0, "", "")
+
+    monkeypatch.setattr(units, "systemctl", systemctl)
+    units.begin(place, "r")
+    assert asked == [verb]
 
 
 def test_unused_environments_go(tmp_path: Path) -> None:
@@ -213,15 +261,21 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(prune.units, "stop", lambda *_, **__: None)
     monkeypatch.setattr(prune, "systemctl", lambda *_: None)
     place = paths.Paths("board", tmp_path)
-    for folder in (place.release("r1"), place.frozen, place.run, place.state):
+    for folder in (place.release("r1"), place.frozen, place.run, place.sockets, place.state):
         folder.mkdir(parents=True)
     kept = [
         unit_file(place, "board-web@r1.service", "board"),
         unit_file(place, "board-web@.service", "board"),
     ]
-    kept += [place.env("r1"), place.migrate_env("r1"), place.socket("r1"), place.etc / "env"]
+    kept += [place.env("r1"), place.migrate_env("r1"), place.etc / "env"]
+    kept += [place.root_socket("r1"), place.own_socket("r1")]
     gone = [unit_file(place, "board-web@r2.service", "board"), place.env("r2"), place.migrate_env("r2")]
-    gone += [place.socket("r2"), place.base / ".web.sock.new", place.frozen / ".r1.env.new"]
+    gone += [
+        place.root_socket("r2"),
+        place.own_socket("r2"),
+        place.base / ".web.sock.new",
+        place.frozen / ".r1.env.new",
+    ]
     gone += [place.release("r1") / ".release.json.new", place.units / ".board-web@r1.service.new"]
     for path in (*kept, *gone):
         path.touch()

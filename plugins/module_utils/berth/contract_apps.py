@@ -212,12 +212,15 @@ def _web(report: Report, process: dict[str, Any], path: str, given: Collection[s
             f"{path}.app",
             f'{show(path, process["app"])} is not module:attribute; write e.g. "board.main:app"',
         )
-    if process["command"] and "{socket}" not in process["command"]:
+    ways = [way for way in ("{fd}", "{socket}") if way in process["command"]]
+    if process["command"] and not ways:
         report.add(
             f"{path}.command",
-            "does not say where to listen; write {socket} for the path of the socket, "
-            'e.g. "uvicorn board.main:app --uds {socket}"',
+            "does not say where to listen; write {fd} for the number of the socket that is open already, "
+            'e.g. "uvicorn board.main:app --fd {fd}", or {socket} for the path of one to make',
         )
+    if len(ways) == 2:
+        report.add(f"{path}.command", "has both {fd} and {socket}; keep one of them")
     if f"{path}.instances" in given:
         report.add(f"{path}.instances", 'is not for web; write "workers"')
     process["directory"] = in_project(report, f"{path}.directory", process["directory"], top=True)
@@ -272,6 +275,8 @@ def _unit_names(report: Report, app: dict[str, Any], path: str) -> None:
     for kind in ("processes", "jobs"):
         for entry in app[kind]:
             label = f'{"process" if kind == "processes" else "job"} "{entry["name"]}"'
+            if entry["name"] == "web-relay":
+                report.add(f"{path}.{kind}", f"{label} has the name of a unit of Berth's own; rename it")
             for number in range(1, min(entry.get("instances", 1), 100) + 1):
                 name = entry["name"] if number == 1 else f"{entry['name']}-{number}"
                 if not name or name == "web":

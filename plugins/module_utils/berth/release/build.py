@@ -25,8 +25,6 @@ from . import (
     places,
     project,
     pythons,
-    retire,
-    serve,
     source,
 )
 from .command import Result, run, show, transient
@@ -50,6 +48,8 @@ IMPLIED = {"setuptools": "81.0.0"}
 # Poetry reads its lock itself, run by uv in an environment of its own.
 POETRY = ["--from", "poetry==2.2.1", "--with", "poetry-plugin-export==1.9.0", "poetry"]
 COMPLETE = ".complete"
+# The first file descriptor that systemd hands over, here the only one.
+_LISTENER = "3"
 _NODE = "package.json"
 
 
@@ -512,24 +512,22 @@ class Builder:
             # Several workers that meet an empty database would all create its tables.
             "first": first,
             "project": str(self.work),
-            "socket": str(self.paths.socket(self.release)),
+            "socket": str(self.paths.root_socket(self.release)),
             "link": str(self.paths.web_sock),
             "graceful": int(self.app["drain"]["requests"]),
         }
         (own / "serve.json").write_text(json.dumps(settings, indent=2) + "\n")
         (own / "gunicorn.conf.py").write_text(module_source(gunicorn_conf))
-        (own / "serve.py").write_text(module_source(serve))
-        (own / "retire.py").write_text(module_source(retire))
         python = self.folder / ".venv/bin/python"
         for process in self.app["processes"]:
             if process["name"] != "web":
                 self._script(process["name"], process["command"])
             elif process.get("command"):
-                self._script(
-                    "web", process["command"].replace("{socket}", settings["socket"]), settings["socket"]
-                )
+                socket = str(self.paths.own_socket(self.release))
+                command = process["command"].replace("{socket}", socket).replace("{fd}", _LISTENER)
+                self._script("web", command, socket if "{socket}" in process["command"] else "")
             else:
-                self._script("web", f"{python} {own}/serve.py")
+                self._script("web", f"{python} -m gunicorn -c {own}/gunicorn.conf.py {target}")
         for job in self.app.get("jobs", []):
             self._script(job["name"], job["command"])
         self._seal(own)

@@ -260,7 +260,7 @@ def _silent(probe: Probe, unit: str, lines: list[str], budget: float, about: cau
 def _no_socket(probe: Probe, unit: str, budget: float) -> str:
     """A command of one's own that listens elsewhere, or nowhere."""
     known = listening.places(unit)
-    if str(probe.socket) in known:
+    if any(Path(place).name == probe.socket.name for place in known):
         return f"The command listens on its socket, but did not answer within {budget:.0f} s"
     advice = "let processes.web.command listen on the unix socket {socket}"
     if known:

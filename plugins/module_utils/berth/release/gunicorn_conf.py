@@ -107,6 +107,8 @@ _settings = _load()
 if _settings:
     workers = 1 if _settings.get("first") else _settings["workers"]
     worker_class = "uvicorn_worker.UvicornWorker"
+    # systemd hands the socket over. Where it did not, this one cannot be made, and nothing listens elsewhere.
+    bind = f"unix:{_settings['socket']}"
     chdir = _settings["project"]
     umask = 0o007
     # Longer than the proxy keeps idle connections, or requests race against closing ones.

@@ -70,7 +70,13 @@ class Paths:
         return self.base / "web.sock"
 
     @property
+    def sockets(self) -> Path:
+        """Where root's sockets are: the app cannot write here."""
+        return self.root / "run/berth" / self.app
+
+    @property
     def run(self) -> Path:
+        """The app's own: whoever connects to what is here may be led elsewhere."""
         return self.root / "run" / self.app
 
     @property
@@ -114,6 +120,16 @@ class Paths:
         return self.releases / release
 
     def socket(self, release: str) -> Path:
+        """Where the proxy and the gate find a release; one of an earlier Berth made its socket itself."""
+        unit = self.units / f"{self.app}-web@{release}.socket"
+        return self.root_socket(release) if unit.exists() else self.own_socket(release)
+
+    def root_socket(self, release: str) -> Path:
+        """Made by systemd, as the release's socket unit says."""
+        return self.sockets / f"{release}.sock"
+
+    def own_socket(self, release: str) -> Path:
+        """Where a command that makes its socket itself does so."""
         return self.run / f"{release}.sock"
 
     def env(self, release: str) -> Path:
@@ -143,8 +159,18 @@ def process_stem(app: str, process: str, number: int) -> str:
 def template_files(app: dict[str, Any]) -> list[str]:
     """The unit files role service must have written before this app can be released."""
     stems = unit_stems(app)
-    files = [f"{stem}@.service" for stem in [*stems["web"], *stems["services"], *stems["jobs"]]]
+    web = f"{app['name']}-web"
+    files = [f"{web}@.socket"] + ([f"{web}-relay@.service"] if relayed(app) else [])
+    files += [f"{stem}@.service" for stem in [*stems["web"], *stems["services"], *stems["jobs"]]]
     return files + [f"{stem}@.timer" for stem in stems["jobs"]]
+
+
+def relayed(app: dict[str, Any]) -> bool:
+    """Whether its web command makes a socket itself, so that a relay stands between root's and that one."""
+    return any(
+        process["name"] == "web" and "{socket}" in (process.get("command") or "")
+        for process in app["processes"]
+    )
 
 
 def instance_file(template: str, release: str) -> str:

@@ -66,8 +66,9 @@ def remove_release(paths: Paths, release: str) -> None:
     (paths.release(release) / RECORD).unlink(missing_ok=True)
     names = instances(paths).get(release, [])
     if names:
-        timers = [name for name in names if name.endswith(".timer")]
-        units.stop(timers + [name for name in names if name not in timers], patience=30)
+        # What would start others goes first.
+        units.ask_to_stop([name for name in names if name.endswith((".timer", ".socket"))])
+        units.stop(names, patience=30)
         units.disable(paths, names)
         systemctl("reset-failed", *names)
     for name in names:
@@ -76,7 +77,8 @@ def remove_release(paths: Paths, release: str) -> None:
         (paths.root / "var/lib/systemd/timers" / f"stamp-{name}").unlink(missing_ok=True)
     paths.env(release).unlink(missing_ok=True)
     paths.migrate_env(release).unlink(missing_ok=True)
-    paths.socket(release).unlink(missing_ok=True)
+    for socket in (paths.root_socket(release), paths.own_socket(release)):
+        socket.unlink(missing_ok=True)
     shutil.rmtree(paths.release(release), ignore_errors=True)
 
 
@@ -85,7 +87,7 @@ def instances(paths: Paths) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for path in sorted(paths.units.glob(f"{paths.app}-*@*.*")):
         release = path.name.partition("@")[2].rpartition(".")[0]
-        if release and path.suffix in (".service", ".timer") and owned(path, paths.app):
+        if release and path.suffix in (".service", ".socket", ".timer") and owned(path, paths.app):
             found.setdefault(release, []).append(path.name)
     return found
 
@@ -105,7 +107,8 @@ def sweep(paths: Paths) -> list[str]:
     for release in gone:
         remove_release(paths, release)
     lost = [path for path in paths.frozen.glob("*.env") if path.name.partition(".")[0] not in here]
-    lost += [path for path in paths.run.glob("*.sock") if path.stem not in here]
+    for folder in (paths.sockets, paths.run):
+        lost += [path for path in folder.glob("*.sock") if path.stem not in here]
     for folder, pattern in (
         (paths.base, ".*.new"),
         (paths.etc, ".*.new"),

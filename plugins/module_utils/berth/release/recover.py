@@ -82,11 +82,11 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
         and deploy.release not in ("", deploy.live)
     ):
         if not deploy.switched:
-            units.kill(deploy.web)
+            units.kill(units.serving(deploy.paths, deploy.release))
         prune.remove_release(deploy.paths, deploy.release)
         prune.remove_unused_envs(deploy.paths)
     elif deploy.kind == "rollback" and deploy.release != deploy.live:
-        units.stop([deploy.web])
+        units.stop(units.serving(deploy.paths, deploy.release))
     seconds = round(time.monotonic() - deploy.began, 1)
     journal.audit(deploy.paths, **deploy.audit("failed", seconds, step=step, reason=error.sentence))
     deploy.switched = False
@@ -98,9 +98,9 @@ def _wake(deploy: Deploy, release: str, app: dict[str, Any]) -> None:
     retirement = units.retiring(deploy.paths.app, release)
     if units.states([retirement])[retirement] == "active":
         units.stop([retirement])
-    if units.states([web])[web] == "active":
+    if set(units.states(units.serving(deploy.paths, release)[:2]).values()) == {"active"}:
         return
-    past = units.start([web])
+    past = units.begin(deploy.paths, release)
     path = journal.read_record(deploy.paths.release(release)).get("health_path", "")
     probe = gate.probe(deploy.paths.socket(release), settings.served(deploy.paths, app), path)
     once = {**app["health"], "successes": 1, "hold": 0}

@@ -88,7 +88,7 @@ def _purge(paths: Paths, database: dict[str, Any]) -> None:
             command.run([*postgres, "dropuser", "--if-exists", role])
             (paths.root / "etc/berth/postgresql" / role).unlink(missing_ok=True)
     redis.purge(redis.Redis(paths.app, paths.root))
-    for folder in (paths.base, paths.etc, paths.build_home, paths.run):
+    for folder in (paths.base, paths.etc, paths.build_home, paths.sockets, paths.run):
         shutil.rmtree(folder, ignore_errors=True)
     for user in (paths.app, paths.build_user):
         command.run(["userdel", user])

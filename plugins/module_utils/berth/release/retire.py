@@ -1,9 +1,9 @@
 """Waits until a replaced release has nothing left to do, then stops it. Standard library only.
 
-The engine copies this file into every release as `.berth/retire.py` and runs the old release's copy in the
-background: the deploy has long returned.
+The engine copies this file into the app's state folder and runs it in the background: the deploy has long
+returned.
 
-usage: retire.py SOCKET LINK UNIT IDLE LIMIT [WORKER...]
+usage: retire.py SOCKET LINK IDLE LIMIT UNIT...
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_live(path: str, link: str) -> bool:
         return False
 
 
-def main(path: str, link: str, unit: str, idle: float, limit: float, beside: list[str]) -> None:
+def main(path: str, link: str, idle: float, limit: float, units: list[str]) -> None:
     started = time.monotonic()
     while True:
         time.sleep(1)
@@ -42,12 +42,16 @@ def main(path: str, link: str, unit: str, idle: float, limit: float, beside: lis
         # Before the proxy's idle time is over, it may still hold a connection from before the switch.
         if waited >= limit or (waited >= idle and connections(path) == 0):
             break
-    # Its workers were asked to stop at the switch; this waits for one that still finishes its work.
-    subprocess.run(["systemctl", "stop", unit, *beside], check=False)
+    # One connection more would start the web again, so the socket goes first.
+    for sockets in (True, False):
+        names = [unit for unit in units if unit.endswith(".socket") is sockets]
+        if names:
+            # The workers among them were asked to stop at the switch; this waits for those still at work.
+            subprocess.run(["systemctl", "stop", *names], check=False)
     # One that had to be killed is no failure of the host.
-    subprocess.run(["systemctl", "reset-failed", unit, *beside], stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(["systemctl", "reset-failed", *units], stderr=subprocess.DEVNULL, check=False)
     Path(path).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), float(sys.argv[5]), sys.argv[6:])
+    main(sys.argv[1], sys.argv[2], float(sys.argv[3]), float(sys.argv[4]), sys.argv[5:])

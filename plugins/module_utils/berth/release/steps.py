@@ -33,6 +33,7 @@ from . import (
     randoms,
     recover,
     remove,
+    retire,
     schema,
     settings,
     source,
@@ -166,7 +167,7 @@ class Deploy:
             identity = args["digest"]
         self.fingerprint = plan.fingerprint(self.app, identity, env, texts)
         record = journal.read_record(self.paths.release(self.live)) if self.live else {}
-        wanted = [units.web(self.paths.app, self.live), *units.beside_web(self.live_app(), self.live)]
+        wanted = [*units.serving(self.paths, self.live)[:2], *units.beside_web(self.live_app(), self.live)]
         running = bool(self.live) and all(state == "active" for state in units.states(wanted).values())
         self.action = plan.decide(record, self.fingerprint, running, bool(args.get("force")))
         sick = self._sick() if self.action == "nothing" else ""
@@ -509,7 +510,7 @@ class Deploy:
         if units.states([retirement])[retirement] in ("active", "activating"):
             units.stop([retirement])
         was = units.states([self.web])[self.web]
-        self.past = units.start([self.web], wait=False)
+        self.past = units.begin(self.paths, self.release)
         if not self.record.get("healthy"):
             # New files reach the disk while the release starts: after a power cut it must not be empty files.
             self.writing = disk.flush(self.paths, self.release)
@@ -621,14 +622,15 @@ class Deploy:
             return
         idle = _PROXY_IDLE + _MARGIN
         limit = max(idle, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
-        script = self.paths.release(release) / ".berth/retire.py"
-        web = units.web(self.paths.app, release)
+        script = self.paths.state / "retire.py"
+        journal.replace_text(script, build.module_source(retire), 0o600)
         socket, link = str(self.paths.socket(release)), str(self.paths.web_sock)
         done = command.run(
             ["systemd-run", "--quiet", "--collect", f"--unit={unit.removesuffix('.service')}",
              f"--description=Wait for {release} of {self.paths.app} to finish, then stop it",
-             "/usr/bin/python3", "-I", str(script), socket, link, web, str(idle), str(limit),
-             *units.beside_web(app, release)]
+             "--property=Restart=on-failure", "--property=RestartSec=5",
+             "/usr/bin/python3", "-I", str(script), socket, link, str(idle), str(limit),
+             *units.serving(self.paths, release), *units.beside_web(app, release)]
         )  # fmt: skip
         if done.code != 0:
             raise ReleaseError(
@@ -642,6 +644,9 @@ class Deploy:
         busy = [webs[name] for name, state in units.states(list(webs)).items() if state == "active"]
         keep = int((args.get("keep")) or self.app.get("keep_releases", 5))
         _, gone = prune.select(releases, live, keep, busy)
+        for release in busy:
+            if release != live and release not in gone:
+                self.let_go(release, releases[release]["app"])  # unless something waits for its end already
         if self.live in gone and self.live in busy:
             gone.remove(self.live)  # was live until a moment ago and still answers; the next run removes it
         for release in gone:

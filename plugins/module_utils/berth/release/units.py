@@ -20,6 +20,13 @@ def web(app: str, release: str) -> str:
     return f"{app}-web@{release}.service"
 
 
+def serving(paths: Paths, release: str) -> list[str]:
+    """What serves a release, in the order in which it ends: a connection to its socket would wake the web."""
+    stem = f"{paths.app}-web"
+    names = [f"{stem}@{release}.socket", web(paths.app, release), f"{stem}-relay@{release}.service"]
+    return [name for name in names if name == names[1] or (paths.units / name).exists()]
+
+
 def beside_web(app: dict[str, Any], release: str) -> list[str]:
     """Workers and timers: what runs for the live release only."""
     stems = unit_stems(app)
@@ -123,10 +130,22 @@ def retiring(app: str, release: str) -> str:
     return f"berth-retire-{app}-{release}.service"
 
 
-def start(names: list[str], *, wait: bool = True) -> Past:
+def begin(paths: Paths, release: str) -> Past:
+    """Start a release's web and not wait for it. Its socket comes with it."""
+    names = serving(paths, release)
+    services = [name for name in names if name.endswith(".service")]
+    now = states(names)
+    ending = {now[name] for name in services} & {"active", "deactivating"}
+    if len(names) > len(services) and now[names[0]] != "active" and ending:
+        # A retirement has closed the socket already: what still ends must end before there can be one again.
+        return start(services, wait=False, verb="restart")
+    return start([web(paths.app, release)], wait=False)
+
+
+def start(names: list[str], *, wait: bool = True, verb: str = "start") -> Past:
     """What they did before comes back, so that nobody holds it against them."""
     before = past(names)
-    done = systemctl("start", *([] if wait else ["--no-block"]), *names) if names else None
+    done = systemctl(verb, *([] if wait else ["--no-block"]), *names) if names else None
     if done and done.code != 0:
         raise ReleaseError(
             f"Starting {', '.join(names)} failed: {done.lines[0] if done.lines else done.code}."
@@ -165,10 +184,10 @@ def end_transient(app: str) -> None:
         stop(left)
 
 
-def kill(name: str) -> None:
-    """End a unit at once: what was never live has no work in flight, and one that hangs would not listen."""
-    systemctl("stop", "--no-block", name)
-    systemctl("kill", "--signal=KILL", name)
+def kill(names: list[str]) -> None:
+    """End units at once: what was never live has no work in flight, and one that hangs would not listen."""
+    systemctl("stop", "--no-block", *names)
+    systemctl("kill", "--signal=KILL", *(name for name in names if name.endswith(".service")))
 
 
 def enable(paths: Paths, names: list[str]) -> None:
@@ -181,7 +200,8 @@ def enable(paths: Paths, names: list[str]) -> None:
 
 def disable(paths: Paths, names: list[str]) -> None:
     for name in names:
-        _want(paths, name).unlink(missing_ok=True)
+        if Path(name).suffix in _WANTS:
+            _want(paths, name).unlink(missing_ok=True)
 
 
 def enabled(paths: Paths, name: str) -> bool:
