@@ -60,7 +60,7 @@ for name in releases:
         print("partial release", name)
 links = {(base / "releases" / name / ".venv").readlink().name for name in releases}
 for env in (base / "envs").iterdir():
-    if env.name not in links or not (env / ".complete").exists():
+    if env.name not in links or not (Path("/var/lib/berth/board/envs") / env.name).exists():
         print("environment", env)
 for path in Path("/etc/berth/board/releases").iterdir():
     if path.name.partition(".")[0] not in releases:

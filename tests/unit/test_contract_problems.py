@@ -158,7 +158,8 @@ APPS: list[Case] = [
     ({"apps[0].static": [{"url": "/", "path": "s"}]}, 'apps[0].static[0].url: "/" would hide the whole app; write a path below it, e.g. "/static"'),
     ({"apps[0].static": [{"url": "static", "path": "s"}]}, 'apps[0].static[0].url: "static" is not a path; write e.g. "/static"'),
     ({"apps[0].static": [{"url": "/s", "path": "s"}, {"url": "/s/t", "path": "t"}]}, 'apps[0].static[1].url: "/s/t" overlaps with static[0].url ("/s"); write another path'),
-    ({"apps[0].static": [{"url": "/s", "path": "a"}], "apps[0].persistent": ["a"]}, 'apps[0].static[0].path: "a" is persistent, and the proxy cannot read what the app writes; let the app serve it, or name another folder'),
+    ({"apps[0].static": [{"url": "/s", "path": "a"}], "apps[0].persistent": ["a"]}, 'apps[0].static[0].path: "a" is persistent, and the proxy must not read what the app writes; let the app serve it, or name another folder'),
+    ({"apps[0].static": [{"url": "/s", "path": "a"}], "apps[0].scratch": ["a/b"]}, 'apps[0].static[0].path: "a" is scratch, and the proxy must not read what the app writes; let the app serve it, or name another folder'),
     ({"apps[0].static": [{"url": "/s", "path": "s"}], "apps[0].health": {"path": "/s/ok"}}, 'apps[0].health.path: "/s/ok" lies in static[0], so the app would never be asked; write another'),
 ]  # fmt: skip
 

@@ -107,7 +107,7 @@ def test_what_a_failed_try_leaves_behind(tmp_path: Path, env: str, body: str, wh
     (versions.parent / "env.py").write_text(env)
     (versions / "2_x.py").write_text(body)
     (versions / "1_long_ago.py").write_text("with autocommit_block(): pass")
-    assert migrate.is_transactional(tmp_path, ["2_x.py"]) is whole
+    assert migrate.is_transactional(tmp_path, tmp_path, ["2_x.py"]) is whole
 
 
 @pytest.mark.parametrize(

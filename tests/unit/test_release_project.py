@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import build, launch, migrate, pack, project, source
+from ansible.module_utils.berth.release import build, launch, migrate, pack, project, source, untrusted
 from ansible.module_utils.berth.release.errors import ReleaseError
 
 
@@ -195,7 +196,7 @@ def test_a_release_brings_nothing_of_the_engine_along(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / "api").mkdir()
     (tmp_path / "api/.env").touch()
-    assert source.tidy(tmp_path) == ["api/.env"]
+    assert source.tidy(tmp_path, untrusted.Owner(os.getuid(), os.getgid())) == ["api/.env"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["api", "main.py"]
 
 

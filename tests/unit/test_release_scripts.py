@@ -74,16 +74,16 @@ def test_what_alembic_itself_finds(
     config = Config(tmp_path / "alembic.ini", toml_file=tmp_path / "pyproject.toml")
     wanted = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     assert wanted == {folder.replace("/", "_") for folder in folders}
-    assert set(migrate.read_revisions(tmp_path)) == wanted
+    assert set(migrate.read_revisions(tmp_path, tmp_path)) == wanted
     assert set(history.known_to(tmp_path, {})) == wanted
-    assert scripts.read(tmp_path).env.exists()
+    assert scripts.read(tmp_path, tmp_path).env.exists()
 
 
 def test_an_ini_inside_the_package_that_it_names(tmp_path: Path) -> None:
     package = tmp_path / "src/shop"
     lay(package, "db/versions")
     (package / "alembic.ini").write_text("[alembic]\nscript_location = shop:db\n")
-    assert set(migrate.read_revisions(package)) == {"db_versions"}
+    assert set(migrate.read_revisions(package, tmp_path)) == {"db_versions"}
 
 
 def test_sections_that_only_a_command_names(tmp_path: Path) -> None:

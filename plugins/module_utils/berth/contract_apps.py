@@ -436,10 +436,13 @@ def _folders(report: Report, app: dict[str, Any], path: str) -> None:
             entry["url"] = _static_url(report, entry["url"], f"{below}.url", urls)
         if not report.touches(f"{below}.path"):
             entry["path"] = in_project(report, f"{below}.path", entry["path"])
-            if any(entry["path"] and overlap(entry["path"], folder) for folder in persistent):
+            kinds = {"persistent": persistent, "scratch": app["scratch"]}
+            for kind, folders in kinds.items():
+                if not any(entry["path"] and overlap(entry["path"], folder) for folder in folders):
+                    continue
                 report.add(
                     f"{below}.path",
-                    f'"{entry["path"]}" is persistent, and the proxy cannot read what the app writes; '
+                    f'"{entry["path"]}" is {kind}, and the proxy must not read what the app writes; '
                     "let the app serve it, or name another folder",
                 )
         names.check_range(report, f"{below}.max_age", entry["max_age"], 0, 10 * 365 * _DAY, "seconds")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -10,27 +9,30 @@ import shlex
 import shutil
 import signal
 import time
-import zipimport
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from . import (
     cause,
+    folders,
     gunicorn_conf,
     index,
     journal,
     migrate,
+    origins,
     places,
     project,
     pythons,
     source,
+    untrusted,
 )
-from .command import Result, run, show, transient
+from .command import Result, module_source, run, show, transient
 from .errors import ReleaseError, cut
-from .paths import CA_BUNDLE, Paths, instance_file, text_digest
+from .paths import CA_BUNDLE, Paths, ids, instance_file, text_digest
 from .project import Installer, PythonWish
+from .untrusted import Owner
 from .uv import INSTALLING, LIMIT, Uv
 
 # What the kit's own server brings where the app does not: the newest that were tested with the hook.
@@ -47,15 +49,19 @@ SERVER = {
 IMPLIED = {"setuptools": "81.0.0"}
 # Poetry reads its lock itself, run by uv in an environment of its own.
 POETRY = ["--from", "poetry==2.2.1", "--with", "poetry-plugin-export==1.9.0", "poetry"]
-COMPLETE = ".complete"
 # The first file descriptor that systemd hands over, here the only one.
 _LISTENER = "3"
+# Part of every environment's name: a newer way of making them makes new ones.
+_MADE = "2"
 _NODE = "package.json"
+# An environment belongs to root and is read by all: it holds public packages only.
+PUBLIC = Owner(0, 0, 0o755, 0o644)
 
 
 def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, Any]) -> str:
     """The name of an environment: whatever can change what is installed is part of it."""
     texts = [
+        _MADE,
         python,
         installer.kind,
         json.dumps(choice, sort_keys=True),
@@ -70,7 +76,8 @@ def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, A
     elif installer.kind == "setup.cfg":
         texts += project.setup_requirements(folder, choice["extras"]) or []
     elif installer.kind != "none":
-        texts.append((folder / installer.file).read_text() if installer.kind != "pyproject" else "")
+        lock = installer.kind != "pyproject"
+        texts.append(untrusted.read_text(folder / installer.file, project.LOCK) if lock else "")
         texts.append(json.dumps(_dependencies(folder), sort_keys=True, default=str))
     return text_digest(*texts)[:16]
 
@@ -85,13 +92,6 @@ def _dependencies(folder: Path) -> dict[str, Any]:
         "groups": toml.get("dependency-groups"),
         **{tool: toml.get("tool", {}).get(tool) for tool in ("uv", "poetry", "pdm")},
     }
-
-
-def _listed(target: Path, lines: list[str]) -> Path:
-    path = target / "berth-requirements.txt"
-    path.write_text("".join(f"{line}\n" for line in lines))
-    path.chmod(0o644)
-    return path
 
 
 def is_package(folder: Path, installer: Installer) -> bool:
@@ -158,7 +158,7 @@ def requirement_texts(path: Path) -> list[str]:
         if current in seen or not current.is_file():
             continue
         seen.add(current)
-        text = current.read_text(errors="replace")
+        text = untrusted.read_text(current, errors="replace")
         texts.append(text)
         for match in re.finditer(r"^\s*(?:-r|-c|--requirement|--constraint)[ =]?(\S+)", text, re.MULTILINE):
             todo.append(current.parent / match.group(1))
@@ -188,6 +188,7 @@ class Builder:
         """Python and installer; refuses before anything is installed. `bring`: whether uv may download."""
         wish = project.wanted_python(self.project, self.folder, self.app.get("python", {}).get("version", ""))
         installer = self.installer()
+        origins.check(self.folder, self.project, installer)
         try:
             version, interpreter = project.pick_python(wish, project.host_pythons())
         except ReleaseError:
@@ -214,20 +215,20 @@ class Builder:
             version = ".".join(map(str, minor))
             # Installed where it stays: uv writes the path into it.
             place = pythons.FOLDER / version
-            shutil.rmtree(place, ignore_errors=True)
+            untrusted.remove(place)
             place.mkdir(mode=0o755)
             try:
-                shutil.chown(place, self.paths.build_user, self.paths.build_user)
+                os.chown(place, *ids(self.paths.build_user))
                 words = ["python", "install", "--no-bin", "--compile-bytecode", exact]
                 self.uv.run(words, place, cwd=place, doing=doing)
                 interpreter = pythons.newest(place, minor)
+                untrusted.take(place, PUBLIC, "what uv downloaded", lambda path: path == pythons.COMPLETE)
             except ReleaseError:
-                shutil.rmtree(place, ignore_errors=True)
+                untrusted.remove(place)
                 raise
-            own_by_root(place)
             # After a power cut the mark must not stand for files that never reached the disk.
             run(["sync", "--file-system", str(place)], timeout=120)
-            (place / pythons.COMPLETE).touch()
+            untrusted.write_new(place / pythons.COMPLETE, "")
         self.notes.append(f"uv brought Python {exact}, which updates of the system do not reach.")
         return version, str(interpreter)
 
@@ -253,51 +254,63 @@ class Builder:
         return {key: self.app.get("python", {}).get(key, []) for key in ("extras", "groups")}
 
     def key(self, interpreter: str, installer: Installer) -> str:
-        full = self._python(interpreter, ["-I", "-c", "import sys; print(sys.version)"], 20).out.strip()
+        words = [interpreter, "-I", "-c", "import sys; print(sys.version)"]
+        # Root runs the distribution's Pythons alone, and on nothing that others wrote.
+        asked = self._sandboxed(words, 20) if pythons.is_managed(interpreter) else run(words, timeout=20)
+        full = asked.out.strip()
         return env_key(f"{interpreter} {full}", installer, self.project, self.choice())
 
     def environment(self, interpreter: str, installer: Installer) -> tuple[str, bool]:
         """The environment's key, and whether it had to be built. A killed build has no mark and is redone."""
         key = self.key(interpreter, installer)
-        target = self.paths.envs / key
-        if (target / COMPLETE).exists():
+        target, mark = self.paths.envs / key, self.paths.env_mark(key)
+        if mark.exists() and target.is_dir():
             return key, False
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True, mode=0o755)
+        self.paths.envs.mkdir(parents=True, exist_ok=True)
         self.paths.envs.chmod(0o755)
-        shutil.chown(target, self.paths.build_user, self.paths.build_user)
+        mark.parent.mkdir(mode=0o700, exist_ok=True)
+        for path in (mark, target, self.lists):
+            untrusted.remove(path)
+        for path in (target, self.lists):
+            path.mkdir()
+            path.chmod(0o755)
+        os.chown(target, *ids(self.paths.build_user))
         try:
             self._install(target, interpreter, installer, self.choice())
+            # -I -S: the environment's own start-up hooks are not run. Files of other Pythons may not compile.
+            self._sandboxed(
+                [interpreter, "-I", "-S", "-m", "compileall", "-q", "-j", "0",
+                 "--invalidation-mode", "unchecked-hash", str(target / "lib")],
+                300, target,
+            )  # fmt: skip
+            untrusted.take(target, PUBLIC, "the environment")
         except ReleaseError:
-            shutil.rmtree(target, ignore_errors=True)
+            untrusted.remove(target)
             raise
-        if not pythons.is_managed(interpreter):
-            own_by_root(target)
-        # -I -S: the environment's own start-up hooks are not run by root. Files of other Pythons may not
-        # compile.
-        self._python(
-            interpreter,
-            ["-I", "-S", "-m", "compileall", "-q", "-j", "0",
-             "--invalidation-mode", "unchecked-hash", str(target / "lib")],
-            300, target,
-        )  # fmt: skip
-        own_by_root(target)
-        (target / COMPLETE).touch()
+        finally:
+            untrusted.remove(self.lists)
+        untrusted.write_new(mark, "")
         return key, True
 
-    def _python(
-        self, interpreter: str, words: list[str], limit: float, writable: Path | None = None
-    ) -> Result:
-        """Root runs the distribution's Pythons alone; one that was downloaded is the build user's."""
-        if not pythons.is_managed(interpreter):
-            return run([interpreter, *words], timeout=limit)
+    @property
+    def lists(self) -> Path:
+        """What installers are told to install: the build user reads it, and cannot put anything there."""
+        return self.paths.envs / "lists"
+
+    def _listed(self, name: str, lines: Iterable[str]) -> Path:
+        path = self.lists / name
+        untrusted.write_new(path, "".join(f"{line}\n" for line in lines))
+        return path
+
+    def _sandboxed(self, words: list[str], limit: float, *writable: Path) -> Result:
+        """A command of this server's, on what others wrote: as the build user, who sees no secret."""
         return transient(
             f"berth-build-{self.paths.app}",
-            [interpreter, *words],
+            words,
             user=self.paths.build_user,
-            writable=[writable] if writable else [],
+            writable=list(writable),
             timeout=limit,
-            properties=["InaccessiblePaths=-/etc/berth"],
+            properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
         )
 
     def _install(self, target: Path, interpreter: str, installer: Installer, choice: dict[str, Any]) -> None:
@@ -323,34 +336,33 @@ class Builder:
             exported = self._export(installer, interpreter, choice, target)
             self.uv.run(["pip", "install", "-r", str(exported)], target)
         elif installer.kind == "pdm":
-            listed = _listed(target, project.pdm_requirements(installer.path, choice))
+            listed = self._listed("pdm.txt", project.pdm_requirements(installer.path, choice))
             self.uv.run(["pip", "install", "--no-deps", "-r", str(listed)], target)
         elif installer.kind == "requirements":
             others, itself = project.split_itself(installer)
             if itself is None:
                 self._loose(["pip", "install", "-r", str(installer.path)], target)
             else:  # an environment outlives the release: it gets what the project needs, not the project
-                files = ["-r", str(_listed(target, others)), "-r", str(folder / "pyproject.toml")]
+                files = ["-r", str(self._listed("others.txt", others)), "-r", str(folder / "pyproject.toml")]
                 extras += [word for extra in itself for word in ("--extra", extra)]
                 self._loose(["pip", "install", *files, *extras, *groups], target)
         elif installer.kind == "pyproject":
             self._loose(["pip", "install", "-r", str(installer.path), *extras, *groups], target)
         elif installer.kind == "setup.cfg":
-            listed = _listed(target, project.setup_requirements(folder, choice["extras"]) or [])
+            lines = project.setup_requirements(folder, choice["extras"]) or []
+            listed = self._listed("setup.txt", lines)
             self._loose(["pip", "install", "-r", str(listed)], target)
         brought = installed(target)
         missing = [f"{name}=={version}" for name, version in SERVER.items() if name not in brought]
-        if "setuptools" not in brought and (needs_it := imports_pkg_resources(target)):
+        if "setuptools" not in brought and (needs_it := self._imports_pkg_resources(target)):
             missing += [f"{name}=={version}" for name, version in IMPLIED.items()]
             self.notes.append(
                 f"Added setuptools, since {needs_it} imports pkg_resources and does not ask for it."
             )
         if missing:
             # Constraints, so that adding the server moves nothing that the app brought.
-            pins = "".join(f"{name}=={version}\n" for name, version in sorted(brought.items()))
-            constraints = target / "berth-constraints.txt"
-            constraints.write_text(pins)
-            constraints.chmod(0o644)
+            pins = (f"{name}=={version}" for name, version in sorted(brought.items()))
+            constraints = self._listed("constraints.txt", pins)
             words = ["pip", "install", "--constraint", str(constraints)]
             try:
                 self.uv.run([*words, *missing], target, cwd=self._beside(target))
@@ -359,14 +371,22 @@ class Builder:
                 loose = [name.split("==")[0] for name in missing]
                 self.uv.run([*words, *loose], target, cwd=self._beside(target))
 
+    def _imports_pkg_resources(self, env: Path) -> str:
+        """The first package of an environment that does; empty where none does."""
+        for site in env.glob("lib/python3*/site-packages"):
+            words = ["-rlE", "--include=*.py", r"^\s*(import|from) pkg_resources\b", str(site)]
+            if found := self._sandboxed(["grep", *words], 120).out.splitlines():
+                return Path(min(found)).relative_to(site).parts[0].removesuffix(".py")
+        return ""
+
     def _from_allowed_index(self, folder: Path, options: list[str], target: Path) -> None:
         """The lock's versions and hashes, and not the addresses in it, which this server shall not ask."""
-        listed = target / "berth-requirements.txt"
         # The same words for what to leave out, but for their verb.
         words = [word.replace("--no-install-", "--no-emit-") for word in options]
-        export = ["export", "--quiet", "--frozen", "--no-header", "--no-annotate", "--project", str(folder)]
-        self.uv.run([*export, "--output-file", str(listed), *words], target)
-        hashed = ["--require-hashes"] if index.all_hashed(listed.read_text()) else []
+        export = ["export", "--frozen", "--no-header", "--no-annotate", "--project", str(folder)]
+        text = self.uv.run([*export, *words], target).out
+        hashed = ["--require-hashes"] if index.all_hashed(text) else []
+        listed = self._listed("uv.txt", text.splitlines())
         self.uv.run(["pip", "install", "--no-deps", *hashed, "-r", str(listed)], target, cwd=target)
         allowed = self.uv.index
         self.notes.append(
@@ -404,19 +424,18 @@ class Builder:
 
     def _export(self, installer: Installer, interpreter: str, choice: dict[str, Any], target: Path) -> Path:
         """The lock of Poetry as requirements with hashes, made by Poetry itself from a copy."""
-        work = target / "berth-export"
+        work = self.lists / "export"
         work.mkdir()
         for name in ("pyproject.toml", installer.file):
-            shutil.copyfile(installer.path.parent / name, work / name)
-        for path in (work, *work.iterdir()):
-            shutil.chown(path, self.paths.build_user, self.paths.build_user)
+            untrusted.write_new(work / name, untrusted.read_text(installer.path.parent / name, project.LOCK))
+        untrusted.give(work, *ids(self.paths.build_user))
         listed = work / "requirements.txt"
         tool = ["tool", "run", "--python", interpreter, *POETRY]
         words = ["export", "--format=requirements.txt", "--output=requirements.txt", "--no-interaction"]
         words += ["--without-urls"] if self.uv.index else []
         words += [f"--extras={extra}" for extra in choice["extras"]]
         words += [f"--with={group}" for group in choice["groups"]]
-        self.uv.run([*tool, *words], target, cwd=work)
+        self.uv.run([*tool, *words], target, [work], cwd=work)
         return listed
 
     def run_build(self, env: Path) -> list[str]:
@@ -424,40 +443,36 @@ class Builder:
         lines = self.app.get("build", [])
         if not lines:
             return missing_front_end(self.folder, self.project)
-        _give(self.folder, self.paths.build_user)
-        try:
-            for line in lines:
-                result = transient(
-                    f"berth-build-{self.paths.app}",
-                    ["/bin/sh", "-ec", line],
-                    user=self.paths.build_user,
-                    writable=[self.folder],
-                    timeout=LIMIT,
-                    cwd=self.project,
-                    env={
-                        "PATH": f"{env}/bin:/usr/local/bin:/usr/bin:/bin",
-                        "PYTHONPATH": ":".join(map(str, self.python_path())),
-                        "HOME": "/tmp",  # noqa: S108 - private to the sandbox
-                        "LC_ALL": "C.UTF-8",
-                        "CI": "true",
-                        "BERTH_APP": self.paths.app,
-                        "BERTH_RELEASE": self.release,
-                        "SSL_CERT_FILE": CA_BUNDLE,
-                        "NODE_EXTRA_CA_CERTS": CA_BUNDLE,
-                    },
-                    properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
+        untrusted.give(self.folder, *ids(self.paths.build_user))
+        for line in lines:
+            result = transient(
+                f"berth-build-{self.paths.app}",
+                ["/bin/sh", "-ec", line],
+                user=self.paths.build_user,
+                writable=[self.folder],
+                timeout=LIMIT,
+                cwd=self.project,
+                env={
+                    "PATH": f"{env}/bin:/usr/local/bin:/usr/bin:/bin",
+                    "PYTHONPATH": ":".join(map(str, self.python_path())),
+                    "HOME": "/tmp",  # noqa: S108 - private to the sandbox
+                    "LC_ALL": "C.UTF-8",
+                    "CI": "true",
+                    "BERTH_APP": self.paths.app,
+                    "BERTH_RELEASE": self.release,
+                    "SSL_CERT_FILE": CA_BUNDLE,
+                    "NODE_EXTRA_CA_CERTS": CA_BUNDLE,
+                },
+                properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
+            )
+            if result.code != 0:
+                last = result.lines[-1] if result.lines else "it said nothing"
+                raise ReleaseError(
+                    f"The build command `{line}` failed with exit status {result.code}: {cut(last, 300)}",
+                    log=result.lines[-20:],
+                    advice="correct it under build and deploy again; the live release is untouched.",
                 )
-                if result.code != 0:
-                    last = result.lines[-1] if result.lines else "it said nothing"
-                    raise ReleaseError(
-                        f"The build command `{line}` failed with exit status {result.code}: {cut(last, 300)}",
-                        log=result.lines[-20:],
-                        advice="correct it under build and deploy again; the live release is untouched.",
-                    )
-        finally:
-            _give(self.folder, "root", self.paths.build_user)
-        # What root writes later must not be led elsewhere by what was built.
-        source.tidy(self.folder)
+        source.tidy(self.folder, self.while_built, "what was built")
         (self.folder / ".venv").symlink_to(env)
         return []
 
@@ -476,6 +491,8 @@ class Builder:
         result = [self.project] if is_package(self.project, installer) else []
         if installer.kind == "uv" and installer.folder:
             result += [one for one in workspace_members(installer) if one != self.project]
+        for one in result:
+            untrusted.resolve(self.folder, one, f"{installer.file}: {one}")
         return result
 
     def _install_package(self, folder: Path) -> list[str]:
@@ -484,17 +501,14 @@ class Builder:
         site.mkdir(parents=True, exist_ok=True)
         # Build backends write beside the sources, so they get a copy.
         shutil.copytree(folder, work, symlinks=True, ignore=shutil.ignore_patterns(".berth", ".venv"))
-        try:
-            for parent, folders, files in os.walk(work):
-                for path in (Path(parent), *(Path(parent) / name for name in (*folders, *files))):
-                    chown(path, *ids(self.paths.build_user))
-            shutil.chown(site, self.paths.build_user, self.paths.build_user)
-            env = (self.folder / ".venv").resolve()
-            words = ["pip", "install", "--no-deps", "--target", str(site), str(work)]
-            self.uv.run(words, env, [site, work], cwd=self._beside(site))
-        finally:
-            shutil.rmtree(work)
-        own_by_root(site)
+        builder = ids(self.paths.build_user)
+        untrusted.give(work, *builder)
+        untrusted.give(site, *builder)
+        env = (self.folder / ".venv").resolve()
+        words = ["pip", "install", "--no-deps", "--target", str(site), str(work)]
+        self.uv.run(words, env, [site, work], cwd=self._beside(site))
+        untrusted.remove(work)
+        untrusted.take(site, self.while_built, "the installed project")
         return [str(toml.get("project", {}).get("name", ""))]
 
     def python_path(self, work: Path | None = None) -> list[Path]:
@@ -530,8 +544,8 @@ class Builder:
                 self._script("web", f"{python} -m gunicorn -c {own}/gunicorn.conf.py {target}")
         for job in self.app.get("jobs", []):
             self._script(job["name"], job["command"])
-        self._seal(own)
-        self.link_static()
+        untrusted.take(own, self.sealed, "the release")
+        folders.serve(self.app, self.folder, self.project)
         places.remember(self.folder, self.project, self.work)
 
     def _script(self, name: str, command: str, socket: str = "") -> None:
@@ -550,122 +564,43 @@ class Builder:
         path.write_text("\n".join(lines) + "\n")
         path.chmod(0o755)
 
-    def link_persistent(self) -> None:
-        """Folders that outlive releases: seeded from what the source brings, then linked into the release."""
-        for name in self.app.get("persistent", []):
-            inside, outside = self.project / name, self.paths.data / name
-            if not inside.parent.resolve().is_relative_to(self.folder.resolve()):
-                raise ReleaseError(f"persistent: {name} leads out of the project.")
-            outside.mkdir(parents=True, exist_ok=True)
-            if inside.is_dir() and not inside.is_symlink():
-                _seed(inside, outside)
-                shutil.rmtree(inside)
-            else:
-                inside.unlink(missing_ok=True)
-            self._own_by_app(outside)
-            inside.parent.mkdir(parents=True, exist_ok=True)
-            inside.symlink_to(outside)
-
-    def open_scratch(self) -> None:
-        """Folders of this release that the app may write, with what the source brings in them."""
-        for name in self.app.get("scratch", []):
-            inside = self.project / name
-            if not inside.parent.resolve().is_relative_to(self.folder.resolve()) or inside.is_symlink():
-                raise ReleaseError(f"scratch: {name} leads out of the project.")
-            inside.mkdir(parents=True, exist_ok=True)
-            for folder in [inside, *inside.parents]:
-                if folder == self.folder:
-                    break
-                if folder != inside:
-                    chown(folder, 0, ids(self.paths.app)[1])
-                    folder.chmod(folder.stat().st_mode | 0o050)
-            _give(inside, self.paths.app)
-            for parent, _, files in os.walk(inside):
-                Path(parent).chmod(0o750)
-                for one in files:
-                    if not (Path(parent) / one).is_symlink():
-                        (Path(parent) / one).chmod(0o640)
-
     def scratch(self) -> list[Path]:
         return [self.project / name for name in self.app.get("scratch", [])]
 
-    def _own_by_app(self, outside: Path) -> None:
-        """Only what is new, and never through a symlink: the app owns the folder and may have filled it."""
-        folder = outside
-        while folder != self.paths.data:
-            if folder.stat().st_uid == 0:
-                shutil.chown(folder, self.paths.app, self.paths.app)
-                folder.chmod(0o750)
-            folder = folder.parent
-        for parent, folders, files in os.walk(outside):
-            for name in (*folders, *files):
-                path = Path(parent) / name
-                if path.lstat().st_uid == 0:
-                    chown(path, *ids(self.paths.app))
+    @property
+    def while_built(self) -> Owner:
+        """Root's, and the build user reads it."""
+        return Owner(0, ids(self.paths.build_user)[1])
 
-    def seal(self) -> None:
-        """Root owns the code, the app's group reads it, the world sees static folders only."""
-        self._seal(self.folder)
-        self.folder.chmod(0o751)
-        self.open_scratch()
-        for static in self.app.get("static", []):
-            self._open(self.project / static["path"])
+    @property
+    def sealed(self) -> Owner:
+        """Root's, and the app reads it."""
+        return Owner(0, ids(self.paths.app)[1])
 
     def share(self) -> None:
         """Root owns a copy that nobody releases, the app's group reads it."""
-        self._seal(self.folder)
+        untrusted.take(self.folder, self.sealed)
 
-    def link_static(self) -> None:
-        """The folders that the proxy serves, under their paths: which release is live decides them all."""
-        top = self.folder / ".berth/static"
-        for static in self.app.get("static", []):
-            link = top / static["url"].lstrip("/")
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(self.project / static["path"])
-        self._open(top)
+    def seal(self, interpreter: str) -> None:
+        """Bytecode beside the code, then all is root's and read-only; the world may pass to static folders.
 
-    def _seal(self, top: Path) -> None:
-        _, group = ids(self.paths.app)
-        for folder, folders, files in os.walk(top):
-            for name in (*folders, *files):
-                path = Path(folder) / name
-                chown(path, 0, group)
-                if not path.is_symlink():
-                    executable = path.is_dir() or path.stat().st_mode & 0o100
-                    path.chmod(0o750 if executable else 0o640)
-        chown(top, 0, group)
-        top.chmod(0o750)
-
-    def _open(self, folder: Path) -> None:
-        if folder.is_symlink() or not folder.is_dir():
-            return
-        for parent in folder.parents:
-            if parent == self.folder:
-                break
-            parent.chmod(parent.stat().st_mode | 0o001)
-        folder.chmod(0o755)
-        for parent_name, folders, files in os.walk(folder):
-            for name in folders:
-                _chmod(Path(parent_name) / name, 0o755)
-            for name in files:
-                _chmod(Path(parent_name) / name, 0o644)
-
-    def compile(self, interpreter: str) -> None:
-        """Bytecode beside the code: the tree is read-only when it runs.
-
-        A file that does not compile stays as it is.
+        A file that does not compile stays as it is. What the app owns later holds no bytecode.
         """
-        managed = pythons.is_managed(interpreter)
-        if managed:
-            _give(self.folder, self.paths.build_user)
-        self._python(
-            interpreter,
-            ["-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
-             "-x", r"/(\.venv|node_modules|\.git)/", str(self.folder)],
+        own = [str(self.project / name) for name in self.app.get("persistent", [])]
+        skipped = "|".join([r"/(\.venv|node_modules|\.git)/", *(f"^{re.escape(path)}/" for path in own)])
+        untrusted.give(self.folder, *ids(self.paths.build_user))
+        self._sandboxed(
+            [interpreter, "-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
+             "-x", skipped, str(self.folder)],
             120, self.folder,
         )  # fmt: skip
-        if managed:
-            _give(self.folder, "root", self.paths.build_user)
+        env = (self.folder / ".venv").readlink()
+        untrusted.take(self.folder, self.sealed, "the release", lambda path: path == ".venv")
+        (self.folder / ".venv").symlink_to(env)
+        os.chown(self.folder / ".venv", 0, self.sealed.gid, follow_symlinks=False)
+        self.folder.chmod(0o751)
+        folders.link_persistent(self.paths, self.app, self.folder, self.project)
+        folders.open_scratch(self.paths, self.app, self.folder, self.project)
 
     def role(self) -> tuple[str, str]:
         return migrate.role(self.app, self.project, self.folder)
@@ -674,7 +609,7 @@ class Builder:
         """This release's own copies of env files and units, so that a rollback brings them back."""
         _, group = ids(self.paths.app)
         self.paths.frozen.mkdir(mode=0o750, exist_ok=True)
-        chown(self.paths.frozen, 0, group)
+        os.chown(self.paths.frozen, 0, group)
         role = self.role()[0]
         env = (self.paths.etc / ("owner.env" if role == "owner" else "env")).read_text()
         journal.replace_text(self.paths.env(self.release), env, 0o640, 0, group)
@@ -683,12 +618,12 @@ class Builder:
         return [env, migrate_env]
 
 
-def freeze_unit(paths: Paths, template: str, release: str, work: str = ".") -> None:
-    """systemd prefers the file of an instance to its template; the release knows where in it the app runs."""
+def freeze_unit(paths: Paths, template: str, release: str) -> None:
+    """systemd prefers the file of an instance to its template. Nothing in it comes from the source: where in
+    the release the app runs is told by a link of the release's own.
+    """
     text = (paths.units / template).read_text()
-    if work != ".":
-        below = work.replace("%", "%%")
-        text = re.sub(r"(?m)^WorkingDirectory=.*/releases/%i$", lambda line: f"{line[0]}/{below}", text)
+    text = re.sub(r"(?m)^WorkingDirectory=.*/releases/%i$", lambda line: f"{line[0]}/{places.WORK}", text)
     journal.replace_text(paths.units / instance_file(template, release), text, 0o644)
 
 
@@ -699,43 +634,6 @@ def installed(env: Path) -> dict[str, str]:
         name, _, version = path.name[: -len(".dist-info")].rpartition("-")
         found[re.sub(r"[-_.]+", "-", name).lower()] = version
     return found
-
-
-def imports_pkg_resources(env: Path) -> str:
-    """The first package of an environment that does; empty where none does."""
-    for site in env.glob("lib/python3*/site-packages"):
-        words = ["-rlE", "--include=*.py", r"^\s*(import|from) pkg_resources\b", str(site)]
-        if found := run(["grep", *words], timeout=120).out.splitlines():
-            return Path(min(found)).relative_to(site).parts[0].removesuffix(".py")
-    return ""
-
-
-def module_source(module: ModuleType) -> str:
-    """A module's text, from a file or from inside the engine's zip."""
-    loader = module.__loader__
-    if isinstance(loader, zipimport.zipimporter):
-        return loader.get_source(module.__name__) or ""
-    return inspect.getsource(module)
-
-
-def ids(name: str) -> tuple[int, int]:
-    import grp
-    import pwd
-
-    return pwd.getpwnam(name).pw_uid, grp.getgrnam(name).gr_gid
-
-
-def chown(path: Path, uid: int, gid: int) -> None:
-    os.chown(path, uid, gid, follow_symlinks=False)
-
-
-def _give(top: Path, owner: str, group: str = "") -> None:
-    """Everything below and the folder itself, no symlink followed."""
-    uid, gid = ids(owner)[0], ids(group or owner)[1]
-    for parent, folders, files in os.walk(top):
-        for name in (*folders, *files):
-            chown(Path(parent) / name, uid, gid)
-    chown(top, uid, gid)
 
 
 def grow(folder: Path, unit: str) -> None:
@@ -761,7 +659,7 @@ def missing_front_end(root: Path, folder: Path) -> list[str]:
         {one for top in (root, folder) for one in (*top.glob(_NODE), *top.glob(f"*/{_NODE}"))}
     ):
         try:
-            scripts = json.loads(path.read_text(encoding="utf-8")).get("scripts", {})
+            scripts = json.loads(untrusted.read_text(path)).get("scripts", {})
         except (OSError, ValueError, AttributeError):
             continue
         built = any((path.parent / name).is_dir() for name in ("dist", "build", "out", ".next"))
@@ -769,30 +667,3 @@ def missing_front_end(root: Path, folder: Path) -> list[str]:
             where = path.relative_to(root)
             return [f"{where} has a build script and nothing is built: name the commands under build."]
     return []
-
-
-def own_by_root(folder: Path) -> None:
-    """An environment belongs to root and is read by all: it holds public packages only."""
-    for parent, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(parent) / name
-            chown(path, 0, 0)
-            if not path.is_symlink():
-                _chmod(path, 0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
-    chown(folder, 0, 0)
-    folder.chmod(0o755)
-
-
-def _chmod(path: Path, mode: int) -> None:
-    if not path.is_symlink():
-        path.chmod(mode)
-
-
-def _seed(source: Path, target: Path) -> None:
-    for folder, _, files in os.walk(source):
-        relative = Path(folder).relative_to(source)
-        (target / relative).mkdir(parents=True, exist_ok=True)
-        for name in files:
-            destination = target / relative / name
-            if not destination.exists() and not destination.is_symlink():
-                shutil.copy2(Path(folder) / name, destination, follow_symlinks=False)

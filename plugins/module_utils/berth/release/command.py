@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import subprocess
 import time
+import zipimport
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from .errors import ReleaseError
 
@@ -138,3 +141,11 @@ def journal(unit: str, lines: int = 200, since: float = 0.0) -> list[str]:
         return [line for line in run(query, timeout=20).out.splitlines() if line.strip()]
     except ReleaseError:
         return []
+
+
+def module_source(module: ModuleType) -> str:
+    """A module's text, from a file or from inside the engine's zip."""
+    loader = module.__loader__
+    if isinstance(loader, zipimport.zipimporter):
+        return loader.get_source(module.__name__) or ""
+    return inspect.getsource(module)

@@ -9,10 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from . import build, history, migrate, offline, places, project, prune, schema, settings, source
+from . import build, history, migrate, offline, places, project, prune, schema, settings, source, untrusted
 from .errors import ReleaseError
 from .pack import is_env_file
 from .paths import Paths
+from .untrusted import Owner
 
 _SHOWN = 40
 _SHOWN_SQL = 300
@@ -23,7 +24,8 @@ _NO_ENVIRONMENT = (
 _HIDDEN = "(not shown)"
 # Where values may be secret, only their names are told.
 _MASKED = re.compile(r"^(env\.|proxy\.headers|proxy\.basic_auth|secrets)")
-_NOT_OF_A_RELEASE = {".berth", ".venv", "release.json"}
+_NOT_OF_A_RELEASE = set(untrusted.OURS)
+_OWN = Owner(0, 0)
 
 
 def file_digest(path: Path) -> str:
@@ -31,7 +33,11 @@ def file_digest(path: Path) -> str:
     if path.is_symlink():
         return f"l{path.readlink()}"
     kind = "x" if path.stat().st_mode & 0o100 else "f"
-    return kind + hashlib.sha256(path.read_bytes()).hexdigest()
+    total = hashlib.sha256()
+    with untrusted.opened(path) as (handle, _):
+        while part := handle.read(1 << 20):
+            total.update(part)
+    return kind + total.hexdigest()
 
 
 def manifest(root: Path, names: list[str]) -> dict[str, str]:
@@ -137,13 +143,13 @@ def _sql(
             raise ReleaseError(f"the server's disk is full ({args['upload_failed']}).")
         if body:
             source.unpack(body, tree)
-        source.tidy(tree)
+            source.tidy(tree, _OWN)
         decision = migrate.decide(builder.project, tree, app["migrations"])
         _, interpreter, installer = builder.choose(bring=False)
         env = paths.envs / builder.key(interpreter, installer)
         # Other packages of its workspace are installed into a release when that is built.
         others = [folder for folder in builder.packages() if folder != builder.project]
-        if others or not (env / build.COMPLETE).exists():
+        if others or not paths.env_mark(env.name).exists():
             return offline.Sql(note=_NO_ENVIRONMENT)
         builder.share()
     except (ReleaseError, OSError) as error:
@@ -250,6 +256,7 @@ def _from_git(
             answer["notes"].append(f"The live commit {old[:7]} is not in the repository any more.")
         git("--work-tree", str(tree), "read-tree", commit)
         git("--work-tree", str(tree), "checkout-index", "--all", timeout=300)
+    source.tidy(tree, _OWN)
 
 
 def text(answer: dict[str, Any]) -> str:

@@ -6,11 +6,10 @@ not wait for the disk, is trusted after that moment only: git's mirror, uv's cac
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
-from . import journal, prune
+from . import journal, prune, untrusted
 from .paths import Paths
 
 UNWRITTEN = "unwritten"
@@ -48,6 +47,6 @@ def distrust(paths: Paths, boot: Path = BOOT) -> None:
     except OSError:
         return
     for folder in (paths.mirror, paths.uv_cache):
-        shutil.rmtree(folder, ignore_errors=True)
+        untrusted.remove(folder)
     prune.remove_unused_envs(paths)
     (paths.state / UNWRITTEN).unlink(missing_ok=True)

@@ -24,8 +24,13 @@ def known_to(release: Path, app: dict[str, Any]) -> dict[str, schema.Revision]:
     # Which of several a command of the app's own means is not known: the nearest, then.
     found += [ini.parent for pattern in _DEPTH for ini in sorted(project.glob(pattern))]
     for place in found:
-        here = scripts.read(place) if place and scripts.config(place) else None
-        if here and here.environment.is_dir():
+        if not place or not scripts.config(place):
+            continue
+        try:
+            here = scripts.read(place, release)
+        except ReleaseError:
+            continue
+        if here.environment.is_dir():
             return schema.read_all(here.revisions())
     return {}
 

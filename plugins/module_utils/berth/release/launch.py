@@ -9,6 +9,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from . import untrusted
+
 _SERVERS = ("uvicorn", "gunicorn", "hypercorn", "granian", "fastapi")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?", re.ASCII)
 
@@ -39,7 +41,7 @@ def lines(project: Path, root: Path) -> Iterator[tuple[str, str]]:
 def _read(path: Path) -> list[tuple[int, str]]:
     """Numbered lines; one that ends in a backslash goes on in the next."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = untrusted.read_text(path, errors="replace")
     except OSError:
         return []
     result: list[tuple[int, str]] = []

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cause, environment, scripts
+from . import cause, environment, scripts, untrusted
 from .command import transient
 from .errors import ReleaseError
 from .paths import Paths
@@ -65,10 +65,10 @@ def decide(project: Path, root: Path, wishes: Mapping[str, Any]) -> Decision:
         why = f"{place} has no section [alembic] but {', '.join(others)}"
         how = f"set migrations.command, such as: alembic -n {others[0]} upgrade head"
         return Decision("", folder, f"{why}: {how}")
-    revisions = read_revisions(folder)
+    revisions = read_revisions(folder, root)
     if not revisions:
         return Decision("", folder, f"{place} has no revisions yet")
-    if _literal_url(folder):
+    if _literal_url(folder, root):
         why = f"the address of a database is written in {place} and its env.py reads no other"
         return Decision("", folder, f"{why}: set migrations.command if it shall run all the same")
     heads = find_heads(revisions)
@@ -102,12 +102,12 @@ def find_ini(project: Path, root: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def read_revisions(folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+def read_revisions(folder: Path, root: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Every revision with those below it, and its labels; read, not run."""
     result = {}
-    for path in scripts.read(folder).revisions():
+    for path in scripts.read(folder, root).revisions():
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+            tree = ast.parse(untrusted.read_text(path, errors="replace"))
         except (OSError, SyntaxError, ValueError):
             continue
         said: dict[str, Any] = {}
@@ -154,9 +154,9 @@ def have_labels(
     )
 
 
-def _literal_url(folder: Path) -> bool:
+def _literal_url(folder: Path, root: Path) -> bool:
     try:
-        text = scripts.read(folder).env.read_text(encoding="utf-8", errors="replace")
+        text = untrusted.read_text(scripts.read(folder, root).env, errors="replace")
     except OSError:
         return False
     # What alembic's own template says of the ini is no sign of the project's settings.
@@ -189,7 +189,7 @@ def schema_at_start(project: Path) -> str:
                 continue
             path = Path(parent) / name
             try:
-                text = path.read_text(encoding="utf-8", errors="replace")
+                text = untrusted.read_text(path, errors="replace")
             except OSError:
                 continue
             match = _AT_START.search(text)
@@ -198,20 +198,20 @@ def schema_at_start(project: Path) -> str:
     return ""
 
 
-def is_transactional(folder: Path, files: Collection[str]) -> bool:
+def is_transactional(folder: Path, root: Path, files: Collection[str]) -> bool:
     """Whether a try that fails leaves nothing behind, as far as env.py and these revisions' files say."""
-    for path in scripts.read(folder).files():
+    for path in scripts.read(folder, root).files():
         pattern = _WITHOUT if path.name == "env.py" else _LEAVES if path.name in files else None
-        if pattern and pattern.search(path.read_text(encoding="utf-8", errors="replace")):
+        if pattern and pattern.search(untrusted.read_text(path, errors="replace")):
             return False
     return True
 
 
-def scripts_digest(project: Path) -> str:
+def scripts_digest(project: Path, root: Path) -> str:
     """What the revisions are, so that an unchanged set on an unchanged schema is not run again."""
     total = hashlib.sha256()
-    for path in scripts.read(project).files():
-        total.update(f"{os.path.relpath(path, project)}:".encode() + path.read_bytes())
+    for path in scripts.read(project, root).files():
+        total.update(f"{os.path.relpath(path, project)}:".encode() + untrusted.read_bytes(path))
     return total.hexdigest()
 
 

@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import IO
 
+from . import untrusted
 from .errors import ReleaseError
 
 SKIPPED_FOLDERS = {
@@ -32,7 +33,11 @@ def list_files(root: Path) -> list[str]:
     names = _from_git(root)
     if names is None:
         names = list(_from_walk(root))
-    return sorted(name for name in names if not _skipped(name))
+    kept = sorted(name for name in names if not _skipped(name))
+    for name in kept:
+        if why := untrusted.bad_name(name):
+            raise ReleaseError(f"source.path: {untrusted.shown(name)} has a name that {why}: rename it.")
+    return kept
 
 
 def _skipped(name: str) -> bool:
@@ -108,6 +113,8 @@ def archive(root: Path, names: list[str], target: IO[bytes]) -> int:
     with tarfile.open(fileobj=target, mode="w:gz", compresslevel=3) as tar:
         for name in names:
             info = tar.gettarinfo(str(root / name), arcname=name)
+            if info.islnk():  # one more name of a file that was packed before
+                info.type, info.linkname, info.size = tarfile.REGTYPE, "", (root / name).stat().st_size
             info.uid = info.gid = 0
             info.uname = info.gname = "root"
             if info.isreg():

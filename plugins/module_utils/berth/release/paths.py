@@ -54,6 +54,14 @@ class Paths:
         return self.base / "envs"
 
     @property
+    def marks(self) -> Path:
+        return self.state / "envs"
+
+    def env_mark(self, key: str) -> Path:
+        """Says that an environment is complete. Inside of it, what was installed could make one."""
+        return self.marks / key
+
+    @property
     def data(self) -> Path:
         return self.base / "data"
 
@@ -184,3 +192,11 @@ def text_digest(*parts: str) -> str:
         raw = part.encode()
         digest.update(f"{len(raw)}:".encode() + raw)
     return digest.hexdigest()
+
+
+def ids(name: str) -> tuple[int, int]:
+    """A user's number and that of the group of the same name."""
+    import grp
+    import pwd
+
+    return pwd.getpwnam(name).pw_uid, grp.getgrnam(name).gr_gid

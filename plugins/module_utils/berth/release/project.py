@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import launch
+from . import launch, untrusted
 from .errors import ReleaseError
 from .pack import SKIPPED_FOLDERS
 
@@ -22,6 +22,8 @@ NO_APPS = SKIPPED_FOLDERS | {
 }
 # Modules that are commands for a terminal: no request comes to what they make.
 _COMMANDS = {"cli", "_cli", "commandline", "command_line", "commands", "console", "manage"}
+# Locks of large projects have some megabytes.
+LOCK = 32 << 20
 _WRAPPER = re.compile(r"(Middleware|ASGIApp|Asgi|Wrapper)$")
 _WRAPPER_TEXT = re.compile(r"(Middleware|ASGIApp|Asgi|Wrapper)\(\w")
 _FACTORIES = {
@@ -38,7 +40,7 @@ def load_toml(path: Path) -> dict[str, Any]:
         sys.path.extend(str(found) for found in tools)
         from pip._vendor import tomli as reader  # type: ignore[import-untyped, no-redef, unused-ignore]
     try:
-        loaded: dict[str, Any] = reader.loads(path.read_text(encoding="utf-8"))
+        loaded: dict[str, Any] = reader.loads(untrusted.read_text(path, LOCK))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -130,7 +132,7 @@ def split_itself(installer: Installer) -> tuple[list[str], list[str] | None]:
     extras: list[str] | None = None
     if not load_toml((installer.folder or Path()) / "pyproject.toml").get("project"):
         return others, None
-    for line in installer.path.read_text(errors="replace").splitlines():
+    for line in untrusted.read_text(installer.path, errors="replace").splitlines():
         named, file = _ITSELF.fullmatch(line), _OTHER_FILE.match(line)
         if named:
             extras = [*(extras or []), *re.findall(r"[\w.-]+", named[1] or "")]
@@ -170,8 +172,10 @@ def setup_requirements(project: Path, extras: Iterable[str] = ()) -> list[str] |
     """What a setup.cfg asks for; None where it says nothing of it. Nothing of the project is run to know."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
-        parser.read(project / "setup.cfg", encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as error:
+        parser.read_string(untrusted.read_text(project / "setup.cfg"))
+    except FileNotFoundError:
+        return None
+    except (configparser.Error, OSError, UnicodeDecodeError) as error:
         raise ReleaseError(f"setup.cfg cannot be read: {str(error).splitlines()[0]}.") from error
     if not parser.has_option("options", "install_requires"):
         return None
@@ -229,7 +233,7 @@ def wanted_python(project: Path, root: Path, configured: str) -> PythonWish:
         return PythonWish(".".join(configured.split(".")[:2]), "", "python.version")
     for folder in (project, root):
         try:
-            lines = (folder / ".python-version").read_text().split()
+            lines = untrusted.read_text(folder / ".python-version", errors="replace").split()
         except OSError:
             continue
         match = re.match(r"(?:cpython-|python)?(3\.\d+)", lines[0]) if lines else None
@@ -249,9 +253,9 @@ def _requires(project: Path) -> str:
     if not asked and (project / "setup.cfg").is_file():
         parser = configparser.ConfigParser(interpolation=None)
         try:
-            parser.read(project / "setup.cfg", encoding="utf-8")
+            parser.read_string(untrusted.read_text(project / "setup.cfg"))
             asked = parser.get("options", "python_requires", fallback="")
-        except (configparser.Error, UnicodeDecodeError):
+        except (configparser.Error, OSError, UnicodeDecodeError):
             asked = ""
     return asked if isinstance(asked, str) else ""
 
@@ -355,7 +359,7 @@ def texts(project: Path) -> Iterator[tuple[Path, str]]:
     """The sources of the project, one after the other."""
     for path in sources(project):
         try:
-            yield path, path.read_text(encoding="utf-8", errors="replace")
+            yield path, untrusted.read_text(path, errors="replace")
         except OSError:
             continue
 
@@ -364,7 +368,7 @@ def syntax_error(project: Path) -> str:
     """The first file that does not parse, with its line: why no application was found in it."""
     for path in sources(project):
         try:
-            ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+            ast.parse(untrusted.read_text(path, errors="replace"))
         except SyntaxError as error:
             return f"SyntaxError: {error.msg} ({path.relative_to(project)}:{error.lineno})"
         except (OSError, ValueError):
@@ -388,7 +392,7 @@ def is_command(path: Path) -> bool:
 
 def _targets_in(path: Path, root: Path, project: Path) -> Iterator[Target]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = untrusted.read_text(path, errors="replace")
         interesting = "FastAPI" in text or _WRAPPER_TEXT.search(text)
         if not interesting and not any(name in text for name in _FACTORIES):
             return

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import units
-from .build import COMPLETE
+from . import units, untrusted
 from .command import systemctl
 from .journal import RECORD, read_record
 from .paths import Paths
@@ -79,7 +77,7 @@ def remove_release(paths: Paths, release: str) -> None:
     paths.migrate_env(release).unlink(missing_ok=True)
     for socket in (paths.root_socket(release), paths.own_socket(release)):
         socket.unlink(missing_ok=True)
-    shutil.rmtree(paths.release(release), ignore_errors=True)
+    untrusted.remove(paths.release(release))
 
 
 def instances(paths: Paths) -> dict[str, list[str]]:
@@ -133,7 +131,7 @@ def sweep_temporary(root: Path = Path("/"), proc: Path = Path("/proc")) -> list[
     if not left or _other_engines(proc):
         return []
     for path in left:
-        shutil.rmtree(path, ignore_errors=True)
+        untrusted.remove(path)
     return [path.name for path in left]
 
 
@@ -160,10 +158,10 @@ def remove_unused_envs(paths: Paths) -> list[str]:
         if link.is_symlink():
             used.add(link.readlink().name)
     gone = []
-    for env in paths.envs.iterdir():
+    for env in sorted(paths.envs.iterdir()):
         if env.name not in used:
             # Unmark first: what is left of an interrupted removal must not look complete.
-            (env / COMPLETE).unlink(missing_ok=True)
-            shutil.rmtree(env, ignore_errors=True)
+            paths.env_mark(env.name).unlink(missing_ok=True)
+            untrusted.remove(env)
             gone.append(env.name)
     return gone

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import project
+from . import project, untrusted
 
 _RANDOM = {
     *("token_urlsafe", "token_hex", "token_bytes", "urandom", "uuid4", "generate_key", "get_random_bytes"),
@@ -55,7 +55,7 @@ def find(folder: Path) -> list[Default]:
     found = []
     for path in project.sources(folder):
         try:
-            text = path.read_text(encoding="utf-8", errors="replace")
+            text = untrusted.read_text(path, errors="replace")
             if not any(name in text for name in _RANDOM):
                 continue
             tree = ast.parse(text)

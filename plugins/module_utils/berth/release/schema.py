@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import untrusted
+
 # What older code may stumble over, in SQL that a migration spells out.
 _SQL = (
     (r"\bDROP\s+(TABLE|VIEW|MATERIALIZED\s+VIEW|SCHEMA|TYPE|FUNCTION|SEQUENCE)\b", "drops a {0}"),
@@ -57,7 +59,7 @@ def read_all(files: Iterable[Path]) -> dict[str, Revision]:
     found = {}
     for path in files:
         try:
-            revision = parse(path.read_text(errors="replace"), path.name)
+            revision = parse(untrusted.read_text(path, errors="replace"), path.name)
         except (OSError, SyntaxError, ValueError):
             continue
         if revision:

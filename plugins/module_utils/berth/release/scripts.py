@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import untrusted
 from .errors import ReleaseError
 from .project import load_toml
 
@@ -49,8 +51,11 @@ def config(folder: Path) -> Path | None:
     return folder / "pyproject.toml" if _toml(folder) else None
 
 
-def read(folder: Path) -> Scripts:
-    """The places that the configuration in a folder names; alembic's own defaults where it names none."""
+def read(folder: Path, root: Path) -> Scripts:
+    """The places that the configuration in a folder names; alembic's own defaults where it names none.
+
+    What lies outside of the source is refused: it would be read by root.
+    """
     told = {**_ini(folder), **_toml(folder)}
     environment = _place(folder, str(told.get("script_location") or "alembic"))
     locations = told.get("version_locations") or []
@@ -60,7 +65,14 @@ def read(folder: Path) -> Scripts:
         )
         locations = locations.split(separator) if separator else re.split(r"[,\s]+", locations)
     versions = [_place(folder, str(one).strip()) for one in locations if str(one).strip()]
-    return Scripts(environment, tuple(versions or [environment / "versions"]))
+    found = Scripts(environment, tuple(versions or [environment / "versions"]))
+    for place in (found.environment, *found.versions):
+        if not untrusted.below(root, place):
+            where = os.path.relpath(config(folder) or folder, root)
+            raise ReleaseError(
+                f"{where}: {untrusted.shown(str(place))} is outside of the source, where migrations lie."
+            )
+    return found
 
 
 def other_sections(folder: Path) -> list[str]:
@@ -78,8 +90,8 @@ def _ini(folder: Path) -> dict[str, Any]:
 
 def _parse(folder: Path) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser()
-    with contextlib.suppress(configparser.Error, UnicodeDecodeError):
-        parser.read(folder / INI, encoding="utf-8")
+    with contextlib.suppress(configparser.Error, OSError, UnicodeDecodeError):
+        parser.read_string(untrusted.read_text(folder / INI))
     return parser
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from . import untrusted
 from .command import Result, run
 from .errors import ReleaseError
 from .pack import is_env_file
 from .paths import CA_BUNDLE, Paths
+from .untrusted import Owner, shown
 
 _LOOK = 45.0
 _FETCH = 600.0
@@ -159,35 +162,87 @@ def checkout(paths: Paths, source: dict[str, Any], commit: str, target: Path) ->
 
 
 def unpack(body: IO[bytes], target: Path) -> None:
+    """Lay out an archive that the controller made; its tree is taken afterwards."""
     with tarfile.open(fileobj=body, mode="r:gz") as tar:
-        if hasattr(tarfile, "tar_filter"):
-            tar.extractall(target, filter="tar")
-        else:  # Python before its 2023 security releases
-            tar.extractall(target)  # noqa: S202 - the archive was made by this run's own controller
+        # Not every Python that Debian 12 had knows filters, so what they would do is done here.
+        tar.extractall(target, members=_plain(tar))  # noqa: S202
 
 
-def tidy(target: Path) -> list[str]:
-    """Remove what must not be in a release; the names of settings files that were left out."""
-    for name in (".berth", ".venv", "release.json"):
-        _remove(target / name)
-    dropped = []
-    for folder, folders, files in os.walk(target):
-        if ".git" in folders:
-            folders.remove(".git")
-            _remove(Path(folder) / ".git")
-        for name in files:
-            if is_env_file(name):
-                path = Path(folder) / name
-                path.unlink()
-                dropped.append(str(path.relative_to(target)))
-    return sorted(dropped)
+def _plain(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Files, folders and links, none through a link, absolute, or with bits that Berth never gives."""
+    links: set[str] = set()
+    for member in tar:
+        parts = member.name.split("/")
+        above = {"/".join(parts[:end]) for end in range(1, len(parts))}
+        if member.name.startswith("/") or ".." in parts or above & links:
+            raise ReleaseError(f"The archive of the source holds {shown(member.name)}, which leads out.")
+        if not (member.isreg() or member.isdir() or member.issym()):
+            continue
+        if member.issym():
+            links.add(member.name)
+        member.mode &= 0o755
+        member.uid = member.gid = 0
+        yield member
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def tidy(target: Path, owner: Owner, what: str = "the source") -> list[str]:
+    """Take what was laid out, less what must not be in a release; the settings files that were left out."""
+    dropped = untrusted.take(target, owner, what, _is_left_out)
+    return [path for path in dropped if is_env_file(path.rsplit("/", 1)[-1])]
+
+
+def _is_left_out(path: str) -> bool:
+    name = path.rsplit("/", 1)[-1]
+    # Bytecode of somebody else's making would be believed without a look at its source.
+    return path in untrusted.OURS or name in (".git", "__pycache__") or is_env_file(name)
+
+
+_MODULE = re.compile(r"^\s*path\s*=\s*(.+?)\s*$", re.MULTILINE)
+_POINTER = b"version https://git-lfs.github.com/spec/v1"
+
+
+def not_brought(target: Path) -> list[str]:
+    """A sentence for what git keeps elsewhere and a release does not get: submodules and large files."""
+    notes = []
+    modules = [path for path in _MODULE.findall(_text(target / ".gitmodules")) if _is_empty(target, path)]
+    if modules:
+        notes.append(
+            f"Left out, since they are submodules of git: {', '.join(map(shown, modules))}. If the app needs "
+            "their files, add them to the repository, or deploy from a folder (source.path) that has them."
+        )
+    large = list(_pointers(target))
+    if large:
+        more = f" and {len(large) - 3} more" if len(large) > 3 else ""
+        notes.append(
+            f"Pointers of Git LFS, and not the files themselves: {', '.join(map(shown, large[:3]))}{more}. "
+            "Keep them in the repository itself, or deploy from a folder (source.path) after git lfs pull."
+        )
+    return notes
+
+
+def _text(path: Path) -> str:
+    try:
+        return untrusted.read_text(path, errors="replace")
+    except OSError:
+        return ""
+
+
+def _is_empty(target: Path, path: str) -> bool:
+    folder = target / path
+    return untrusted.below(target, folder) and not (folder.is_dir() and any(folder.iterdir()))
+
+
+def _pointers(target: Path) -> Iterator[str]:
+    attributes = [target / ".gitattributes", *target.glob("*/.gitattributes")]
+    if not any("filter=lfs" in _text(path) for path in attributes):
+        return
+    for folder, _, files in os.walk(target):
+        for name in sorted(files):
+            path = Path(folder) / name
+            known = path.lstat()
+            small = stat.S_ISREG(known.st_mode) and known.st_size < 1024
+            if small and untrusted.read_bytes(path).startswith(_POINTER):
+                yield str(path.relative_to(target))
 
 
 def project_folder(release: Path, subdir: str) -> Path:

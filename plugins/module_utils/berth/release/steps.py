@@ -308,7 +308,7 @@ class Deploy:
                 f"The source could not be received, since the server's disk is full: {args['upload_failed']}."
             )
         disk.begin(self.paths)
-        self.folder.mkdir(parents=True, mode=0o755)
+        self.folder.mkdir(parents=True, mode=0o700)
         if self.commit:
             source.checkout(self.paths, self.app["source"], self.commit, self.folder)
         elif body is not None:
@@ -316,7 +316,9 @@ class Deploy:
                 source.unpack(body, self.folder)
         else:
             raise ReleaseError("The source did not arrive.")
-        dropped = source.tidy(self.folder)
+        # From here on, and while it is built, root and the build user can look into it, nobody else.
+        dropped = source.tidy(self.folder, Builder(self.paths, self.app, self.release).while_built)
+        self.notes += source.not_brought(self.folder)
         places.work(self.folder, self.app, places.locate(self.folder, self.app).folder)
         if dropped:
             self.notes.append(
@@ -326,24 +328,18 @@ class Deploy:
 
     def build(self, _args: Answer) -> Answer:
         builder = Builder(self.paths, self.app, self.release)
-        # While it is built, root and the build user can look into the folder, nobody else.
-        build.chown(self.folder, 0, build.ids(self.paths.build_user)[1])
-        self.folder.chmod(0o750)
         version, self.interpreter, installer = builder.choose()
         key, fresh = builder.environment(self.interpreter, installer)
         (self.folder / ".venv").symlink_to(self.paths.envs / key)
         built = builder.run_build(self.paths.envs / key)
         builder.install_project()
-        builder.link_persistent()
-        builder.compile(self.interpreter)
-        builder.seal()
+        builder.seal(self.interpreter)
         builder.freeze_units()
         target, where = self._target(builder)
         builder.write_scripts(target, first=not self.live and self.app["database"]["enabled"])
         templates = template_files(self.app)
-        work = str(builder.work.relative_to(self.folder))
         for template in templates:
-            build.freeze_unit(self.paths, template, self.release, work)
+            build.freeze_unit(self.paths, template, self.release)
         origin = self.app["source"]
         self.record = {
             "id": self.release,
@@ -423,7 +419,7 @@ class Deploy:
             self.record["schema"] = {"from": now, "to": now}
             return {"changed": False, "msg": f"No migrations: {decision.why}.{said}"}
         # A custom command is not understood, so it always runs.
-        digest = "" if wishes.get("command") else migrate.scripts_digest(decision.directory)
+        digest = "" if wishes.get("command") else migrate.scripts_digest(decision.directory, self.folder)
         database = migrate.Database(self.app)
         before = database.revision()
         self.record["schema"] = {"from": before, "to": before}
@@ -439,7 +435,9 @@ class Deploy:
             if digest and pending:
                 self._keep_sql(builder, decision, before)
             files = [Path(one.file).name for one in pending]
-            repeatable = bool(before or digest) and migrate.is_transactional(decision.directory, files)
+            repeatable = bool(before or digest) and migrate.is_transactional(
+                decision.directory, self.folder, files
+            )
             path = ":".join(str(folder) for folder in builder.python_path())
             with database.advisory_lock():
                 tries = migrate.run(
@@ -623,7 +621,7 @@ class Deploy:
         idle = _PROXY_IDLE + _MARGIN
         limit = max(idle, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
         script = self.paths.state / "retire.py"
-        journal.replace_text(script, build.module_source(retire), 0o600)
+        journal.replace_text(script, command.module_source(retire), 0o600)
         socket, link = str(self.paths.socket(release)), str(self.paths.web_sock)
         done = command.run(
             ["systemd-run", "--quiet", "--collect", f"--unit={unit.removesuffix('.service')}",

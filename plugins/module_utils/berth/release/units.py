@@ -173,7 +173,7 @@ def stop(names: list[str], patience: float = 10) -> None:
 
 def end_transient(app: str) -> None:
     """Work of a run that is gone: an engine that was killed could not stop it."""
-    names = [f"berth-{work}-{app}.service" for work in ("build", "prove", "sql", "migrate")]
+    names = [f"berth-{work}-{app}.service" for work in ("build", "seed", "prove", "sql", "migrate")]
     running = [
         name for name, state in states(names).items() if state not in ("inactive", "failed", "unknown")
     ]

@@ -1,0 +1,123 @@
+"""The engine reads and changes what others wrote through `untrusted` alone.
+
+Each call that opens, reads, writes, walks, copies or changes owners and modes stands here with the reason why
+it meets nothing of another user's; whoever adds one finds out here, and uses `untrusted` or has a reason.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ENGINE = Path(__file__).resolve().parents[2] / "plugins/module_utils/berth/release"
+CALLS = {
+    *("open", "fdopen", "read_text", "read_bytes", "write_text", "write_bytes", "touch", "parser.read"),
+    *("chmod", "fchmod", "chown", "fchown", "lchown", "walk", "fwalk", "rglob", "rmtree", "extractall"),
+    *("copy", "copy2", "copyfile", "copytree", "move", "mkfifo", "mknod"),
+}
+REASONS: dict[str, tuple[str, ...]] = {
+    "root's own folders: state, settings, units, the lock": (
+        *("build.freeze_unit read_text", "build.freeze_units read_text", "build.freeze_units chown"),
+        *(
+            "disk.begin read_text",
+            "disk.distrust read_text",
+            "journal._append open",
+            "journal.entries read_text",
+        ),
+        *("journal.read_record read_text", "journal.replace_text open", "journal.replace_text fdopen"),
+        *("journal.replace_text fchmod", "journal.replace_text fchown", "lock.take open"),
+        *(
+            "masking.of_app read_text",
+            "masking._read read_text",
+            "plan.server_side read_text",
+            "prune.owned read_text",
+        ),
+        *("pythons.locked open", "remove._database read_text", "settings._cut_off read_text"),
+        *(
+            "settings._known read_text",
+            "settings._proxy_file read_text",
+            "settings.changed_secrets read_text",
+        ),
+        *("settings.compare read_text", "settings.remember_applied read_text", "redis.used read_text"),
+        *("environment.read_password read_text", "environment.read_redis read_text"),
+        *("index.configured parser.read", "source._deploy_key read_text"),
+    ),
+    "a folder that root has just made, where nobody else can write": (
+        *("build._bring_python chown", "build.environment chown", "build.environment chmod"),
+        *("diff._from_git write_text", "source._git_environment open", "source._git_environment fdopen"),
+        *("source.unpack extractall", "uv._index_file write_text", "uv.ready chown", "folders.serve chmod"),
+    ),
+    "a release that was taken: all of it is root's, and no link leads out": (
+        *("build._install_package copytree", "build._script write_text", "build._script chmod"),
+        *("build.grow read_text", "build.seal chmod", "build.seal chown", "build.write_scripts write_text"),
+        *("folders.open_scratch chmod", "folders.open_scratch chown"),
+    ),
+    "names only, of a tree that was taken; walks follow no link": (
+        *("diff.file_changes walk", "migrate.find_ini walk", "migrate.schema_at_start walk"),
+        *("places._projects walk", "project.sources walk", "scripts.files rglob", "scripts.revisions rglob"),
+        *("source._pointers walk", "seed.missing walk"),
+    ),
+    "goes down by descriptors and follows no link": (
+        *("redis.purge rmtree", "remove._purge rmtree", "remove.remove rmtree", "source.checkout rmtree"),
+    ),
+    "not run by root: on the controller, or as the app's user": (
+        *("keeper.end rmtree", "keeper.main open", "pack._from_walk walk", "pack.archive open"),
+        *("pack.digest read_bytes", "seed.fill copy2", "seed.fill walk", "gunicorn_conf._load read_text"),
+    ),
+    "the kernel's": (
+        *("agent.main fdopen", "listening._sockets read_text", "listening._table read_text"),
+        *("prune._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
+    ),
+}
+ALLOWED = {call for calls in REASONS.values() for call in calls}
+
+
+def calls(path: Path) -> Iterator[tuple[str, int]]:
+    """`module.function call` and the line of each such call."""
+
+    def below(node: ast.AST, function: str) -> Iterator[tuple[str, int]]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield from below(child, child.name)
+                continue
+            if isinstance(child, ast.Call) and (name := _name(child.func)) in CALLS:
+                yield f"{path.stem}.{function} {name}", child.lineno
+            yield from below(child, function)
+
+    yield from below(ast.parse(path.read_text()), "")
+
+
+def _name(function: ast.expr) -> str:
+    if isinstance(function, ast.Name):
+        return function.id
+    if not isinstance(function, ast.Attribute):
+        return ""
+    owner = function.value.id if isinstance(function.value, ast.Name) else ""
+    if owner in ("untrusted", "tarfile", "ast"):
+        return ""
+    return "parser.read" if (owner, function.attr) == ("parser", "read") else function.attr
+
+
+def test_each_call_is_allowed_and_each_allowance_is_used() -> None:
+    found = {}
+    for path in sorted(ENGINE.glob("*.py")):
+        if path.stem != "untrusted":
+            found.update({call: f"{path.name}:{line}" for call, line in calls(path)})
+    new = [f"{where}: {call}" for call, where in found.items() if call not in ALLOWED]
+    assert new == []
+    assert sorted(set(ALLOWED) - set(found)) == []
+
+
+def test_a_new_call_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "places.py"
+    path.write_text(
+        "import os\ndef locate(root):\n    for x in os.walk(root):\n        (root / 'a').read_text()\n"
+        "    untrusted.read_text(root)\n    shutil.copytree(root, root)\nlazy = lambda p: open(p)\n"
+    )
+    assert list(calls(path)) == [
+        ("places.locate walk", 3),
+        ("places.locate read_text", 4),
+        ("places.locate copytree", 6),
+        ("places. open", 7),
+    ]
