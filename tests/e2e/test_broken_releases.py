@@ -409,6 +409,7 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         ],
         "database": {"scheme": "postgresql+psycopg"},
         "health": {**health, "timeout": 30},
+        "persistent": ["uploads"],
     }
     stall = {
         "name": "stall",
@@ -428,7 +429,7 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
     kit.host.sh(
         "apt-get install -y -qq --no-install-recommends git >/dev/null 2>&1;"
         "cp -r /srv/shop/current/. /tmp/work; cd /tmp/work;"
-        f"rm -rf {GIT} .venv .berth release.json; git init -q .;"
+        f"rm -rf {GIT} .venv .berth release.json uploads; git init -q .;"
         "git add -A; git -c user.name=a -c user.email=a@b commit -qm one;"
         f"git clone -q --bare /tmp/work {GIT}; rm -rf /tmp/work"
     )
@@ -474,6 +475,109 @@ def test_a_broken_release_does_not_go_live_and_says_why(yard: Yard, name: str) -
     assert "Next: " in run.output, run.output
     for ours in ("berth/release", "/proc/self/fd", "plugins/action", "Traceback (most recent call last)\n"):
         assert ours not in run.output.replace(".berth/release", "") or ours.startswith("Trace"), run.output
+
+
+# What a repository may hold, each on a branch of its own. Made on the host, where git takes any name.
+HOSTILE = r"""
+import io, os, shutil, subprocess, sys, tarfile
+from pathlib import Path
+work = Path("/tmp/hostile")
+def git(*words):
+    subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=work, check=True)
+def link(name, target):
+    path = work / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+def leak(): link("shop/leak.py", "/etc/berth/stall/env")
+def served(): link("static/keys", "/var/lib/caddy/.local/share/caddy")
+def directive():
+    folder = work / "app\nExecStartPre=+poweroff"
+    folder.mkdir()
+    (folder / "x.py").touch()
+def foreign():
+    (work / "pyproject.toml").write_text('[project]\nname = "shop"\nversion = "1"\ndependencies = ["spy"]\n')
+    (work / "uv.lock").write_text('version = 1\n[[package]]\nname = "spy"\nversion = "1"\n'
+                                  'source = { editable = "/srv/stall/current" }\n')
+def planted():
+    setup = ("import glob, os, setuptools\n"
+        "for env in glob.glob('/srv/shop/envs/*'):\n"
+        "    for name in ('berth-constraints.txt', 'constraints.txt', '.complete'):\n"
+        "        try: os.symlink('/etc/planted', f'{env}/{name}')\n"
+        "        except OSError: pass\n"
+        "setuptools.setup(name='spy', version='1')\n").encode()
+    with tarfile.open(work / "spy-1.tar.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("spy-1/setup.py")
+        info.size = len(setup)
+        tar.addfile(info, io.BytesIO(setup))
+    with (work / "requirements.txt").open("a") as out: out.write("\n./spy-1.tar.gz\n")
+def harmless():
+    shutil.rmtree(work / "shop/__pycache__", ignore_errors=True)
+    link("shop/__pycache__", f"/usr/lib/python3.{sys.version_info[1]}/__pycache__")
+    (work / "shop/base64.py").write_text("x = 1\n")
+    (work / "run.sh").touch()
+    link("shop/costs.py", "prices.py")
+subprocess.run(["git", "clone", "-q", "GIT", str(work)], check=True)
+for attack in (leak, served, directive, foreign, planted, harmless):
+    git("checkout", "-q", "-B", attack.__name__, "origin/HEAD")
+    attack()
+    git("add", "-A", "-f")
+    git("commit", "-qm", attack.__name__)
+    git("push", "-q", "-f", "origin", attack.__name__)
+"""
+REFUSED = {
+    "leak": r"shop/leak\.py in the source is a link to /etc/berth/stall/env, which is outside of the source",
+    "served": r"static/keys in the source is a link to /var/lib/caddy/\S+, which is outside",
+    "directive": r"app\\nExecStartPre=\+poweroff in the source has a name that holds .* U\+000A",
+    "foreign": r"uv\.lock:5: spy comes from /srv/stall/current, which is outside of the source",
+    "planted": r"(txt|complete) in the environment is a link to /etc/planted, which is outside",
+}
+
+
+def elsewhere(yard: Yard) -> str:
+    """Names, modes, owners and times of all that is not this app's."""
+    return yard.kit.host.sh(
+        "find /etc /usr /srv/stall /var/lib/caddy -xdev -not -path '*/shop*' -not -path '*/systemd/system*'"
+        " -not -path '/etc/berth/*' -not -name __pycache__ -printf '%p %m %u %g %l ' "
+        r"\( -type f -printf '%s %T@\n' -o -printf '\n' \) | sort | sha256sum;"
+        "ls -lR /etc/berth/stall; ls /etc/systemd/system | grep -v ^shop; cat /etc/systemd/system/stall-*;"
+        "ls -l /usr/lib/python3*/__pycache__/base64*"
+    )
+
+
+def test_a_hostile_source_is_refused_or_harmless(yard: Yard) -> None:
+    """Root opens, writes, gives away, compiles and serves nothing that somebody else leads it to."""
+    yard.mend()
+    host = yard.kit.host
+    host.sh("python3 -", stdin=HOSTILE.replace("GIT", GIT))
+    before = elsewhere(yard)
+    live = yard.kit.release("shop")
+    for branch, cause in REFUSED.items():
+        yard.kit.app("shop")["source"] = {"git": f"file://{GIT}", "version": branch}
+        run = yard.kit.play("playbooks/deploy.yml", "-e", "app=shop", succeed=False)
+        said = sentence(run.output)
+        print(f"\n{branch} ({run.seconds:.1f} s): {said}")
+        assert re.search(cause, re.sub(r"\s+", " ", run.output.replace("\\\\", "\\"))), run.output
+        assert elsewhere(yard) == before
+    # The app's own user turns its folder into a link, and waits for root.
+    swap = "cd /srv/shop/data && mv uploads mine && ln -s /etc uploads"
+    host.sh(f"runuser -u shop -- sh -c '{swap}'")
+    yard.kit.app("shop")["source"]["version"] = "harmless"
+    run = yard.kit.play("playbooks/deploy.yml", "-e", "app=shop", succeed=False)
+    assert "persistent: uploads: /srv/shop/data/uploads is a link" in re.sub(r"\s+", " ", run.output), (
+        run.output
+    )
+    host.sh("cd /srv/shop/data && rm uploads && mv mine uploads")
+    assert elsewhere(yard) == before
+    assert yard.kit.release("shop") == live
+    # What does no harm goes live, and did none.
+    yard.kit.app("shop")["health"]["timeout"] = 30
+    yard.kit.play("playbooks/deploy.yml", "-e", "app=shop")
+    assert elsewhere(yard) == before
+    made = host.sh("cd /srv/shop/current/shop; stat -c '%F %U' __pycache__; ls __pycache__; cat costs.py")
+    assert made.startswith("directory root\n")
+    assert "base64.cpython" in made
+    assert "TAX" in made
+    host.sh("test ! -e /etc/planted; rm -rf /tmp/hostile")
 
 
 def test_after_all_this_a_good_release_goes_live(yard: Yard) -> None:
