@@ -13,9 +13,16 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
+    from plugins.module_utils.berth.release import sandbox
     from plugins.module_utils.berth.release.paths import build_user
 else:
+    from ansible.module_utils.berth.release import sandbox
     from ansible.module_utils.berth.release.paths import build_user
+
+
+def unit_sandbox(_name: str) -> str:
+    """The lines of a unit that say what the code of an app may touch."""
+    return "\n".join(sandbox.unit())
 
 
 class FilterModule:
@@ -23,4 +30,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters."""
-        return {"build_user": build_user}
+        return {"build_user": build_user, "unit_sandbox": unit_sandbox}

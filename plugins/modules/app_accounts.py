@@ -77,20 +77,21 @@ def missing_accounts(text: str) -> list[str]:
 
 
 def wrong_folders(text: str) -> list[str]:
-    """Folders that are not there or not as declared."""
+    """Folders that are not there or not as declared, and files that are not."""
     wrong = []
-    for _, path, mode, user, group, *_ in declared(text):
-        try:
-            state = Path(path).lstat()
-            wanted = (int(mode, 8), pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
-        except (OSError, KeyError):
-            wrong.append(path)
-            continue
-        if (
-            not stat.S_ISDIR(state.st_mode)
-            or (stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid) != wanted
-        ):
-            wrong.append(path)
+    for kind, pattern, mode, user, group, *_ in declared(text):
+        # `z` is about what matches now, `d` about a folder that has to be there.
+        found = map(str, Path("/").glob(pattern[1:])) if kind == "z" else [pattern]
+        for path in found:
+            try:
+                state = Path(path).lstat()
+                wanted = (int(mode, 8), pwd.getpwnam(user).pw_uid, grp.getgrnam(group).gr_gid)
+            except (OSError, KeyError):
+                wrong.append(path)
+                continue
+            right = kind == "z" or stat.S_ISDIR(state.st_mode)
+            if not right or (stat.S_IMODE(state.st_mode), state.st_uid, state.st_gid) != wanted:
+                wrong.append(path)
     return wrong
 
 

@@ -73,3 +73,14 @@ def test_what_an_older_version_left_goes(
     assert folder.exists() is check
     assert outside.exists()
     assert module.commands == ([] if check else [["userdel", "root"]])
+
+
+def test_files_that_others_could_read_are_found_where_they_are(tmp_path: Path) -> None:
+    for name, mode in (("old", 0o644), ("new", 0o600)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "release.json").touch()
+        (tmp_path / name / "release.json").chmod(mode)
+    me = pwd.getpwuid((tmp_path / "old").stat().st_uid).pw_name
+    line = f"z {tmp_path}/*/release.json 0600 {me} {me} -"
+    assert app_accounts.wrong_folders(line) == [f"{tmp_path}/old/release.json"]
+    assert app_accounts.wrong_folders(f"z {tmp_path}/*/none.json 0600 {me} {me} -") == []

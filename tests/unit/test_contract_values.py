@@ -80,7 +80,7 @@ def test_the_smallest_app_comes_out_complete() -> None:
         },
         "drain": {"requests": 60, "websocket": 3600},
         "keep_releases": 5,
-        "limits": {"cpu": "", "tasks": 512, "files": 65536},
+        "limits": {"cpu": "", "tasks": 512, "files": 65536, "build_memory": ""},
     }
 
 

@@ -67,6 +67,8 @@ def check_app(
     _folders(report, app, path)
     _health(report, app, path)
     _proxy(report, app["proxy"], f"{path}.proxy", tls)
+    if app["limits"]["build_memory"]:
+        check_size(report, f"{path}.limits.build_memory", app["limits"]["build_memory"])
     cpu = app["limits"]["cpu"]
     if cpu:
         rule = 'write per cent of one core, e.g. "150%"'

@@ -25,6 +25,7 @@ from . import (
     places,
     project,
     pythons,
+    sandbox,
     source,
     untrusted,
 )
@@ -267,7 +268,6 @@ class Builder:
         if mark.exists() and target.is_dir():
             return key, False
         self.paths.envs.mkdir(parents=True, exist_ok=True)
-        self.paths.envs.chmod(0o755)
         mark.parent.mkdir(mode=0o700, exist_ok=True)
         for path in (mark, target, self.lists):
             untrusted.remove(path)
@@ -308,9 +308,9 @@ class Builder:
             f"berth-build-{self.paths.app}",
             words,
             user=self.paths.build_user,
+            sandbox=sandbox.build(self.paths, self.app),
             writable=list(writable),
             timeout=limit,
-            properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
         )
 
     def _install(self, target: Path, interpreter: str, installer: Installer, choice: dict[str, Any]) -> None:
@@ -449,6 +449,7 @@ class Builder:
                 f"berth-build-{self.paths.app}",
                 ["/bin/sh", "-ec", line],
                 user=self.paths.build_user,
+                sandbox=sandbox.build(self.paths, self.app),
                 writable=[self.folder],
                 timeout=LIMIT,
                 cwd=self.project,
@@ -463,10 +464,13 @@ class Builder:
                     "SSL_CERT_FILE": CA_BUNDLE,
                     "NODE_EXTRA_CA_CERTS": CA_BUNDLE,
                 },
-                properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
             )
             if result.code != 0:
                 last = result.lines[-1] if result.lines else "it said nothing"
+                if starved := sandbox.out_of_memory(result, self.app):
+                    raise ReleaseError(
+                        f"The build command `{line}` failed: {starved}.", log=result.lines[-20:]
+                    )
                 raise ReleaseError(
                     f"The build command `{line}` failed with exit status {result.code}: {cut(last, 300)}",
                     log=result.lines[-20:],

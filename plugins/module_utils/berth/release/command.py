@@ -17,26 +17,14 @@ from .errors import ReleaseError
 # Transient units that must not outlive the engine when its connection breaks.
 TRANSIENT: set[str] = set()
 
-_SANDBOX = [
-    "NoNewPrivileges=yes",
-    "ProtectSystem=strict",
-    "ProtectHome=yes",
-    "PrivateTmp=yes",
-    "PrivateDevices=yes",
-    "ProtectKernelTunables=yes",
-    "ProtectKernelModules=yes",
-    "ProtectControlGroups=yes",
-    "RestrictSUIDSGID=yes",
-    "CapabilityBoundingSet=",
-    "UMask=0027",
-]
-
 
 @dataclass(frozen=True)
 class Result:
     code: int
     out: str
     err: str
+    # Whether the kernel or somebody ended its main process by force, or systemd says that memory ended.
+    killed: bool = False
 
     @property
     def lines(self) -> list[str]:
@@ -77,6 +65,7 @@ def transient(
     argv: list[str],
     *,
     user: str,
+    sandbox: list[str],
     writable: list[Path],
     timeout: float,
     cwd: Path | None = None,
@@ -90,8 +79,10 @@ def transient(
     """
     command = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", "--service-type=exec"]
     command += [f"--unit={unit}", f"--uid={user}", f"--gid={user}"]
-    for line in [*_SANDBOX, *(properties or []), f"RuntimeMaxSec={timeout:.0f}"]:
-        command.append(f"--property={line}")
+    for line in [*sandbox, *(properties or []), f"RuntimeMaxSec={timeout:.0f}"]:
+        # systemd would take the first of two mounts on one folder.
+        opened = any(line == f"BindReadOnlyPaths=-{path}" for path in writable)
+        command.append(f"--property={line.replace('ReadOnly', '') if opened else line}")
     for path in writable:
         command.append(f"--property=ReadWritePaths={path}")
     if cwd:
@@ -101,19 +92,28 @@ def transient(
     for key, value in (env or {}).items():
         command.append(f"--setenv={key}={value}")
     TRANSIENT.add(unit)
-    began = time.monotonic()
+    began, since = time.monotonic(), time.time()
     try:
         result = run([*command, "--", *argv], timeout=timeout + 30)
         if result.code != 0 and time.monotonic() - began >= timeout:
             # systemd stops it without a word to whoever reads its output.
             late = f"took longer than {timeout:.0f} s and was stopped"
             return Result(result.code, f"{result.out}\n{late}", result.err)
+        if result.code != 0 and _killed(unit, since):
+            return Result(result.code, result.out, result.err, killed=True)
         return result
     except ReleaseError:
         run(["systemctl", "stop", f"{unit}.service"], timeout=30)
         raise
     finally:
         TRANSIENT.discard(unit)
+
+
+def _killed(unit: str, since: float) -> bool:
+    """systemd-run's own exit status does not tell a command that was killed from one that failed."""
+    query = ["journalctl", "-n", "20", "-o", "cat", "--no-pager", "-q", f"--since=@{since:.0f}"]
+    said = run([*query, "_PID=1", f"UNIT={unit}.service"], timeout=20).out
+    return "status=9/KILL" in said or "result 'oom-kill'" in said
 
 
 def systemctl(*args: str, timeout: float = 120) -> Result:

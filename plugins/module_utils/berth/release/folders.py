@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from . import seed, untrusted
+from . import sandbox, seed, untrusted
 from .command import module_source, transient
 from .errors import ReleaseError, cut
 from .paths import Paths, ids
@@ -69,6 +69,7 @@ def _seed(paths: Paths, words: list[str]) -> None:
         f"berth-seed-{paths.app}",
         ["/usr/bin/python3", "-I", "-c", module_source(seed), *words],
         user=paths.app,
+        sandbox=sandbox.proof(),
         writable=[paths.data],
         timeout=600,
     )

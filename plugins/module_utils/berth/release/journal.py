@@ -118,8 +118,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    """Replaced in one step, so a reader never meets half of it."""
-    replace_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n", 0o644)
+    """Replaced in one step, so a reader never meets half of it. Root's: it holds the app's whole entry."""
+    replace_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n", 0o600)
 
 
 def replace_text(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import cause, environment, scripts, untrusted
+from . import cause, environment, sandbox, scripts, untrusted
 from .command import transient
 from .errors import ReleaseError
 from .paths import Paths
@@ -387,6 +387,7 @@ def run(
                 f"berth-migrate-{paths.app}",
                 ["/bin/sh", "-c", command],
                 user=paths.app,
+                sandbox=sandbox.proof(),
                 writable=[paths.data, paths.home],
                 timeout=max(1, math.ceil(limit - (time.monotonic() - began))),
                 cwd=project,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import cause, masking
+from . import cause, masking, sandbox
 from .command import transient
 from .errors import ReleaseError
 from .paths import Paths
@@ -45,6 +45,7 @@ def make(paths: Paths, unit: str, place: Place, start: str, end: str) -> Sql:
             unit,
             ["/bin/sh", "-c", _SCRIPT, "sh", *words],
             user=paths.app,
+            sandbox=sandbox.proof(),
             writable=[],
             timeout=_SECONDS,
             cwd=place.folder,

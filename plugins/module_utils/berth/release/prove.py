@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import cause, command
+from . import cause, command, sandbox
 from .build import Builder
 from .errors import ReleaseError
 from .project import Target
@@ -38,6 +38,7 @@ def choose(builder: Builder, candidates: list[Target], trusted: str) -> Target:
             f"berth-prove-{builder.paths.app}",
             [str(builder.folder / ".venv/bin/python"), "-c", _SCRIPT, candidate.target],
             user=builder.paths.app,
+            sandbox=sandbox.proof(),
             writable=[builder.paths.data, builder.paths.home, *builder.scratch()],
             timeout=120,
             cwd=work,

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import cause, environment, index, needs, source
+from . import cause, environment, index, needs, sandbox, source
 from .command import Result, transient
 from .errors import ReleaseError, cut
 from .paths import CA_BUNDLE, UV, Paths
@@ -57,12 +57,12 @@ class Uv:
                 f"berth-build-{self.paths.app}",
                 [str(UV), *args],
                 user=self.paths.build_user,
+                sandbox=sandbox.build(self.paths, self.app),
                 writable=[target, self.paths.build_home, *(writable or [])],
                 timeout=LIMIT,
                 cwd=cwd or self.folder,
                 env={**self._settings(target), **self._downloads(args, target)},
                 env_file=env_file,
-                properties=["InaccessiblePaths=-/etc/berth", f"InaccessiblePaths=-{self.paths.data}"],
             )
         if result.code != 0:
             lines = [source.public_url(line) for line in result.lines]
@@ -70,6 +70,8 @@ class Uv:
             full = "No space left" in text or "os error 28" in text
             if full:
                 why, advice = f"the server's disk is full ({reason(lines)})", cause.ROOM
+            elif starved := sandbox.out_of_memory(result, self.app):
+                why, advice = f"{starved}.", f"then: berth deploy {self.paths.app}"
             elif missing := needs.to_build(text):
                 why, advice = f"{reason(lines)}: {missing}.", f"add it, then: berth deploy {self.paths.app}"
             else:

@@ -1,0 +1,72 @@
+"""What other people's code may touch: one list for units and for what the engine runs itself."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible.module_utils.berth.release import command, sandbox
+from ansible.module_utils.berth.release.paths import Paths
+
+from plugins.filter.app import FilterModule
+
+BOARD = Paths("board")
+
+
+def test_a_unit_and_a_build_are_in_the_same_sandbox() -> None:
+    unit = FilterModule().filters()["unit_sandbox"]("board").splitlines()
+    for lines in (unit, sandbox.proof(), sandbox.build(BOARD, {})):
+        assert set(sandbox.COMMON) <= set(lines)
+    assert not {line for line in unit if line.startswith("MemoryDenyWriteExecute")}, "node and numba end"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
+def test_what_systemd_thinks_of_it(tmp_path: Path) -> None:
+    wanted = {
+        "unit": (["UMask=0077", *sandbox.unit()], 1.1),
+        "proof": (sandbox.proof(), 1.5),
+        "build": (sandbox.build(BOARD, {}), 1.5),
+    }
+    for name, (lines, most) in wanted.items():
+        path = tmp_path / f"{name}.service"
+        path.write_text("\n".join(["[Service]", "ExecStart=/bin/true", "User=daemon", *lines, ""]))
+        words = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(path)]
+        said = subprocess.run(words, capture_output=True, text=True, check=False)
+        found = re.search(r"Overall exposure level for \S+: ([\d.]+)", said.stdout)
+        assert found, said.stderr
+        assert float(found[1]) <= most, said.stdout
+
+
+@pytest.mark.parametrize(
+    ("said", "killed", "starved"),
+    [
+        ("gcc: fatal error: Killed signal terminated program cc1", False, True),
+        ("error: could not compile `x` (signal: 9, SIGKILL: kill)", False, True),
+        ("FATAL ERROR: Reached heap limit - JavaScript heap out of memory", False, True),
+        ("sh: line 1: 7 Killed", False, False),
+        ("Killed", False, True),
+        ("", True, True),
+        ("error: command 'gcc' failed", False, False),
+    ],
+)
+def test_a_build_that_met_its_limit_is_told_so(said: str, killed: bool, starved: bool) -> None:
+    result = command.Result(1, said, "", killed)
+    told = sandbox.out_of_memory(result, {"limits": {"build_memory": "1G"}})
+    assert told == ("it used more memory than a build may (1G): raise limits.build_memory" if starved else "")
+
+
+def test_a_build_sees_of_apps_nothing_but_its_own_code_and_environments(tmp_path: Path) -> None:
+    board = Paths("board", tmp_path)
+    for key in ("b", "a"):
+        (board.envs / key).mkdir(parents=True)
+    (board.envs / "a.complete").touch()
+    lines = sandbox.build(board, {})
+    assert "TemporaryFileSystem=/srv:ro" in lines
+    assert [line for line in lines if line.startswith("Bind")] == [
+        f"BindReadOnlyPaths=-{path}" for path in (board.releases, board.envs / "a", board.envs / "b")
+    ]
+    assert "MemoryMax=75%" in lines
+    assert "MemoryMax=2G" in sandbox.build(BOARD, {"limits": {"build_memory": "2G"}})
