@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from ansible.module_utils.berth.release import cause, needs, uv
@@ -73,6 +74,11 @@ ABOUT = cause.About(HERE, "main:app", "main.py:3", "web", "512M")
             "{enabled: true}, and under redis.variables the name of the variable that the app reads",
         ),
         (
+            traceback("redis.exceptions.AuthenticationError: Authentication required."),
+            "it gives Redis no password (main.py:3): under redis.variables write the name of the variable "
+            "that it reads one from (url or password); with host and port alone nothing gets in",
+        ),
+        (
             traceback("OSError: [Errno 30] Read-only file system: 'app.log'"),
             "it tried to write to app.log (main.py:3), which is read-only for it: write below a folder that "
             "is listed in persistent",
@@ -119,6 +125,24 @@ ABOUT = cause.About(HERE, "main:app", "main.py:3", "web", "512M")
 )
 def test_sentences(lines: list[str], sentence: str) -> None:
     assert cause.explain(lines, {"Result": "exit-code", "ExecMainStatus": "3"}, ABOUT) == sentence
+
+
+def test_the_deepest_folder_is_named() -> None:
+    for path in ("src/app/logs/today.log", "src/app/logs"):
+        said = cause.explain(
+            traceback(f"OSError: [Errno 30] Read-only file system: '{HERE}/{path}'"), {}, ABOUT
+        )
+        assert 'add "src/app/logs" to persistent' in said
+
+
+def test_a_folder_of_code_is_not_named(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/main.py").touch()
+    about = cause.About(str(tmp_path), project=str(tmp_path))
+    said = cause.explain(
+        traceback(f"OSError: [Errno 30] Read-only file system: '{tmp_path}/app/x.log'"), {}, about
+    )
+    assert said.endswith("write below a folder that is listed in persistent")
 
 
 def test_modules_that_went() -> None:

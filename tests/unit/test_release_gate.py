@@ -148,3 +148,20 @@ def test_the_page_that_answers_every_path_is_not_taken_for_health(
         assert probe.good(probe.ask(5))
         server.shutdown()
     assert probe.path == found
+
+
+def test_a_host_name_that_is_refused_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "show", lambda *_: {"ActiveState": "active", "NRestarts": "0"})
+    monkeypatch.setattr(command, "journal", lambda *_, **__: [])
+    monkeypatch.setattr(gate, "_SURE", 0.1)
+    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 400)
+    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
+    health = {**HEALTH, "timeout": 60}
+    monkeypatch.setattr(gate.Probe, "get", lambda *_: gate.Reply(400, body="Invalid host header"))
+    with pytest.raises(ReleaseError, match=r"host name board\.localhost"):
+        gate.wait_healthy(probe, "web", health, cause.About(), NEW)
+    # Any other 400 may still end: the app may be starting.
+    monkeypatch.setattr(gate.Probe, "get", lambda *_: gate.Reply(400, body="not yet"))
+    answers = iter([400] * 20 + [200] * 3)
+    monkeypatch.setattr(gate.Probe, "ask", lambda *_: next(answers))
+    gate.wait_healthy(probe, "web", health, cause.About(), NEW)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,19 @@ def test_who_knows_its_name_is_told_that_it_answers(link: Path) -> None:
     assert told in call(hook, headers=[(b"x-berth-verify", b"a")])[0][0]["headers"]
     assert told not in call(hook, headers=[(b"x-berth-verify", b"b")])[0][0]["headers"]
     assert told not in call(hook)[0][0]["headers"]
+
+
+def test_code_from_a_folder_that_outlives_releases_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, release = tmp_path / "data", tmp_path / "releases/r"
+    (data / "src").mkdir(parents=True)
+    (data / "src/strayed.py").touch()
+    release.mkdir(parents=True)
+    (release / "src").symlink_to(data / "src")
+    module = types.ModuleType("strayed")
+    monkeypatch.setitem(sys.modules, "strayed", module)
+    module.__file__ = str(release / "src/strayed.py")
+    assert gunicorn_conf.stray("strayed:app", data) == str(data / "src/strayed.py")
+    module.__file__ = str(release / "main.py")
+    assert gunicorn_conf.stray("strayed:app", data) == ""

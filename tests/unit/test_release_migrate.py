@@ -139,3 +139,10 @@ def test_a_wait_that_the_driver_does_not_end_is_ended(
         assert "pid = 91 " in asked[0]
         said = migrate._reason(["asyncpg.exceptions.QueryCanceledError: x"], 1, "/srv/x", 3, 0, watch)
         assert said.startswith("The migration waited longer than 3 s for a lock on things: pid 77")
+
+
+def test_an_app_that_creates_its_tables_itself_needs_no_migrations(tmp_path: Path) -> None:
+    assert migrate.makes_itself(tmp_path, "") == ""
+    (tmp_path / "main.py").write_text("Base.metadata.create_all(engine)\n")
+    assert "(main.py:1), write migrations: {enabled: false}" in migrate.makes_itself(tmp_path, "")
+    assert migrate.makes_itself(tmp_path, "0001") == ""

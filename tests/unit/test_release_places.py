@@ -262,3 +262,24 @@ def test_a_front_end_beside_the_project(tmp_path: Path) -> None:
     ]
     (tmp_path / "front/dist").mkdir()
     assert build.missing_front_end(tmp_path, tmp_path / "back") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        (".", "the project"), ("src", "the code"), ("src/app", "the code"), ("db", "settings"),
+        ("src/app/logs", ""), ("uploads", ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["persistent", "scratch"])
+def test_a_folder_of_code_is_not_made_writable(tmp_path: Path, key: str, name: str, what: str) -> None:
+    parts = {
+        "the project": tmp_path,
+        "the code of app.main:app": tmp_path / "src/app/main.py",
+        "Alembic's settings": tmp_path / "db/alembic.ini",
+    }
+    if what:
+        with pytest.raises(ReleaseError, match=f"{key}: {name} holds .*{what}"):
+            places.refuse_code({key: [name]}, tmp_path, parts)
+    else:
+        places.refuse_code({key: [name]}, tmp_path, parts)

@@ -127,6 +127,8 @@ def test_where_the_wish_for_a_python_comes_from(tmp_path: Path) -> None:
     (tmp_path / ".python-version").write_text("3.12.4\n")
     assert project.wanted_python(tmp_path, tmp_path, "").version == "3.12"
     assert project.wanted_python(tmp_path, tmp_path, "3.13.1").version == "3.13"
+    with pytest.raises(ReleaseError, match=r"python\.version says 3\.10, and the project asks for >=3\.11"):
+        project.wanted_python(tmp_path, tmp_path, "3.10")
 
 
 def test_installers_in_order(tmp_path: Path) -> None:
@@ -347,6 +349,10 @@ def test_a_command_that_names_src_is_taken_at_its_word(tmp_path: Path) -> None:
     write(tmp_path, src__main_py="from .api import router\n" + APP)
     assert launch.target("uvicorn src.main:app", tmp_path) == "src.main:app"
     assert launch.target("fastapi run src/main.py", tmp_path) == "main:"
+    (tmp_path / "src/__init__.py").write_text("from .main import app\n")
+    assert launch.target("fastapi run src --port 80", tmp_path) == "src:app"
+    (tmp_path / "src/__init__.py").write_text("")
+    assert launch.target("fastapi run src", tmp_path) == ""
 
 
 def test_an_app_wrapped_in_another_module_goes_first(tmp_path: Path) -> None:

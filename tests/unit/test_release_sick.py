@@ -75,3 +75,17 @@ def test_one_that_does_not_get_well_fails_the_run_and_runs_on(
     recover.undo(deploy, "gate", caught.value)
     assert asked == []
     assert deploy.paths.release("r1").is_dir()
+
+
+def test_a_process_that_stays_up_and_complains_is_told_of(
+    deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy.app = {**APP, "processes": [{"name": "web"}, {"name": "worker", "command": "arq"}]}
+    deploy.release = "r2"
+    lines = ["Traceback (most recent call last):", '  File "/x/w.py", line 3, in go', "ValueError: no queue"]
+    monkeypatch.setattr(steps.command, "journal", lambda *_, **__: lines)
+    assert deploy._complaints() == [
+        "board-worker@r2.service runs and logs an error: ValueError: no queue (/x/w.py:3)."
+    ]
+    monkeypatch.setattr(steps.command, "journal", lambda *_, **__: ["ready"])
+    assert deploy._complaints() == []

@@ -26,6 +26,7 @@ from . import (
     project,
     pythons,
     sandbox,
+    scripts,
     source,
     untrusted,
 )
@@ -567,6 +568,21 @@ class Builder:
         path = self.folder / ".berth/run" / name
         path.write_text("\n".join(lines) + "\n")
         path.chmod(0o755)
+
+    def refuse_code(self, target: str) -> None:
+        """Before anything is built: no folder that the app may write holds what a release consists of."""
+        parts = {"the project": self.project}
+        installer = self.installer()
+        if installer.file:
+            parts["what is installed"] = installer.path
+        if ini := migrate.find_ini(self.project, self.folder):
+            parts["Alembic's settings"] = ini / scripts.INI
+        for start in project.python_path(self.work) if target else []:
+            module = start.joinpath(*target.partition(":")[0].split("."))
+            for path in (module.with_suffix(".py"), module / "__init__.py"):
+                if path.is_file():
+                    parts[f"the code of {target}"] = path
+        places.refuse_code(self.app, self.project, parts)
 
     def scratch(self) -> list[Path]:
         return [self.project / name for name in self.app.get("scratch", [])]

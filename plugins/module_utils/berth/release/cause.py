@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from . import needs
 from .errors import cut
@@ -213,6 +214,11 @@ def _explain_error(error: str, place: str, frames: list[str], inside: str, about
             f"it looks for Redis at {absent[1]}{where}, where nothing answers: write redis: {{enabled: "
             "true}, and under redis.variables the name of the variable that the app reads"
         )
+    if re.match(r"(?:redis|kombu)\.\S*Auth\w*Error: ", error) and re.search(r"required|NOAUTH", error):
+        return (
+            f"it gives Redis no password{where}: under redis.variables write the name of the variable that "
+            "it reads one from (url or password); with host and port alone nothing gets in"
+        )
     if re.search(r"permission denied for schema|must be owner of", error):
         return (
             f"{error}{where}: it makes or changes tables itself, which its role may not: "
@@ -234,8 +240,10 @@ def _writable(path: str, about: About) -> str:
         data = f"/srv/{about.app or '<app>'}/data"
         return f"let it write below {data}, or to a folder that is listed in persistent"
     below = path.removeprefix(f"{base}/").removeprefix("./")
-    folder, _, rest = below.partition("/")
-    if not rest and "." in folder:  # a file beside the code: only folders can be opened
+    # The deepest folder: one that is further up may hold the code, which would then never change again.
+    head, _, name = below.rpartition("/")
+    folder = head if "." in name else below
+    if not folder or any((Path(base) / folder).glob("*.py")):  # beside the code: only folders can be opened
         return "write below a folder that is listed in persistent"
     return f'add "{folder}" to persistent (outlives releases) or scratch (ends with its release)'
 

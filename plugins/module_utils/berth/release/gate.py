@@ -30,6 +30,9 @@ HEALTH_PATHS = (
     "/status",
 )
 _POLL = 0.05
+# What a host name of no list gets, and for how long until it is taken for the answer.
+_REFUSALS = (400, 421)
+_SURE = 2.0
 
 
 class _UnixHTTP(http.client.HTTPConnection):
@@ -159,7 +162,7 @@ def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.A
     needed, hold = int(health["successes"]), float(health["hold"])
     began = looked = time.monotonic()
     deadline = began + budget
-    good, status, first = 0, 0, 0.0
+    good, status, first, refused = 0, 0, 0.0, 0.0
     while True:
         state = _state(unit)
         # A start that waits (for Postgres, for the end of a stop, for a busy systemd) has not failed.
@@ -179,6 +182,10 @@ def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.A
                 return
         else:
             good = 0
+            # Its list of host names is read once: waiting changes nothing.
+            refused = (refused or now) if status in _REFUSALS else 0.0
+            if refused and now - refused >= _SURE and _refuses_name(probe):
+                raise _not_well(probe, unit, status, now - began, about, past)
             if now - looked > 1:
                 looked = now
                 lines = command.journal(unit, since=past.since)
@@ -188,6 +195,12 @@ def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.A
             raise _not_well(probe, unit, status, budget, about, past)
         left = hold - (now - first) if good >= needed else interval
         time.sleep(min(interval, max(left, _POLL)) if good else _POLL)
+
+
+def _refuses_name(probe: Probe) -> bool:
+    """Whether a 400 is a host check's, by what it says."""
+    reply = probe.get(probe.path or "/", 5)
+    return reply.status in _REFUSALS and bool(re.search(r"(?i)\bhosts?\b|misdirected", reply.body))
 
 
 def _state(unit: str) -> dict[str, str]:

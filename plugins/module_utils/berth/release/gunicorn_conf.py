@@ -10,6 +10,7 @@ import faulthandler
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -91,7 +92,20 @@ def _forwarded_for(scope: Scope) -> str:
     return "127.0.0.1"
 
 
+def stray(target: str, data: Path) -> str:
+    """Where the app's code came from, if from a folder that outlives releases; no deploy would change it."""
+    module = sys.modules.get(target.partition(":")[0])
+    file = Path(getattr(module, "__file__", None) or "/").resolve()
+    return str(file) if data.resolve() in file.parents else ""
+
+
 def post_worker_init(worker: Any) -> None:
+    data = Path(__file__).resolve().parents[3] / "data"
+    if found := stray(_settings["target"], data):
+        raise RuntimeError(
+            f"the code of {_settings['target']} was imported from {found} and not from the release: take its "
+            "folder out of persistent"
+        )
     worker.wsgi = Retiring(worker.wsgi, _settings["link"], _settings["socket"])
 
 

@@ -89,7 +89,7 @@ def target(line: str, project: Path) -> str:
     found = next((word for word in words if _TARGET.fullmatch(word)), "")
     if not found and "fastapi" in words:
         file = next((word for word in words if word.endswith(".py")), "")
-        found = ".".join(Path(file).with_suffix("").parts) + ":" if file else ""
+        found = ".".join(Path(file).with_suffix("").parts) + ":" if file else _package(words, project)
     if not found:
         return ""
     module, _, attribute = found.partition(":")
@@ -104,6 +104,18 @@ def target(line: str, project: Path) -> str:
     if "--factory" in words and not attribute.endswith("()"):
         attribute += "()"
     return f"{module}:{attribute}"
+
+
+def _package(words: list[str], project: Path) -> str:
+    """The application of a package folder that `fastapi run` is given, in the order it looks there itself."""
+    place = next((word.rstrip("/") for word in words if (project / word / "__init__.py").is_file()), "")
+    if not place or Path(place).is_absolute() or ".." in Path(place).parts:
+        return ""
+    text = "\n".join(line for _, line in _read(project / place / "__init__.py"))
+    for name in ("app", "api"):
+        if re.search(rf"(?m)^{name}\b.*=|^from .*import.*\b{name}\b|^\s+{name},?$", text):
+            return f"{'.'.join(Path(place).parts)}:{name}"
+    return ""
 
 
 def _after(words: list[str], option: str) -> str:

@@ -198,6 +198,14 @@ def schema_at_start(project: Path) -> str:
     return ""
 
 
+def makes_itself(project: Path, before: str) -> str:
+    """What to write where migrations failed on an empty database that the app fills itself at its start."""
+    place = "" if before else schema_at_start(project)
+    if not place:
+        return ""
+    return f"if the app creates its tables itself ({place}), write migrations: {{enabled: false}}"
+
+
 def is_transactional(folder: Path, root: Path, files: Collection[str]) -> bool:
     """Whether a try that fails leaves nothing behind, as far as env.py and these revisions' files say."""
     for path in scripts.read(folder, root).files():
@@ -369,6 +377,7 @@ def run(
     unchanged: Callable[[], bool] = lambda: False,
     *,
     shared: bool = False,
+    live: bool = True,
 ) -> int:
     """Run the command as the app's user: how often it was tried, or the sentence that says why it failed.
 
@@ -417,9 +426,8 @@ def run(
         tries, pause, seen = tries + 1, min(pause * 2, _LONGEST_PAUSE), watch.last
     late = time.monotonic() - began >= limit
     reason = _reason(result.lines, result.code, str(folder), lock, limit if late else 0, watch, tries)
-    raise ReleaseError(
-        f"{reason}. The old release serves on.", log=result.lines[-20:], advice=_advice(result.lines, watch)
-    )
+    stands = "The old release serves on" if live else "Nothing is live yet"
+    raise ReleaseError(f"{reason}. {stands}.", log=result.lines[-20:], advice=_advice(result.lines, watch))
 
 
 def _watch(database: Mapping[str, Any], seen: str, limit: int) -> Blockers:

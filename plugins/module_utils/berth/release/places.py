@@ -110,3 +110,19 @@ def work(root: Path, app: dict[str, Any], folder: Path) -> Place:
     if not there.is_dir() or not there.resolve().is_relative_to(root.resolve()):
         raise ReleaseError(f"processes.web.directory: there is no folder {wish} in the project.")
     return Place(there, "processes.web.directory")
+
+
+def refuse_code(app: dict[str, Any], folder: Path, parts: dict[str, Path]) -> None:
+    """Refuse to make a folder with the app's own code writable: a link into data/ would never change again.
+
+    `parts` are what must stay in the release: what each is, and where.
+    """
+    for key in ("persistent", "scratch"):
+        for name in app.get(key) or []:
+            there = Path(os.path.normpath(folder / name))
+            for what, part in parts.items():
+                if part == there or there in part.parents:
+                    raise ReleaseError(
+                        f"{key}: {name} holds {what} ({os.path.relpath(part, folder)}), which belongs to the "
+                        "release: name the folder below it that the app writes."
+                    )

@@ -230,7 +230,15 @@ class PythonWish:
 def wanted_python(project: Path, root: Path, configured: str) -> PythonWish:
     requires = _requires(project)
     if configured:
-        return PythonWish(".".join(configured.split(".")[:2]), "", "python.version")
+        wanted = ".".join(configured.split(".")[:2])
+        # Known now, where the installer would say it in its own words after a while.
+        if requires and not fits(PythonWish("", requires, ""), parse_version(wanted)):
+            raise ReleaseError(
+                f"python.version says {wanted}, and the project asks for {requires} (requires-python): leave "
+                "python.version out or write one that fits, and python: {install: true} where the server has "
+                "none."
+            )
+        return PythonWish(wanted, "", "python.version")
     for folder in (project, root):
         try:
             lines = untrusted.read_text(folder / ".python-version", errors="replace").split()

@@ -330,6 +330,10 @@ class Deploy:
     def build(self, _args: Answer) -> Answer:
         builder = Builder(self.paths, self.app, self.release)
         version, self.interpreter, installer = builder.choose()
+        likely = str(project.web(self.app).get("app") or "")
+        if not self.app.get("build"):  # whose commands may bring the code
+            likely = likely or next((one.target for one in self._found(builder)), "")
+        builder.refuse_code(likely)
         key, fresh = builder.environment(self.interpreter, installer)
         (self.folder / ".venv").symlink_to(self.paths.envs / key)
         built = builder.run_build(self.paths.envs / key)
@@ -390,6 +394,18 @@ class Deploy:
             return "", "processes.web.command"
         if web.get("app"):
             return str(web["app"]), "processes.web.app"
+        found = self._found(builder)
+        live = journal.read_record(self.paths.release(self.live)) if self.live else {}
+        chosen = prove.choose(builder, found, str(live.get("target", "")))
+        if chosen.directory:
+            builder.work = builder.project / chosen.directory
+        return chosen.target, chosen.where
+
+    def _found(self, builder: Builder) -> list[project.Target]:
+        """The applications in the source, which a deploy asks for before it installs anything."""
+        web = project.web(self.app)
+        if web.get("command") or web.get("app"):
+            return []
         found = project.find_targets(builder.project, self.folder, web.get("directory") or "")
         if not found:
             broken = project.syntax_error(builder.project)
@@ -402,11 +418,7 @@ class Deploy:
                 "module:attribute, such as "
                 "main:app."
             )
-        live = journal.read_record(self.paths.release(self.live)) if self.live else {}
-        chosen = prove.choose(builder, found, str(live.get("target", "")))
-        if chosen.directory:
-            builder.work = builder.project / chosen.directory
-        return chosen.target, chosen.where
+        return found
 
     def migrate(self, _args: Answer) -> Answer:
         builder = Builder(self.paths, self.app, self.release)
@@ -440,15 +452,23 @@ class Deploy:
                 decision.directory, self.folder, files
             )
             path = ":".join(str(folder) for folder in builder.python_path())
-            with database.advisory_lock():
-                tries = migrate.run(
-                    self.paths, self.app, self.release, line, decision.directory, path,
-                    lambda: repeatable and database.ask() == before,
-                    shared=builder.role()[0] == "owner",
-                )  # fmt: skip
+            try:
+                with database.advisory_lock():
+                    tries = migrate.run(
+                        self.paths, self.app, self.release, line, decision.directory, path,
+                        lambda: repeatable and database.ask() == before,
+                        shared=builder.role()[0] == "owner",
+                        live=bool(self.live),
+                    )  # fmt: skip
+            except ReleaseError as error:
+                if advice := migrate.makes_itself(builder.project, before):
+                    error.advice = f"{advice}, then: {self._again()}"
+                raise
             after = database.revision()
             often = f" It waited for a lock, and was tried {tries} times." if tries > 1 else ""
             msg = f"{line}: schema from {before or 'none'} to {after or 'none'}.{often}"
+            if before == after and wishes.get("command"):
+                self.notes.append(f"migrations.command ran ({line}); the schema stays at {after or 'none'}.")
         self.record["schema"] = {"from": before, "to": after}
         if before != after:
             steps = self._revisions(before, after)
@@ -587,10 +607,21 @@ class Deploy:
                 log=lines[-20:],
                 advice=f"the release before it is live again; correct the process, then: {self._again()}",
             )
+        if not self.record.get("healthy"):
+            self.notes += self._complaints()
         self.record["healthy"] = True
         self.record["live_since"] = journal.now()
         self.save()
         return {"changed": False, "msg": note or f"https://{self.domain} answers from the new release."}
+
+    def _complaints(self) -> list[str]:
+        """What processes that stay up log of errors: a queue that is not there stops no worker."""
+        found = []
+        for unit in units.beside_web(self.app, self.release):
+            lines = command.journal(unit, since=self.past.since)
+            if unit.endswith(".service") and (why := cause.reason(lines, self.about(self._process(unit)))):
+                found.append(f"{unit} runs and logs an error: {why}.")
+        return found
 
     def _process(self, unit: str) -> str:
         names = (str(process["name"]) for process in self.app["processes"])
