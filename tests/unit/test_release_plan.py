@@ -348,3 +348,21 @@ def test_a_wait_ends_with_a_refusal(tmp_path: Path) -> None:
 def test_without_provisioning_a_deploy_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"run site\.yml"):
         plan.server_side(paths.Paths("board", tmp_path), APP)
+
+
+def test_a_failed_deploy_leaves_its_environment_for_the_next_try(tmp_path: Path) -> None:
+    place = paths.Paths("board", tmp_path)
+    for name in ("live", "failed", "older"):
+        (place.envs / name).mkdir(parents=True)
+        place.env_mark(name).parent.mkdir(parents=True, exist_ok=True)
+        place.env_mark(name).touch()
+    for release, env in (("r1", "live"), ("r2", "failed")):
+        place.release(release).mkdir(parents=True)
+        (place.release(release) / ".venv").symlink_to(place.envs / env)
+    spare = prune.env_of(place, "r2")
+    (place.release("r2") / ".venv").unlink()
+    assert prune.remove_unused_envs(place, spare) == ["older"]
+    assert prune.remove_unused_envs(place) == ["failed"]
+    # One that was not built to its end is of no use.
+    (place.release("r2") / ".venv").symlink_to(place.envs / "half")
+    assert prune.env_of(place, "r2") == ""

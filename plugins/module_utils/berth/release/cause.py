@@ -49,6 +49,11 @@ class About:
     called: str = "The new release"
 
 
+def is_full(sentence: str) -> bool:
+    """Whether a sentence says that the disk is."""
+    return "disk is full" in sentence
+
+
 def last_error(lines: list[str], inside: str = "") -> tuple[str, str]:
     """The last traceback's final line and the place it names: the innermost frame of the app's own code."""
     error, place, _ = _last(lines, inside)

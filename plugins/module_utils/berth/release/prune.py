@@ -148,11 +148,18 @@ def _other_engines(proc: Path) -> bool:
     return False
 
 
-def remove_unused_envs(paths: Paths) -> list[str]:
-    """Environments that no release links to, half-built ones included."""
+def env_of(paths: Paths, release: str) -> str:
+    """The environment that a release links to, if it was built to its end."""
+    link = paths.release(release) / ".venv"
+    name = link.readlink().name if link.is_symlink() else ""
+    return name if name and paths.env_mark(name).exists() else ""
+
+
+def remove_unused_envs(paths: Paths, spare: str = "") -> list[str]:
+    """Environments that no release links to, half-built ones included; but for one."""
     if not paths.envs.is_dir():
         return []
-    used = set()
+    used = {spare}
     for release in list_releases(paths):
         link = paths.release(release) / ".venv"
         if link.is_symlink():

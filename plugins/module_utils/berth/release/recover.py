@@ -68,7 +68,7 @@ def resume(deploy: Deploy, cut: dict[str, Any] | None) -> None:
 
 
 def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
-    """A step failed: the old release goes on (or goes back), and nothing of the new one is left."""
+    """A step failed: the old release goes on (or goes back), and of the new one its environment is left."""
     if (deploy.switched or deploy.action == "resume") and deploy.live and deploy.live != deploy.release:
         _wake(deploy, deploy.live, deploy.live_app())
         deploy.go_live(deploy.live, deploy.live_app(), deploy.release, deploy.app)
@@ -83,8 +83,11 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
     ):
         if not deploy.switched:
             units.kill(units.serving(deploy.paths, deploy.release))
+        # What was installed is no cause of it, and the next try needs it; the next good deploy removes it.
+        full = cause.is_full(error.sentence)
+        spare = "" if full else prune.env_of(deploy.paths, deploy.release)
         prune.remove_release(deploy.paths, deploy.release)
-        prune.remove_unused_envs(deploy.paths)
+        prune.remove_unused_envs(deploy.paths, spare)
     elif deploy.kind == "rollback" and deploy.release != deploy.live:
         units.stop(units.serving(deploy.paths, deploy.release))
     seconds = round(time.monotonic() - deploy.began, 1)
