@@ -9,7 +9,8 @@ short_description: Installs uv into an environment of its own from hashed requir
 description:
   - Makes C(/usr/local/lib/berth/uv) with C(python3 -m venv) and installs the requirements with
     C(--require-hashes).
-  - A mark in the folder names the requirements it was made from; with the same ones nothing is done.
+  - A mark in the folder names the requirements it was made from; with the same ones, and a uv that runs,
+    nothing is done.
 options:
   requirements:
     description: The requirements file's content, every line with its hashes.
@@ -35,12 +36,22 @@ EXAMPLES = r"""
 RETURN = r""" # """
 
 import hashlib  # noqa: E402
+import subprocess  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+
+
+def runs(uv: Path) -> bool:
+    """A mark alone proves nothing: after a power cut the file may be there, and be empty."""
+    try:
+        done = subprocess.run([str(uv), "--version"], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return done.returncode == 0 and done.stdout.startswith(b"uv ")
 
 
 def main() -> None:
@@ -56,7 +67,8 @@ def main() -> None:
     path = Path(module.params["path"])
     mark = path / ".requirements"
     wanted = hashlib.sha256(requirements.encode()).hexdigest()
-    if mark.is_file() and mark.read_text().strip() == wanted and (path / "bin/uv").exists():
+    marked = mark.is_file() and mark.read_text().strip() == wanted
+    if marked and runs(path / "bin/uv"):
         module.exit_json(changed=False)
     if module.check_mode:
         module.exit_json(changed=True)
