@@ -83,6 +83,7 @@ def test_switching_all_defaults_on_changes_nothing() -> None:
     del values["apps"][0]["source"]["git"]
     del values["apps"][0]["source"]["version"]
     del values["apps"][0]["source"]["deploy_key"]
+    del values["apps"][0]["source"]["host_keys"]
     assert contract_errors(values, INVENTORY) == []
     assert contract_resolve(values, INVENTORY) == contract_resolve(written(), INVENTORY)
 

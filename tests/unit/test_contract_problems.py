@@ -126,6 +126,8 @@ APPS: list[Case] = [
     ({"apps[0].source.version": "main"}, 'apps[0].source.version: has no effect with "path"; remove it, or write "git" instead of "path"'),
     ({"apps[0].source": {"git": "http://h/o/r"}}, "apps[0].source.git: is not encrypted; write an https:// or ssh address"),
     ({"apps[0].source": {"git": "https://tok@h/o/r"}}, 'apps[0].source.git: contains a user or a token, which would end up in logs; write git@host:owner/repository and give the key with "deploy_key"'),
+    ({"apps[0].source": {"git": "https://h/o/r", "host_keys": ["h ssh-ed25519 AAAA"]}}, 'apps[0].source.host_keys[0]: works with ssh alone; write "git: git@host:owner/repository"'),
+    ({"apps[0].source": {"git": "git@h:o/r", "host_keys": ["ssh-ed25519 AAAA"]}}, 'apps[0].source.host_keys[0]: "ssh-ed25519 AAAA" is not valid; write a line of ssh-keyscan: host, kind and key'),
     ({"apps[0].source": {"git": "owner/repo"}}, "apps[0].source.git: is not the address of a repository; write https://host/owner/repository or git@host:owner/repository"),
     ({"apps[0].source": {"git": "--upload-pack=x"}}, re.compile(r"apps\[0\]\.source\.git: is not the address of a repository; .*")),
     ({"apps[0].source": {"git": "https://h/o/r", "version": "--x"}}, 'apps[0].source.version: "--x" is not a branch, tag or commit; write e.g. "main" or "v1.4.0"'),

@@ -14,7 +14,14 @@ def test_the_smallest_app_comes_out_complete() -> None:
     assert resolved_app() == {
         "name": "board",
         "domains": ["board.example.com"],
-        "source": {"path": str(ROOT / "app"), "git": "", "version": "HEAD", "deploy_key": "", "subdir": ""},
+        "source": {
+            "path": str(ROOT / "app"),
+            "git": "",
+            "version": "HEAD",
+            "deploy_key": "",
+            "host_keys": [],
+            "subdir": "",
+        },
         "python": {"version": "", "install": False, "extras": [], "groups": [], "directory": ""},
         "packages": {"index_url": "", "install_mirror": "", "downloads_json": ""},
         "system_packages": [],

@@ -45,7 +45,12 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "a folder that root has just made, where nobody else can write": (
         *("build._bring_python chown", "build.environment chown", "build.environment chmod"),
-        *("diff._from_git write_text", "source._git_environment open", "source._git_environment fdopen"),
+        *(
+            "diff._from_git write_text",
+            "source._git_environment open",
+            "source._git_environment write_text",
+            "source._git_environment fdopen",
+        ),
         *("source.unpack extractall", "uv._index_file write_text", "uv.ready chown", "folders.serve chmod"),
     ),
     "a release that was taken: all of it is root's, and no link leads out": (

@@ -38,3 +38,17 @@ def test_a_repository_that_hides_something_is_not_taken(tmp_path: Path, name: st
     else:
         with pytest.raises(ReleaseError, match=r"Fetching .* failed: .*hasDotgit"):
             source.checkout(place, wanted, commit, target)
+
+
+def test_host_keys_that_are_given_are_the_only_ones_trusted(tmp_path: Path) -> None:
+    place = Paths("board", tmp_path)
+    place.state.mkdir(parents=True)
+    with source._git_environment(place, {"host_keys": ["h ssh-ed25519 AAAA"]}) as environment:
+        words = environment["GIT_SSH_COMMAND"].split()
+        assert "StrictHostKeyChecking=yes" in words
+        assert "GlobalKnownHostsFile=/dev/null" in words
+        known = next(word.partition("=")[2] for word in words if word.startswith("UserKnownHostsFile="))
+        assert Path(known).read_text() == "h ssh-ed25519 AAAA\n"
+    with source._git_environment(place, {}) as environment:
+        words = environment["GIT_SSH_COMMAND"].split()
+        assert f"UserKnownHostsFile={place.state}/known_hosts" in words

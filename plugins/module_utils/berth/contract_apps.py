@@ -14,6 +14,7 @@ from .contract_server import check_package, check_size, size_bytes
 from .release.environment import REFERENCE, SECRET, app_parts
 
 _SSH_GIT = re.compile(r"ssh://[^\s/]+/\S+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s/]\S*")
+_HOST_KEY = re.compile(r"[^\s#@|][^\s]* (ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}( [^\n]*)?")
 _HTTPS_GIT = re.compile(r"https://[^\s/]+/\S+")
 _FILE_GIT = re.compile(r"file:///\S+")
 _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
@@ -116,7 +117,7 @@ def _source(
     if source["git"]:
         _git(report, source, path)
         return
-    for key in ("version", "deploy_key"):
+    for key in ("version", "deploy_key", "host_keys"):
         if f"{path}.{key}" in given and source["path"]:
             report.add(
                 f"{path}.{key}", 'has no effect with "path"; remove it, or write "git" instead of "path"'
@@ -159,6 +160,13 @@ def _git(report: Report, source: dict[str, Any], path: str) -> None:
             f"{path}.version",
             f'{show(path, version)} is not a branch, tag or commit; write e.g. "main" or "v1.4.0"',
         )
+    for index, line in enumerate(source["host_keys"]):
+        below = f"{path}.host_keys[{index}]"
+        if not by_ssh:
+            report.add(below, 'works with ssh alone; write "git: git@host:owner/repository"')
+        else:
+            rule = "write a line of ssh-keyscan: host, kind and key"
+            names.check_pattern(report, below, line, _HOST_KEY, rule)
     key = source["deploy_key"]
     if key and not names.VARIABLE.fullmatch(key):
         # Somebody may have put the key itself here.

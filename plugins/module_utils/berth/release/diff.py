@@ -231,7 +231,7 @@ def _from_git(
     answer["version"] = commit[:7]
     old = str(record.get("version", ""))
     bare = tree.with_name("git")
-    with source._git_environment(paths, origin.get("deploy_key", "")) as environment:
+    with source._git_environment(paths, origin) as environment:
 
         def git(*args: str, timeout: float = 120) -> str:
             done = source._git(environment, "--git-dir", str(bare), *args, timeout=timeout, cwd=tree)

@@ -35,16 +35,24 @@ _CHECKED = (
 
 
 @contextmanager
-def _git_environment(paths: Paths, key_name: str) -> Iterator[dict[str, str]]:
+def _git_environment(paths: Paths, source: dict[str, Any]) -> Iterator[dict[str, str]]:
     """What git needs to reach the repository, the deploy key in a private file for this moment only."""
-    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "StrictHostKeyChecking=accept-new"]
+    key_name, trusted = source.get("deploy_key", ""), source.get("host_keys") or []
+    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
     # Known hosts outlive the run, where the state folder exists (not before the first run, nor in check
     # mode).
     known = paths.state / "known_hosts"
-    ssh += ["-o", f"UserKnownHostsFile={known if paths.state.is_dir() else '/dev/null'}"]
+    if not trusted:
+        ssh += ["-o", "StrictHostKeyChecking=accept-new"]
+        ssh += ["-o", f"UserKnownHostsFile={known if paths.state.is_dir() else '/dev/null'}"]
     with tempfile.TemporaryDirectory(
         prefix="berth-git-", dir="/run" if os.geteuid() == 0 else None
     ) as folder:
+        if trusted:
+            listed = Path(folder) / "known_hosts"
+            listed.write_text("".join(f"{line}\n" for line in trusted))
+            ssh += ["-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={listed}"]
+            ssh += ["-o", "GlobalKnownHostsFile=/dev/null"]
         if key_name:
             key = Path(folder) / "key"
             descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -103,7 +111,7 @@ def resolve_commit(paths: Paths, source: dict[str, Any]) -> str:
     url, version = source["git"], source.get("version") or "HEAD"
     if re.fullmatch(r"[0-9a-f]{40}", version):
         return str(version)
-    with _git_environment(paths, source.get("deploy_key", "")) as environment:
+    with _git_environment(paths, source) as environment:
         try:
             listed = _git(environment, "ls-remote", "--", url, timeout=_LOOK)
         except ReleaseError as error:
@@ -145,7 +153,7 @@ def match_ref(listing: str, version: str) -> str:
 def checkout(paths: Paths, source: dict[str, Any], commit: str, target: Path) -> None:
     """Bring the mirror up to date and lay the commit's files out in `target`."""
     mirror = paths.mirror
-    with _git_environment(paths, source.get("deploy_key", "")) as environment:
+    with _git_environment(paths, source) as environment:
         if not (mirror / "HEAD").exists():
             shutil.rmtree(mirror, ignore_errors=True)
             _git(environment, "init", "--quiet", "--bare", str(mirror), timeout=30)
