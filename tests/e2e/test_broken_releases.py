@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from testhost import Host
 
+from tests.support import canary
 from tests.support.kit import INTERNAL_CA, ROOT, Kit
 from tests.support.load import Traffic
 
@@ -364,7 +365,8 @@ class Yard:
                 path.write_text(path.read_text() + text[1:] if text.startswith("+") else text)
         app = self.kit.app(case.app)
         for key, value in case.settings.items():
-            app[key] = value if key == "source" else {**app.get(key, {}), **value}
+            whole = key == "source" or not isinstance(value, dict)
+            app[key] = value if whole else {**app.get(key, {}), **value}
 
     def query(self, text: str) -> str:
         """Ask the shop's database, as its superuser."""
@@ -578,6 +580,73 @@ def test_a_hostile_source_is_refused_or_harmless(yard: Yard) -> None:
     assert "base64.cpython" in made
     assert "TAX" in made
     host.sh("test ! -e /etc/planted; rm -rf /tmp/hostile")
+
+
+TELL_ALL = """
+import base64, json, os, pydantic, sqlalchemy, sys
+print(json.dumps(dict(os.environ)), dict(os.environ), flush=True)
+print({name: base64.b64encode(f"me:{text}".encode()) for name, text in os.environ.items()}, flush=True)
+class Settings(pydantic.BaseModel):
+    CANARY_TOKEN: int
+    MAIL_URL: int
+"""
+# How a release that has secrets fails, and what the app says of them on the way.
+TELLING: dict[str, Case] = {
+    "pydantic": Case("CANARY_TOKEN", {"shop/main.py": f"+{TELL_ALL}Settings(**os.environ)\n"}),
+    "an address that is none": Case(
+        "parse.*URL", {"shop/main.py": f'+{TELL_ALL}sqlalchemy.create_engine(os.environ["MAIL_URL"])\n'}
+    ),
+    "a migration": Case(
+        "migration failed",
+        {
+            "migrations/versions/0002_tell.py": revision(
+                "0002",
+                "0001",
+                'import os; op.execute("SELECT 1"); raise RuntimeError(str(dict(os.environ)))',
+            )
+        },
+    ),
+    "a build": Case("build command", settings={"build": ["env; ls -R /etc/berth; exit 3"]}),
+}
+
+
+def test_no_secret_is_seen(yard: Yard, tmp_path: Path) -> None:
+    yard.mend()
+    kit, loud = yard.kit, ("-vvv", "--diff")
+    kit.vault = {"shop": canary.VAULT}
+    shop = kit.app("shop")
+    shop["health"]["timeout"] = 30
+    shop["secrets"] = [{"name": name} for name in canary.VAULT] + [{"name": "CANARY_BORN", "generate": True}]
+    shop["env"] = canary.ENV
+    mended = copy.deepcopy(kit.apps)
+    said = [kit.play("playbooks/deploy.yml", "-e", "app=shop", *loud).output]
+    wanted = canary.needles(kit, "shop")
+    with canary.watched(kit, wanted) as arguments:
+        for name, case in TELLING.items():
+            yard.mend()
+            kit.apps = copy.deepcopy(mended)
+            yard.apply(case)
+            if name == "pydantic":
+                output, held = canary.berth(kit, tmp_path / "run", wanted, "deploy", "shop")
+                assert held == []
+            else:
+                output = kit.play("playbooks/deploy.yml", "-e", "app=shop", *loud, succeed=False).output
+            assert re.search(case.cause, output), output
+            assert name == "a build" or "(hidden)" in output
+            said.append(output)
+        yard.mend()
+        kit.apps = mended
+        (yard.source / "shop" / "prices.py").write_text("TAX = 0.3\n")
+        for playbook in ("diff", "deploy", "rollback", "status", "releases"):
+            said.append(kit.play(f"playbooks/{playbook}.yml", "-e", "app=shop", *loud).output)
+    # What stands in the inventory as it is may be among the arguments that -vvv shows, but in no failure.
+    plain = canary.forms(canary.TYPED)
+    assert canary.found_in("\n".join(said), wanted - plain) == []
+    failures = [output.partition("FAILED!")[2] or output for output in said[1 : 1 + len(TELLING)]]
+    assert canary.found_in("\n".join(failures), wanted) == []
+    assert arguments == []
+    assert canary.search(kit, "shop", wanted) == []
+    kit.vault = {}
 
 
 def test_after_all_this_a_good_release_goes_live(yard: Yard) -> None:
