@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ SITE_KEYS = {
     "read_timeout",
     "write_timeout",
     "upstream_host",
-    "keepalive",
+    "marks",
     "headers",
     "static",
 }
@@ -112,10 +113,25 @@ def _static(folder: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not ABSOLUTE.fullmatch(root) or ".." in root.split("/"):
         raise _refuse(f"{where}.root", root, "an absolute folder", "/srv/board/public")
     max_age = _seconds(folder.get("max_age", 86400), f"{where}.max_age", "86400", least=0)
-    return {"url": url, "root": root, "max_age": max_age}
+    kept = str(folder.get("kept") or "")
+    if kept and (not ABSOLUTE.fullmatch(kept) or ".." in kept.split("/")):
+        raise _refuse(f"{where}.kept", kept, "an absolute folder", "/srv/board/public")
+    return {"url": url, "root": root, "kept": kept, "max_age": max_age}
 
 
-def _site(site: Mapping[str, Any], where: str) -> dict[str, Any]:
+def site_host(site: Mapping[str, Any]) -> str:
+    """What the app is asked as."""
+    return str(site.get("upstream_host") or site["domains"][0]).lower()
+
+
+def host_before(site: Mapping[str, Any], known: Mapping[str, Any]) -> str:
+    """What an app was asked as before that changed: a release of that time may know no other name."""
+    now, then = site_host(site), str(known.get("host", ""))
+    before = then if then not in ("", now) else str(known.get("before", ""))
+    return before if before != now and DOMAIN.fullmatch(before) else ""
+
+
+def _site(site: Mapping[str, Any], where: str, known: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(site) - SITE_KEYS)
     if unknown:
         raise AnsibleFilterError(
@@ -141,6 +157,9 @@ def _site(site: Mapping[str, Any], where: str) -> dict[str, Any]:
         max_body = size_in_bytes(site.get("max_body", "10MB"))
     except ValueError as error:
         raise AnsibleFilterError(f"{where}.max_body: {error}") from error
+    marks = str(site.get("marks") or "")
+    if marks and not ABSOLUTE.fullmatch(marks):
+        raise _refuse(f"{where}.marks", marks, "an absolute folder", f"/srv/{name}/current/.berth")
     folders = site.get("static") or []
     return {
         "name": name,
@@ -152,15 +171,24 @@ def _site(site: Mapping[str, Any], where: str) -> dict[str, Any]:
         "read_timeout": _seconds(site.get("read_timeout", 60), f"{where}.read_timeout", "60"),
         "write_timeout": _seconds(site.get("write_timeout", 60), f"{where}.write_timeout", "60"),
         "upstream_host": host,
-        "keepalive": bool(site.get("keepalive", True)),
+        "host": site_host(site),
+        "before": host_before(site, known) if marks else "",
+        "marks": marks,
         "headers": _headers(site.get("headers") or {}, tls, f"{where}.headers"),
         "static": [_static(folder, f"{where}.static[{number}]") for number, folder in enumerate(folders)],
     }
 
 
-def proxy_resolve(sites: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Every site with all its keys, typed; the first thing that is wrong ends it with one sentence."""
-    resolved = [_site(site, f"proxy_sites[{number}]") for number, site in enumerate(sites)]
+def proxy_resolve(sites: Sequence[Mapping[str, Any]], receipt: str = "") -> list[dict[str, Any]]:
+    """Every site with all its keys, typed; the first thing that is wrong ends it with one sentence.
+
+    ``receipt`` is what `proxy_receipt` wrote when the sites were applied last.
+    """
+    known = _known(receipt)
+    resolved = [
+        _site(site, f"proxy_sites[{number}]", known.get(str(site.get("name")), {}))
+        for number, site in enumerate(sites)
+    ]
     seen: dict[str, str] = {}
     for number, site in enumerate(resolved):
         where = f"proxy_sites[{number}]"
@@ -176,9 +204,31 @@ def proxy_resolve(sites: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return resolved
 
 
+def _known(receipt: str) -> dict[str, dict[str, Any]]:
+    try:
+        known = json.loads(receipt)
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def proxy_receipt(sites: Sequence[Mapping[str, Any]], receipt: str = "") -> str:
+    """What was applied, for whoever asks later: every site as it was given, and what its app is asked as."""
+    known = _known(receipt)
+    applied = {
+        str(site["name"]): {
+            **site,
+            "host": site_host(site),
+            "before": host_before(site, known.get(str(site["name"]), {})),
+        }
+        for site in sites
+    }
+    return json.dumps(applied, indent=1, sort_keys=True) + "\n"
+
+
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in templates."""
-        return {"proxy_resolve": proxy_resolve}
+        return {"proxy_receipt": proxy_receipt, "proxy_resolve": proxy_resolve}

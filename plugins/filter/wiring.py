@@ -31,8 +31,8 @@ def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
             "name": app["name"],
             "domains": app["domains"],
             "socket": f"/srv/{app['name']}/web.sock",
-            # A server of the app's own has no place for the hook that announces a release's retirement.
-            "keepalive": not app["processes"][0]["command"],
+            # What only the live release can say is asked of it there, at each request.
+            "marks": f"/srv/{app['name']}/current/.berth",
             **{
                 key: app["proxy"][key]
                 for key in ("tls", "max_body", "read_timeout", "write_timeout", "upstream_host", "headers")
@@ -42,6 +42,8 @@ def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
                 {
                     "url": folder["url"],
                     "root": f"/srv/{app['name']}/current/.berth/static",
+                    # A page that a browser has open still asks for files of the release before.
+                    "kept": f"/srv/{app['name']}/public",
                     "max_age": folder["max_age"],
                 }
                 for folder in app["static"]

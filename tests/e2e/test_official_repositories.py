@@ -43,6 +43,7 @@ class Scene:
             "proxy_repository": "official",
             "proxy_official_url": self.repository.url,
             "proxy_official_key": self.repository.key_url,
+            "proxy_official_fingerprint": self.repository.fingerprint,
         }
 
     def version(self, package: str) -> str:
@@ -82,6 +83,32 @@ def test_caddy_moves_from_the_distribution_to_the_official_repository(scene: Sce
     assert scene.server.sh("ls /etc/apt/trusted.gpg.d | grep -i berth || true") == ""
 
     assert scene.play("proxy", scene.official()).changed == 0
+
+    # Whatever is newer there is taken by the nightly upgrades.
+    newer = scene.repository.add("caddy", suite="any-version", suffix="+berth1.1")
+    scene.server.sh("apt-get update -qq; apt-get install -y -qq unattended-upgrades >/dev/null 2>&1")
+    said = scene.server.sh("unattended-upgrade --dry-run --debug 2>&1", timeout=300)
+    assert f"{newer}" in said, said
+
+
+def test_an_outdated_caddy_does_not_face_the_internet(scene: Scene) -> None:
+    """As on Debian 12; what a site with the server's own certificates may have is the user's choice."""
+    site = {"name": "board", "domains": ["board.test"], "socket": "/srv/board/web.sock"}
+    inputs = {**scene.official(), "proxy_sites": [site], "__proxy_outdated": True}
+    refused = scene.play("proxy", {**inputs, "proxy_repository": "distribution"}, succeed=False)
+    assert "board.test would be open to the internet" in " ".join(refused.output.split())
+    # Left to itself, the proxy is the project's.
+    del inputs["proxy_repository"]
+    said = scene.play("proxy", inputs, check=True).output
+    assert "Add the Caddy project's repository" in said.split("PLAY RECAP")[0]
+    internal = {**inputs, "proxy_sites": [{**site, "tls": "internal"}]}
+    assert "gets no security fixes" in " ".join(scene.play("proxy", internal, check=True).output.split())
+
+
+def test_another_key_at_the_address_is_refused(scene: Scene) -> None:
+    refused = scene.play("proxy", scene.official() | {"proxy_official_fingerprint": "A" * 40}, succeed=False)
+    said = " ".join(refused.output.split())
+    assert f"{scene.repository.key_url} is the key {scene.repository.fingerprint}, and not {'A' * 40}" in said
 
 
 def test_postgresql_comes_from_the_projects_repository(scene: Scene) -> None:

@@ -89,12 +89,63 @@ def test_it_gets_the_host_name_that_it_accepts(kit: Kit) -> None:
     kit.play("playbooks/deploy.yml", "-e", "app=strictapp", "-e", "force=true")
     kit.play("playbooks/rollback.yml", "-e", "app=strictapp")
     assert kit.json("https://strictapp.localhost/seen")["host"] == "strict.internal"
-    # Of two sites, one.
-    assert kit.host.sh("grep -c 'header_up Host' /etc/caddy/berth.caddyfile") == "1"
+    # Only the site that has another name.
+    sites = kit.host.sh("cat /etc/caddy/berth.caddyfile").split("\nloadapp.localhost {")
+    assert ["header_up Host" in site for site in sites] == [True, False]
+    # Headers may carry what no app should read.
+    assert kit.host.sh("stat -c '%a %U %G' /etc/caddy/berth.caddyfile") == "640 root caddy"
     # The app says in its code how many connections it may open.
     said = " ".join(run.output.split())
     assert "opens up to 300 database connections, 150 (store.py:10: pool_size 150 + max_overflow 0)" in said
     assert "(2 web workers), and max_connections leaves it" in said
+
+
+def test_a_release_is_asked_under_the_name_that_it_was_made_for(kit: Kit) -> None:
+    """A new name reaches the release that is made for it, and none before."""
+    seen = "https://strictapp.localhost/seen"
+    live = kit.release("strictapp")
+    kit.app("strictapp").update(proxy={"upstream_host": "other.internal"}, health={"timeout": 5})
+    refused = kit.play("site.yml", "-e", "app=strictapp", succeed=False)
+    assert "answered 400 on any health path" in " ".join(refused.output.split())
+    assert kit.release("strictapp") == live
+    assert kit.json(seen)["host"] == "strict.internal"
+    assert "well" in kit.play("playbooks/status.yml", "-e", "app=strictapp").output
+    # Given up, all is as it was.
+    kit.app("strictapp").update(proxy={"upstream_host": "strict.internal"}, health={"timeout": 90})
+    kit.play("site.yml", "-e", "app=strictapp")
+    assert (kit.release("strictapp"), kit.json(seen)["host"]) == (live, "strict.internal")
+    assert kit.play("site.yml", "-e", "app=strictapp").changed == 0
+
+
+def test_what_the_proxy_was_not_told_is_not_taken_for_served(kit: Kit) -> None:
+    app = kit.app("strictapp")
+    app["domains"].append("late.localhost")
+    refused = kit.play("site.yml", "-e", "app=strictapp", "--skip-tags", "proxy", succeed=False)
+    app["domains"].remove("late.localhost")
+    assert "domains, static or proxy of strictapp changed" in refused.output
+
+
+def test_what_takes_a_worker_down_gets_one_only(kit: Kit) -> None:
+    live = kit.release("loadapp")
+    count = f"journalctl -u loadapp-web@{live} -o cat | grep -c 'asked to crash' || true"
+    for number, method in enumerate(("GET", "POST"), 1):
+        # Without connections of before: over those, Go itself asks again.
+        kit.host.sh("systemctl restart caddy")
+        said = kit.curl(
+            "https://loadapp.localhost/crash", "-X", method, "-o", "/dev/null", "-w", "%{http_code}"
+        )
+        assert said == "502"
+        assert kit.host.sh(count) == str(number)
+        kit.json("https://loadapp.localhost/healthz", "--retry", "9", "--retry-all-errors")
+
+
+def test_what_a_release_has_not_seen_is_asked_again(kit: Kit) -> None:
+    """A release that refuses connections for a moment gets every request once it does not."""
+    # No connection of before is left that needs no socket.
+    kit.host.sh("systemctl restart caddy; mv /srv/loadapp/web.sock /srv/loadapp/away")
+    kit.host.sh("(sleep 1; mv /srv/loadapp/away /srv/loadapp/web.sock) >/dev/null 2>&1 &")
+    assert kit.json("https://loadapp.localhost/echo", "-d", "hello")["text"] == "hello"
+    assert kit.release("loadapp") != ""
 
 
 def test_websockets_outlive_a_change_of_the_proxy_with_todays_caddy(
@@ -111,6 +162,7 @@ def test_websockets_outlive_a_change_of_the_proxy_with_todays_caddy(
     official = (
         *("-e", f"proxy_official_url={repository.url}"),
         *("-e", f"proxy_official_key={repository.key_url}"),
+        *("-e", f"proxy_official_fingerprint={repository.fingerprint}"),
     )
     kit.play("site.yml", *official)
     assert kit.host.sh("dpkg-query -W -f '${Version}' caddy") == wanted

@@ -102,7 +102,8 @@ def test_everything_goes_back_together(kit: Kit) -> None:
     assert kit.host.sh(f"systemctl show -P TasksMax board-web@{first}") == "512"
     assert kit.host.sh(f"systemctl is-active board-clock@{first}") == "active"
     assert kit.host.sh("systemctl list-units --plain --no-legend --state=active 'board-ticker@*'") == ""
-    assert "404" in kit.curl(style, "-o", "/dev/null", "-w", "%{http_code}")
+    # Pages that a browser has open still get the files of their own time.
+    assert kit.curl(style) == "second"
     assert "the schema" in run.output
 
     line = json.loads(kit.host.sh("tail -1 /var/log/berth/audit.jsonl"))
@@ -201,6 +202,33 @@ def test_the_static_map_goes_back_too(kit: Kit) -> None:
     # Where only the folder of a path changes, the proxy has nothing to do with it.
     assert deploy(kit)
     assert kit.curl(address) == "other"
+
+
+def test_files_stay_as_long_as_their_release(kit: Kit) -> None:
+    source = board(kit) / "static"
+    asset, address = source / "x-0ld4ss3t.js", "https://board.localhost/static/x-0ld4ss3t.js"
+    asset.write_text("old\n")
+    deploy(kit)
+    configured = kit.host.sh("cat /run/caddy/applied")
+    asset.unlink()
+    deploy(kit)
+    head = kit.curl(address, "-i")
+    assert head.startswith("HTTP/2 200")
+    assert "cache-control: public, max-age=86400" in head
+    assert head.endswith("old")
+    # A link is refused, wherever it leads; what is live goes on.
+    (source / "keys").symlink_to("/var/lib/caddy")
+    refused = kit.play("playbooks/deploy.yml", "-e", "app=board", succeed=False)
+    assert "static/keys" in refused.output
+    (source / "keys").unlink()
+    kit.app("board")["keep_releases"] = 1
+    others = "systemctl list-units --plain --no-legend --state=active 'board-web@*' | cut -d' ' -f1"
+    kit.host.sh(f"{others} | grep -v {kit.release('board')} | xargs -r systemctl stop")
+    kit.play("playbooks/deploy.yml", "-e", "app=board", "-e", "force=true")
+    assert kit.curl(address, "-o", "/dev/null", "-w", "%{http_code}") == "404"
+    assert kit.host.sh("ls /srv/board/public") == kit.host.sh("ls /srv/board/releases")
+    assert kit.host.sh("cat /run/caddy/applied") == configured
+    del kit.app("board")["keep_releases"]
 
 
 def test_pruned_units_are_gone(kit: Kit) -> None:

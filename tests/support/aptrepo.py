@@ -62,6 +62,12 @@ class AptRepository:
         """The armored public key itself."""
         return self.host.sh(f"cat {ROOT}/key.asc")
 
+    @property
+    def fingerprint(self) -> str:
+        """The key's fingerprint."""
+        listed = self.host.sh(f"{KEYRING} gpg -q --list-keys --with-colons")
+        return next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:"))
+
     def new_key(self) -> None:
         """Sign with a new key from now on; what is published stays signed by the one before."""
         self.host.sh(

@@ -104,7 +104,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "updates": {"enabled": True, "reboot_at": ""},
         "postgresql": {"repository": "distribution", "version": "", "settings": {}},
         "python": {"index_url": "", "install_mirror": "", "downloads_json": ""},
-        "proxy": {"repository": "distribution", "tls": "acme", "email": "", "acme_ca": ""},
+        "proxy": {"repository": "auto", "tls": "acme", "email": "", "acme_ca": ""},
     }
     for server in (..., None, {}, {"admin": None}):
         assert resolved({"server": server})["server"] == expected

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from plugins.filter.proxy import caddy_quote, proxy_resolve, size_in_bytes
+from plugins.filter.proxy import caddy_quote, proxy_receipt, proxy_resolve, size_in_bytes
 
 
 def site(**changes: Any) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def test_a_site_gets_every_key() -> None:
     assert only["canonical"] == "board.test"
     assert only["aliases"] == ["www.board.test"]
     assert only["max_body"] == 10_000_000
-    assert (only["read_timeout"], only["write_timeout"], only["keepalive"]) == (60, 60, True)
+    assert (only["read_timeout"], only["write_timeout"], only["marks"]) == (60, 60, "")
     assert only["static"] == []
 
 
@@ -93,6 +93,11 @@ def test_no_hsts_for_certificates_of_the_internal_authority() -> None:
             {"static": [{"url": "/s", "root": "/srv/../etc"}]},
             r"static\[0\]\.root: .* is not an absolute folder",
         ),
+        ({"marks": "x"}, r"marks: 'x' is not an absolute folder"),
+        (
+            {"static": [{"url": "/s", "root": "/srv/x", "kept": "/srv/*"}]},
+            r"static\[0\]\.kept: .* is not an absolute folder",
+        ),
         ({"colour": "red"}, r"proxy_sites\[0\]\.colour: unknown key; a site has domains"),
     ],
 )
@@ -109,3 +114,25 @@ def test_two_sites_share_neither_name_nor_domain() -> None:
         proxy_resolve([site(), site(domains=["other.test"])])
     with pytest.raises(AnsibleFilterError, match=r"proxy_sites\[1\]\.domains: www.board.test is also at"):
         proxy_resolve([site(), site(name="notes", domains=["notes.test", "WWW.board.test"])])
+
+
+def before(receipt: str, **changes: Any) -> tuple[str, str]:
+    """What a releases of earlier names is asked as, and the receipt once that is applied."""
+    sites = [site(marks="/srv/board/current/.berth", **changes)]
+    (only,) = proxy_resolve(sites, receipt)
+    return only["before"], proxy_receipt(sites, receipt)
+
+
+def test_the_name_from_before_a_change_is_remembered() -> None:
+    said, receipt = before("")
+    assert said == ""
+    said, receipt = before(receipt, domains=["new.test", "board.test"])
+    assert said == "board.test"
+    # Until the next change: a second run finds nothing to do, and a rollback its name.
+    assert before(receipt, domains=["new.test", "board.test"]) == (said, receipt)
+    said, receipt = before(receipt, domains=["new.test"], upstream_host="App.internal")
+    assert said == "new.test"
+    said, receipt = before(receipt, domains=["new.test"])
+    assert said == "app.internal"
+    assert before("no receipt")[0] == ""
+    assert before('{"board": {"host": "evil {"}}')[0] == ""

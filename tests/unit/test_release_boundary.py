@@ -36,7 +36,6 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("pythons.locked open", "remove._database read_text", "settings._cut_off read_text"),
         *(
             "settings._known read_text",
-            "settings._proxy_file read_text",
             "settings.changed_secrets read_text",
         ),
         *("settings.compare read_text", "settings.remember_applied read_text", "redis.used read_text"),
@@ -52,6 +51,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "source._git_environment fdopen",
         ),
         *("source.unpack extractall", "uv._index_file write_text", "uv.ready chown", "folders.serve chmod"),
+        *("public._make chmod", "public.mark touch", "steps.go_live chmod"),
     ),
     "a release that was taken: all of it is root's, and no link leads out": (
         *("build._install_package copytree", "build._script write_text", "build._script chmod"),
@@ -64,6 +64,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("source._pointers walk", "seed.missing walk"),
     ),
     "goes down by descriptors and follows no link": (
+        *("public.publish open", "public._copy open", "public._link open", "public._link fchmod"),
         *("redis.purge rmtree", "remove._purge rmtree", "remove.remove rmtree", "source.checkout rmtree"),
     ),
     "not run by root: on the controller, or as the app's user": (

@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import environment, gate, settings
+import yaml
+from ansible.module_utils.berth.release import environment, gate, public, settings
 from ansible.module_utils.berth.release.paths import Paths, template_files
 from ansible.module_utils.berth.release.plan import PROVISIONED
+
+from plugins.filter.proxy import proxy_receipt
+from plugins.filter.wiring import proxy_sites
+from tests.support.kit import ROOT
 
 APP: dict[str, Any] = {
     "name": "board",
@@ -17,13 +22,27 @@ APP: dict[str, Any] = {
     "source": {"subdir": ""},
     "env": {"TITLE": "Board"},
     "secrets": [{"name": "KEY"}, {"name": "BORN", "generate": True}],
-    "processes": [{"name": "web"}],
+    "processes": [{"name": "web", "command": ""}],
     "jobs": [],
     "static": [],
-    "proxy": {"max_body": "10MB"},
+    "proxy": {
+        "tls": "acme",
+        "max_body": "10MB",
+        "read_timeout": 60,
+        "write_timeout": 60,
+        "upstream_host": "",
+        "headers": {},
+    },
     "database": {"enabled": True, "name": "board"},
 }
 VAULT = {"KEY": "one"}
+
+
+def apply_proxy(place: Paths, **more: Any) -> None:
+    """What site.yml leaves of the proxy: its sites, made from the apps, in the role's receipt."""
+    receipt = place.root / settings.PROXY_RECEIPT
+    known = receipt.read_text() if receipt.exists() else ""
+    receipt.write_text(proxy_receipt(proxy_sites([{**APP, **more}]), known))
 
 
 @pytest.fixture
@@ -35,16 +54,21 @@ def place(tmp_path: Path) -> Paths:
     provisioned = {"digest": environment.provision_digest(APP), "database": APP["database"]}
     (place.etc / PROVISIONED).write_text(json.dumps(provisioned))
     (place.etc / "secrets.json").write_text(json.dumps({"KEY": "one", "BORN": "x"}))
-    (tmp_path / settings.CADDYFILE).write_text("board.example.com {}")
+    apply_proxy(place)
     for name in template_files(APP):
         (place.units / name).write_text("")
     assert compare(place) == (False, [], "")
     return place
 
 
-def compare(place: Paths, vault: dict[str, Any] | None = None, **more: Any) -> tuple[bool, list[str], str]:
-    after_site = bool(more.pop("after_site", False))
-    found = settings.compare(place, {**APP, **more}, VAULT if vault is None else vault, after_site, False)
+def compare(
+    place: Paths,
+    vault: dict[str, Any] | None = None,
+    after_site: bool = False,
+    check: bool = False,
+    **more: Any,
+) -> tuple[bool, list[str], str]:
+    found = settings.compare(place, {**APP, **more}, VAULT if vault is None else vault, after_site, check)
     return found["stale"], found["secrets"], found["problem"]
 
 
@@ -91,7 +115,7 @@ def test_the_database_is_for_site(place: Paths) -> None:
 
 
 def test_redis_is_for_site(place: Paths) -> None:
-    wanted = {"redis": {"enabled": True, "memory": "64M"}}
+    wanted: dict[str, Any] = {"redis": {"enabled": True, "memory": "64M"}}
     stale, _, problem = compare(place, **wanted)
     assert not stale
     assert problem.startswith("The Redis settings of board changed")
@@ -108,23 +132,56 @@ def test_an_app_without_redis_may_say_what_it_likes_of_it(place: Paths) -> None:
     assert compare(place, redis={"enabled": False, "memory": "64M"})[2] == ""
 
 
+def test_a_change_of_name_needs_a_release_that_knows_it(place: Paths) -> None:
+    now = {**APP, "domains": ["new.example.com"]}
+    folder = made(place, "r1")
+    assert not settings.expects_another_name(place, now, "r1")  # made when releases did not say
+    apply_proxy(place, domains=["new.example.com"])
+    assert settings.expects_another_name(place, now, "r1")
+    public.mark(folder, "board.example.com", keepalive=True)
+    assert settings.expects_another_name(place, now, "r1")
+    assert not settings.expects_another_name(place, APP, "r1")
+    assert settings.expects_another_name(place, {**APP, **with_proxy(upstream_host="b.internal")}, "r1")
+
+
+def static(url: str, path: str = "static") -> dict[str, Any]:
+    return {"url": url, "path": path, "max_age": 86400}
+
+
+def with_proxy(**more: Any) -> dict[str, Any]:
+    return {"proxy": {**APP["proxy"], **more}}
+
+
 @pytest.mark.parametrize(
-    "change", [{"domains": ["new.example.com"]}, {"static": [{"url": "/s"}]}, {"proxy": {"max_body": "1GB"}}]
+    "change",
+    [{"domains": ["new.example.com"]}, {"static": [static("/s")]}, with_proxy(max_body="1GB")],
+    ids=["domains", "static", "proxy"],
 )
 def test_what_the_proxy_serves_is_for_site(place: Paths, change: dict[str, Any]) -> None:
     assert "domains, static or proxy of board changed" in compare(place, **change)[2]
-    # site.yml has just applied it.
-    assert compare(place, after_site=True, **change)[2] == ""
+    # What would have been provisioned is not missed; what should have been is, as by `--skip-tags proxy`.
+    assert compare(place, after_site=True, check=True, **change)[2] == ""
+    assert "run site.yml" in compare(place, after_site=True, **change)[2]
+    apply_proxy(place, **change)
     assert compare(place, **change)[2] == ""
-    assert settings.served(place, APP)["domains"] == change.get("domains", APP["domains"])
+    assert settings.served(place, APP, "r1")["domains"] == change.get("domains", APP["domains"])
+
+
+def test_everything_that_a_site_is_made_from_is_compared() -> None:
+    """An option of the contract that only the wiring knows would never be missed by a deploy."""
+    spec = yaml.safe_load((ROOT / "roles/contract/meta/argument_specs.yml").read_text())
+    app = spec["argument_specs"]["inventory"]["options"]["apps"]["options"]
+    assert set(settings.PROXY_KEYS) == set(app["proxy"]["options"])
+    (site,) = proxy_sites([APP])
+    assert settings.proxied(site) == settings.proxied({**APP["proxy"], **APP})
 
 
 def test_a_release_is_asked_under_the_names_of_today(place: Paths) -> None:
-    now: dict[str, Any] = {"domains": ["new.example.com"], "proxy": {"upstream_host": "app.internal"}}
-    compare(place, after_site=True, **now)
-    before = {**APP, "proxy": {"max_body": "10MB", "upstream_host": "old.internal"}}
-    served = settings.served(place, before)
-    assert served["proxy"] == {"max_body": "10MB", "upstream_host": "app.internal"}
+    now: dict[str, Any] = {"domains": ["new.example.com"], **with_proxy(upstream_host="app.internal")}
+    apply_proxy(place, **now)
+    public.mark(made(place, "r2"), "app.internal", keepalive=True)
+    served = settings.served(place, {**APP, **with_proxy(upstream_host="old.internal")}, "r2")
+    assert served["proxy"] == {**APP["proxy"], "upstream_host": "app.internal"}
     probe = gate.probe(place.web_sock, served, "/healthz")
     assert (probe.domain, probe.host) == ("new.example.com", "app.internal")
     assert gate._headers(probe.domain, probe.host)["Host"] == "app.internal"
@@ -132,18 +189,41 @@ def test_a_release_is_asked_under_the_names_of_today(place: Paths) -> None:
     assert gate._headers(probe.domain, "")["Host"] == "new.example.com"
 
 
+def made(place: Paths, release: str) -> Path:
+    folder: Path = place.release(release)
+    (folder / ".berth").mkdir(parents=True)
+    return folder
+
+
+def test_a_release_from_before_a_change_of_names_is_asked_as_it_always_was(place: Paths) -> None:
+    public.mark(made(place, "r1"), "board.example.com", keepalive=True)
+    public.mark(made(place, "r2"), "new.example.com", keepalive=True)
+    apply_proxy(place, domains=["new.example.com", "board.example.com"])
+    assert settings.served(place, APP, "r1")["proxy"]["upstream_host"] == "board.example.com"
+    assert settings.served(place, APP, "r1")["domains"][0] == "new.example.com"
+    assert settings.served(place, APP, "r2")["proxy"]["upstream_host"] == ""
+    # Applying the same once more forgets nothing.
+    apply_proxy(place, domains=["new.example.com", "board.example.com"])
+    assert settings.served(place, APP, "r1")["proxy"]["upstream_host"] == "board.example.com"
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"source": {"subdir": "api"}}, {"static": [{"url": "/static", "path": "elsewhere", "max_age": 86400}]}],
+    [{"source": {"subdir": "api"}}, {"static": [static("/static", "elsewhere")]}],
 )
 def test_where_static_folders_are_is_for_a_deploy(place: Paths, change: dict[str, Any]) -> None:
-    static = [{"url": "/static", "path": "static", "max_age": 86400}]
-    compare(place, after_site=True, static=static)
-    assert compare(place, **{"static": static, **change})[2] == ""
+    apply_proxy(place, static=[static("/static")])
+    assert compare(place, **{"static": [static("/static")], **change})[2] == ""
 
 
-def test_a_proxy_that_was_configured_since_is_believed(place: Paths) -> None:
-    (place.root / settings.CADDYFILE).write_text("new.example.com {}")
+def test_whose_web_process_it_is_is_for_a_deploy(place: Paths) -> None:
+    """Each release says whether connections to it may be kept."""
+    command: dict[str, Any] = {"processes": [{"name": "web", "command": "serve {socket}"}]}
+    assert compare(place, **command)[2] == ""
+
+
+def test_a_proxy_of_before_there_were_receipts_is_believed(place: Paths) -> None:
+    (place.root / settings.PROXY_RECEIPT).unlink()
     assert compare(place, domains=["new.example.com"])[2] == ""
 
 

@@ -504,26 +504,36 @@ def test_a_link_below_static_that_leads_out_of_it(served: Path, name: str, targe
     with pytest.raises(
         ReleaseError, match=r"in static: static is a link to .* must not lead out of its folder"
     ):
-        folders.serve(APP, served, served)
+        folders.serve(APP, served, served, served.parent / "public")
 
 
-def test_static_folders_are_opened_and_no_other(served: Path, tmp_path: Path) -> None:
+def test_static_files_are_published_and_their_folders_stay_closed(served: Path, tmp_path: Path) -> None:
+    public = tmp_path / "public"
     link(served / "static/b.png", "img/a.png")
     link(served / "public", "static")
     for folder in (served, *served.glob("*")):
         if not folder.is_symlink():
             folder.chmod(0o750)
-    folders.serve({"static": [{"url": "/a/b", "path": "public"}]}, served, served)
-    assert (served / ".berth/static/a/b").readlink() == served / "static"
+    folders.serve({"static": [{"url": "/a/b", "path": "public"}]}, served, served, public)
+    assert (served / ".berth/static").readlink() == public
+    assert (public / "a/b/b.png").readlink() == Path("img/a.png")
+    assert (public / "a/b/img/a.png").samefile(served / "static/img/a.png")
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (public, public / "a", public / "a/b")] == [
+        0o700,
+        0o755,
+        0o755,
+    ]
     modes = {one.name: stat.S_IMODE(one.lstat().st_mode) for one in served.iterdir() if not one.is_symlink()}
-    assert modes == {"app": 0o750, "assets": 0o750, "static": 0o755, ".berth": 0o751}
+    assert modes == {"app": 0o750, "assets": 0o750, "static": 0o750, ".berth": 0o751}
     # Below a folder that is a link out of the release: somebody else's modes stay as they are.
     (tmp_path / "other/data").mkdir(parents=True)
     (tmp_path / "other/data").chmod(0o700)
     link(served / "out", str(tmp_path / "other"))
     untrusted.remove(served / ".berth/static")
     with pytest.raises(ReleaseError, match=r"^static: out/data leads out of the source"):
-        folders.serve({"static": [{"url": "/o", "path": "out/data"}]}, served, served)
+        folders.serve(
+            {"static": [{"url": "/o", "path": "out/data"}]}, served, served, tmp_path / "other-public"
+        )
     assert stat.S_IMODE((tmp_path / "other/data").stat().st_mode) == 0o700
 
 

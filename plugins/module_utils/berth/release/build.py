@@ -24,6 +24,7 @@ from . import (
     origins,
     places,
     project,
+    public,
     pythons,
     sandbox,
     scripts,
@@ -550,7 +551,9 @@ class Builder:
         for job in self.app.get("jobs", []):
             self._script(job["name"], job["command"])
         untrusted.take(own, self.sealed, "the release")
-        folders.serve(self.app, self.folder, self.project)
+        folders.serve(self.app, self.folder, self.project, self.paths.public(self.release))
+        lasting = not project.web(self.app).get("command")
+        public.mark(self.folder, public.asked_as(self.app), keepalive=lasting)
         places.remember(self.folder, self.project, self.work)
 
     def _script(self, name: str, command: str, socket: str = "") -> None:

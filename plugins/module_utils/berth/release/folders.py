@@ -10,12 +10,10 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from . import sandbox, seed, untrusted
+from . import public, sandbox, seed, untrusted
 from .command import module_source, transient
 from .errors import ReleaseError, cut
 from .paths import Paths, ids
-
-STATIC = ".berth/static"
 
 
 def link_persistent(paths: Paths, app: dict[str, Any], folder: Path, project: Path) -> None:
@@ -94,11 +92,13 @@ def open_scratch(paths: Paths, app: dict[str, Any], folder: Path, project: Path)
         untrusted.give(inside, uid, gid, 0o750, 0o640)
 
 
-def serve(app: dict[str, Any], folder: Path, project: Path) -> None:
-    """What the proxy serves, under its paths: which release is live decides it all."""
-    top = folder / STATIC
-    top.mkdir()
-    top.chmod(0o755)
+def serve(app: dict[str, Any], folder: Path, project: Path, top: Path) -> None:
+    """What the proxy serves, under its paths: which release is live decides it all.
+
+    It reads nothing of a release that was never live: until then it may not enter `top`.
+    """
+    top.mkdir(mode=0o700, parents=True)
+    top.parent.chmod(0o755)
     folder.joinpath(".berth").chmod(0o751)
     env = (folder / ".venv").resolve()
     for static in app.get("static", []):
@@ -108,10 +108,6 @@ def serve(app: dict[str, Any], folder: Path, project: Path) -> None:
         # A folder of a package in the environment is everybody's to read already.
         if not real.is_relative_to(env):
             real = untrusted.resolve(folder, place, what)
-            if real.is_dir():
-                untrusted.publish(folder.resolve(), real, what)
-        link = top / static["url"].lstrip("/")
-        for parent in list(link.parents)[: len(link.relative_to(top).parts) - 1][::-1]:
-            parent.mkdir(exist_ok=True)
-            parent.chmod(0o755)
-        link.symlink_to(real)
+        if real.is_dir():
+            public.publish(real, top / static["url"].lstrip("/"), what)
+    (folder / public.STATIC).symlink_to(top)

@@ -120,7 +120,7 @@ def describe(paths: Paths) -> dict[str, Any]:
 
 def _health(paths: Paths, name: str, record: dict[str, Any], live: bool, state: str) -> str:
     if live:
-        app = settings.served(paths, {"domains": ["localhost"], **record.get("app", {})})
+        app = settings.served(paths, {"domains": ["localhost"], **record.get("app", {})}, name)
         probe = gate.probe(paths.socket(name), app, record.get("health_path") or "/")
         code = probe.ask(5)
         return "well" if probe.good(code) else f"answers {code}" if code else "does not answer"

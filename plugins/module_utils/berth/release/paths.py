@@ -127,6 +127,10 @@ class Paths:
     def release(self, release: str) -> Path:
         return self.releases / release
 
+    def public(self, release: str) -> Path:
+        """What the proxy serves of a release. Beside it: where it looks at all of them it lists folders."""
+        return self.base / "public" / release
+
     def socket(self, release: str) -> Path:
         """Where the proxy and the gate find a release; one of an earlier Berth made its socket itself."""
         unit = self.units / f"{self.app}-web@{release}.socket"

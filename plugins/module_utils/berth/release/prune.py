@@ -77,6 +77,7 @@ def remove_release(paths: Paths, release: str) -> None:
     paths.migrate_env(release).unlink(missing_ok=True)
     for socket in (paths.root_socket(release), paths.own_socket(release)):
         socket.unlink(missing_ok=True)
+    untrusted.remove(paths.public(release))
     untrusted.remove(paths.release(release))
 
 

@@ -60,7 +60,7 @@ def resume(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     """Go on where a run was cut off after its switch: what it replaced is what a failure goes back to."""
     releases = prune.list_releases(deploy.paths)
     deploy.release, deploy.record = deploy.live, releases[deploy.live]
-    deploy.app = settings.served(deploy.paths, deploy.record["app"])
+    deploy.app = settings.served(deploy.paths, deploy.record["app"], deploy.release)
     old = str(cut.get("old", "")) if cut and cut.get("release") == deploy.release else ""
     if not releases.get(old, {}).get("healthy"):
         old = prune.previous(releases, deploy.release)
@@ -105,7 +105,7 @@ def _wake(deploy: Deploy, release: str, app: dict[str, Any]) -> None:
         return
     past = units.begin(deploy.paths, release)
     path = journal.read_record(deploy.paths.release(release)).get("health_path", "")
-    probe = gate.probe(deploy.paths.socket(release), settings.served(deploy.paths, app), path)
+    probe = gate.probe(deploy.paths.socket(release), settings.served(deploy.paths, app, release), path)
     once = {**app["health"], "successes": 1, "hold": 0}
     about = cause.About(str(deploy.paths.release(release)), called=f"{release}, to go back to,")
     gate.wait_healthy(probe, web, once, about, past)

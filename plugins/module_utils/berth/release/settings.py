@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
-from . import environment, journal
-from .paths import Paths, template_files, text_digest
+from . import environment, journal, public
+from .paths import Paths, template_files
 from .plan import PROVISIONED
 
-PROXIED = "proxied.json"
+# What role proxy applied last, site by site, as it was given.
+PROXY_RECEIPT = "etc/caddy/berth.applied.json"
+# What of an app's entry under `proxy` its site is made from.
+PROXY_KEYS = ("tls", "max_body", "read_timeout", "write_timeout", "upstream_host", "headers")
 # The digest of the settings that both roles, app and service, have been through.
 APPLIED = "applied"
-CADDYFILE = "etc/caddy/berth.caddyfile"
 
 
 def compare(
     paths: Paths, app: dict[str, Any], vault: dict[str, Any], after_site: bool, check: bool
 ) -> dict[str, Any]:
-    """`stale`: a deploy has to renew env files or units first. `problem`: what it cannot renew by itself."""
+    """`stale`: a deploy has to renew env files or units first. `problem`: what it cannot renew by itself.
+
+    `after_site`: in check mode, whether this run is one that would have renewed that too.
+    """
     try:
         provisioned = json.loads((paths.etc / PROVISIONED).read_text())
     except (OSError, ValueError):
@@ -33,9 +37,7 @@ def compare(
         or _cut_off(paths, provisioned["digest"])
         or not all((paths.units / name).is_file() for name in template_files(app))
     )
-    problem = "" if after_site else _problem(paths, app, provisioned)
-    if not check and not problem:
-        _remember(paths, app)
+    problem = "" if after_site and check else _problem(paths, app, provisioned)
     return {"stale": stale and not problem, "secrets": secrets, "problem": problem}
 
 
@@ -76,7 +78,7 @@ def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> 
         what = "The database settings"
     elif (provisioned.get("redis") or {}) != environment.redis_settings(app):
         what = "The Redis settings"
-    elif (known := _known(paths)) and known["digest"] != proxied(app) and known["file"] == _proxy_file(paths):
+    elif (known := _known(paths)) and proxied(known) != proxied({**app["proxy"], **app}):
         what = "domains, static or proxy"
     else:
         return ""
@@ -86,51 +88,43 @@ def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> 
     )
 
 
-def proxied(app: dict[str, Any]) -> str:
-    """Everything of an app that the proxy is configured with."""
-    shape = {key: app.get(key) for key in ("domains", "proxy")}
-    shape["static"] = [{key: one.get(key) for key in ("url", "max_age")} for one in app.get("static") or []]
-    return text_digest(json.dumps(shape, sort_keys=True, default=str))
-
-
-def _proxy_file(paths: Paths) -> str:
-    """The proxy's configuration as it is: when it changed since, somebody has run the role."""
-    try:
-        return text_digest((paths.root / CADDYFILE).read_text())
-    except OSError:
-        return ""
+def proxied(site: dict[str, Any]) -> dict[str, Any]:
+    """What a deploy cannot change of a site. Each release says itself what its static paths stand for."""
+    static = [{key: one.get(key) for key in ("url", "max_age")} for one in site.get("static") or []]
+    return {"domains": site.get("domains"), "static": static, **{key: site.get(key) for key in PROXY_KEYS}}
 
 
 def _known(paths: Paths) -> dict[str, Any]:
+    """The app's site as role proxy applied it; nothing on a server that has no such receipt yet."""
     try:
-        known: dict[str, Any] = json.loads((paths.state / PROXIED).read_text())
-        return known if {"digest", "file", "domains", "static"} <= set(known) else {}
+        sites: dict[str, dict[str, Any]] = json.loads((paths.root / PROXY_RECEIPT).read_text())
+        return sites.get(paths.app, {})
     except (OSError, ValueError):
         return {}
-
-
-def _remember(paths: Paths, app: dict[str, Any]) -> None:
-    now = {
-        "digest": proxied(app),
-        "file": _proxy_file(paths),
-        "domains": app.get("domains") or [],
-        "static": [one["url"] for one in app.get("static") or []],
-        "upstream_host": app.get("proxy", {}).get("upstream_host", ""),
-    }
-    if now != _known(paths) and Path(paths.state).is_dir():
-        journal.replace_text(paths.state / PROXIED, json.dumps(now, sort_keys=True) + "\n", 0o600)
 
 
 def unserved(paths: Paths, app: dict[str, Any]) -> list[str]:
     """Static paths of a release that the proxy, as it is set up today, leaves to the app."""
     known = _known(paths)
-    return [one["url"] for one in app.get("static") or [] if known and one["url"] not in known["static"]]
+    urls = [one["url"] for one in known.get("static") or []]
+    return [one["url"] for one in app.get("static") or [] if known and one["url"] not in urls]
 
 
-def served(paths: Paths, app: dict[str, Any]) -> dict[str, Any]:
-    """A release's own description, under the names of today: the proxy knows no others."""
+def served(paths: Paths, app: dict[str, Any], release: str) -> dict[str, Any]:
+    """A release's own description, under the names that the proxy asks it by today."""
     known = _known(paths)
     if not known.get("domains"):
         return app
-    proxy = {**app.get("proxy", {}), "upstream_host": known.get("upstream_host", "")}
-    return {**app, "domains": known["domains"], "proxy": proxy}
+    host = known.get("upstream_host", "")
+    before = known.get("before", "")
+    if before and not public.expects(paths.release(release), known["host"]):
+        host = before
+    return {**app, "domains": known["domains"], "proxy": {**app.get("proxy", {}), "upstream_host": host}}
+
+
+def expects_another_name(paths: Paths, app: dict[str, Any], release: str) -> bool:
+    """Whether a release was made for being asked under another host name than the app's of today."""
+    host = public.asked_as(app)
+    folder = paths.release(release)
+    told = (folder / public.HOSTS).is_dir() or bool(_known(paths).get("before"))
+    return told and not public.expects(folder, host)

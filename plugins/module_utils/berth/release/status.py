@@ -30,7 +30,9 @@ def describe(paths: Paths) -> dict[str, Any]:
     beside = units.beside_web(app, live)
     own_redis = redis.Redis(paths.app).unit if (app.get("redis") or {}).get("enabled") else ""
     states = units.states([web, *beside, *filter(None, [own_redis])])
-    probe = gate.probe(paths.socket(live), settings.served(paths, app), record.get("health_path") or "/")
+    probe = gate.probe(
+        paths.socket(live), settings.served(paths, app, live), record.get("health_path") or "/"
+    )
     code = probe.ask(5)
     releases = prune.list_releases(paths)
     size = command.run(["du", "-sxk", str(paths.base)], timeout=30).out.split()

@@ -125,7 +125,7 @@ class Deploy:
     def _live_status(self) -> tuple[gate.Probe, int]:
         """What the live release answers on its own socket, asked once."""
         record = journal.read_record(self.paths.release(self.live))
-        served = settings.served(self.paths, self.live_app())
+        served = settings.served(self.paths, self.live_app(), self.live)
         probe = gate.probe(self.paths.socket(self.live), served, str(record.get("health_path") or ""))
         return probe, probe.ask(5)
 
@@ -171,6 +171,10 @@ class Deploy:
         wanted = [*units.serving(self.paths, self.live)[:2], *units.beside_web(self.live_app(), self.live)]
         running = bool(self.live) and all(state == "active" for state in units.states(wanted).values())
         self.action = plan.decide(record, self.fingerprint, running, bool(args.get("force")))
+        if self.action in ("nothing", "restart") and settings.expects_another_name(
+            self.paths, self.app, self.live
+        ):
+            self.action = "deploy"
         sick = self._sick() if self.action == "nothing" else ""
         if sick and not check:
             self.action = "restart"
@@ -280,7 +284,7 @@ class Deploy:
             raise ReleaseError(f"{what}; those that can be rolled back to: {have}.")
         self.release = target
         self.record = releases[target]
-        self.app = settings.served(self.paths, self.record["app"])
+        self.app = settings.served(self.paths, self.record["app"], target)
         self.action = "deploy"
         now = history.today(releases[self.live])
         verdict = history.judge(history.revisions(self.paths, releases), target, self.record, now)
@@ -565,6 +569,8 @@ class Deploy:
         mine = [units.web(name, to), *units.beside_web(app, to)]
         # Before the rename: what the symlink points to when the power goes away starts again with the host.
         units.enable(self.paths, mine[:1])
+        with contextlib.suppress(FileNotFoundError):  # a release of before there was such a folder
+            self.paths.public(to).chmod(0o755)
         began = time.perf_counter()
         units.replace_link(self.paths.web_sock, self.paths.socket(to))
         units.replace_link(self.paths.current, self.paths.release(to))

@@ -237,27 +237,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def publish(top: Path, folder: Path, what: str) -> None:
-    """Let the world read a folder of a tree that was taken: no link in it may lead out of the folder."""
-    for parent in folder.parents:
-        if parent == top or not parent.is_relative_to(top):
-            break
-        parent.chmod(parent.stat().st_mode | 0o001)
-    descriptor = os.open(folder, _OPEN_FOLDER)
-    try:
-        known = os.fstat(descriptor)
-        owner = Owner(known.st_uid, known.st_gid, 0o755, 0o644)
-        job = _Take(what, folder, owner, never, theirs=known.st_uid)
-        job.folder(descriptor, "", 0)
-    finally:
-        os.close(descriptor)
-    for path, target in job.links.items():
-        if target.startswith("/") or job.leads_out(path):
-            raise job.refuse(
-                path, f"is a link to {shown(target)}: what the proxy serves must not lead out of its folder."
-            )
-
-
 # Looking and reading -----------------------------------------------------------------------------
 
 
