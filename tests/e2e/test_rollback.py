@@ -205,7 +205,7 @@ def test_the_static_map_goes_back_too(kit: Kit) -> None:
 
 
 def test_files_stay_as_long_as_their_release(kit: Kit) -> None:
-    source = board(kit) / "static"
+    source = board(kit) / "other"  # served as /static since the test before
     asset, address = source / "x-0ld4ss3t.js", "https://board.localhost/static/x-0ld4ss3t.js"
     asset.write_text("old\n")
     deploy(kit)
@@ -219,12 +219,13 @@ def test_files_stay_as_long_as_their_release(kit: Kit) -> None:
     # A link is refused, wherever it leads; what is live goes on.
     (source / "keys").symlink_to("/var/lib/caddy")
     refused = kit.play("playbooks/deploy.yml", "-e", "app=board", succeed=False)
-    assert "static/keys" in refused.output
+    assert "keys in static: other is a link" in refused.output or "other/keys" in refused.output
     (source / "keys").unlink()
-    kit.app("board")["keep_releases"] = 1
+    kit.app("board")["keep_releases"] = 2
     others = "systemctl list-units --plain --no-legend --state=active 'board-web@*' | cut -d' ' -f1"
     kit.host.sh(f"{others} | grep -v {kit.release('board')} | xargs -r systemctl stop")
-    kit.play("playbooks/deploy.yml", "-e", "app=board", "-e", "force=true")
+    for _ in range(2):
+        kit.play("playbooks/deploy.yml", "-e", "app=board", "-e", "force=true")
     assert kit.curl(address, "-o", "/dev/null", "-w", "%{http_code}") == "404"
     assert kit.host.sh("ls /srv/board/public") == kit.host.sh("ls /srv/board/releases")
     assert kit.host.sh("cat /run/caddy/applied") == configured
