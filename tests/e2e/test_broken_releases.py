@@ -411,7 +411,6 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         ],
         "database": {"scheme": "postgresql+psycopg"},
         "health": {**health, "timeout": 30},
-        "persistent": ["uploads"],
     }
     stall = {
         "name": "stall",
@@ -431,7 +430,7 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
     kit.host.sh(
         "apt-get install -y -qq --no-install-recommends git >/dev/null 2>&1;"
         "cp -r /srv/shop/current/. /tmp/work; cd /tmp/work;"
-        f"rm -rf {GIT} .venv .berth release.json uploads; git init -q .;"
+        f"rm -rf {GIT} .venv .berth release.json; git init -q .;"
         "git add -A; git -c user.name=a -c user.email=a@b commit -qm one;"
         f"git clone -q --bare /tmp/work {GIT}; rm -rf /tmp/work"
     )

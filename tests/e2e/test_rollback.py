@@ -145,6 +145,27 @@ def test_what_the_schema_lost_is_refused_unless_forced(kit: Kit) -> None:
     deploy(kit)
 
 
+def test_a_full_disk_stops_no_rollback(kit: Kit) -> None:
+    """The bad release may be what fills it. Journal and audit are on a small disk of their own here."""
+    before = kit.release("board")
+    (board(kit) / "board" / "full.py").write_text("")
+    live = deploy(kit)
+    folders = "/var/lib/berth/board /var/log/berth"
+    kit.host.sh(
+        f"for folder in {folders}; do cp -a $folder /tmp/kept; mount -t tmpfs -o size=256k none $folder; "
+        "cp -a /tmp/kept/. $folder/ 2> /dev/null || true; rm -rf /tmp/kept; "
+        "cat /dev/zero > $folder/full 2> /dev/null || true; done"
+    )
+    try:
+        run = kit.play("playbooks/rollback.yml", "-e", "app=board")
+    finally:
+        kit.host.sh(f"umount {folders}")
+    assert kit.release("board") == before != live
+    assert "Left to the next run" in run.output
+    assert "No space left on device" in run.output
+    deploy(kit)
+
+
 def test_the_list_of_releases(kit: Kit) -> None:
     run = kit.play("playbooks/releases.yml", "-e", "json=true", env={"ANSIBLE_STDOUT_CALLBACK": "json"})
     plays = json.loads(run.output)["plays"]

@@ -15,7 +15,7 @@ from tests.support.kit import Kit, kill
 
 WATCHER = r"""
 import ctypes, glob, os, select, signal, sys, time
-app, point, delay = sys.argv[1], sys.argv[2], float(sys.argv[3])
+app, point, delay, after = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4] == "after"
 step = "switch" if point == "renamed" else point
 state, link = f"/var/lib/berth/{app}/", f"/srv/{app}/web.sock"
 offset, before = os.path.getsize(state + "journal.jsonl"), os.readlink(link)
@@ -46,7 +46,7 @@ def written(what):
 
 
 def reached():
-    return os.readlink(link) != before if point == "renamed" else written(b"begin")
+    return os.readlink(link) != before if point == "renamed" else written(b"end" if after else b"begin")
 
 
 def stopped():
@@ -55,6 +55,10 @@ def stopped():
 
 
 def late():
+    if after:  # the next step
+        with open(state + "journal.jsonl", "rb") as handle:
+            handle.seek(offset)
+            return handle.read().rstrip().rpartition(b'"step":')[2].split(b'"')[1] != step.encode()
     return written(b"end") or point == "switch" and os.readlink(link) != before
 
 
@@ -86,15 +90,36 @@ class Frozen:
     """The release that was live when the run began."""
 
 
-def freeze(kit: Kit, app: str, point: str, delay: float, again: Callable[[], None], *command: str) -> Frozen:
-    """Start a run and stop its engine in its tracks: `delay` seconds into a step, or right after the rename.
+def freeze(
+    kit: Kit,
+    app: str,
+    point: str,
+    delay: float,
+    again: Callable[[], None],
+    *command: str,
+    after: bool = False,
+) -> Frozen:
+    """Start a run and stop its engine in its tracks.
+
+    `delay` seconds into a step, right after the rename, or `after` a step, before the next one begins.
 
     On a busy machine the signal may come when the engine is past it. Then the run may end as it likes,
     `again` makes something to do, and the next one is watched.
     """
     for _ in range(5):
         watcher = subprocess.Popen(
-            ["docker", "exec", "-i", kit.host.container, "python3", "-", app, point, str(delay)],
+            [
+                "docker",
+                "exec",
+                "-i",
+                kit.host.container,
+                "python3",
+                "-",
+                app,
+                point,
+                str(delay),
+                "after" if after else "",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

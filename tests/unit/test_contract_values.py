@@ -71,6 +71,7 @@ def test_the_smallest_app_comes_out_complete() -> None:
             "lock_timeout": 5,
             "lock_retries": 2,
             "timeout": 900,
+            "destructive": "warn",
         },
         "build": [],
         "scratch": [],

@@ -24,6 +24,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "disk.distrust read_text",
             "journal._append open",
             "journal.entries read_text",
+            "history.ran read_text",
         ),
         *("journal.read_record read_text", "journal.replace_text open", "journal.replace_text fdopen"),
         *("journal.replace_text fchmod", "journal.replace_text fchown", "lock.take open"),

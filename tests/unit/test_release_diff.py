@@ -33,7 +33,7 @@ REVISION = (
 def database(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is where the live release left it."""
     monkeypatch.setattr(history.migrate.Database, "__init__", lambda *_: None)
-    monkeypatch.setattr(history.migrate.Database, "ask", lambda _: None)
+    monkeypatch.setattr(history.migrate.Database, "ask", lambda *_: None)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def test_revisions_that_only_a_record_knows(tmp_path: Path) -> None:
     ("asked", "now"), [("0007", "0007"), ("", ""), (None, "0005"), (ReleaseError("no password"), "0005")]
 )
 def test_the_schema_of_today(monkeypatch: pytest.MonkeyPatch, asked: Any, now: str) -> None:
-    def ask(_: Any) -> Any:
+    def ask(*_: Any) -> Any:
         if isinstance(asked, ReleaseError):
             raise asked
         return asked
@@ -140,3 +140,50 @@ def test_what_may_be_gone_back_to(
 )
 def test_how_a_run_ended(entry: dict[str, Any], said: str) -> None:
     assert history._run(entry)[-1] == said
+
+
+def test_what_a_failed_release_did_to_the_schema_is_known(tmp_path: Path) -> None:
+    paths = Paths("board", tmp_path)
+    paths.state.mkdir(parents=True)
+    lay(paths.release("a"))
+    added = schema.Revision("2", ["1"], "2_adds.py", "")
+    history.remember(paths, [added])
+    history.remember(paths, [schema.Revision("3", ["2"], "3_drops.py", "", ["drops table t"])])
+    known = history.revisions(paths, {"a": {}})
+    record = {"migrations": ALEMBIC, "schema": {"to": "1"}}
+    assert history.judge(known, "a", record, "2").safe
+    refused = history.judge(known, "a", record, "3")
+    assert not refused.safe
+    assert "3_drops (drops table t)" in refused.sentence
+
+
+def test_rows_that_newer_code_wrote_are_named_with_their_beginning() -> None:
+    database = {"database": {"enabled": True}}
+    records: dict[str, dict[str, Any]] = {
+        "a": {"turn": 1, "live_since": "2026-01-01T10:00:00Z", "app": database},
+        "b": {"turn": 2, "live_since": "2026-01-02T20:31:09Z", "app": database},
+        "c": {"turn": 3, "live_since": "2026-01-03T09:00:00Z", "app": database},
+    }
+    said = "Rows written since 2026-01-02 20:31 UTC stay, and its code may not be able to read them."
+    assert history.rows_since(records, "a") == said
+    records["a"]["app"] = {"database": {"enabled": False}}
+    assert history.rows_since(records, "a") == ""
+
+
+def test_a_database_that_accepts_and_says_nothing_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """psql stands for itself: one that waits for ever, as it does for a server that is stopped."""
+    pids = tmp_path / "pids"
+    (tmp_path / "psql").write_text(f"#!/bin/sh\necho $$ >> {pids}\nexec sleep 60\n")
+    (tmp_path / "psql").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(migrate.environment, "read_password", lambda *_: "x")
+    monkeypatch.setattr(history, "_PATIENCE", 0.3)
+    monkeypatch.setattr(migrate, "_PATIENCE", 0.3)
+    app = {"database": {"enabled": True, "name": "board"}}
+    assert history.today({"app": app, "schema": {"to": "0005"}}) == "0005"
+    with pytest.raises(ReleaseError, match="cannot be reached"), migrate.Database(app).advisory_lock():
+        pass
+    left = [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()]
+    assert left == []

@@ -126,7 +126,7 @@ def main() -> None:
 
     def until_gone(wait: Callable[[], None]) -> None:
         wait()
-        if not engine.switched():
+        if engine.abandon():
             _abort()
         requests.put(None)
 

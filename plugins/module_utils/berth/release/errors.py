@@ -18,16 +18,20 @@ def cut(text: str, limit: int) -> str:
 
 
 class ReleaseError(Exception):
-    """A step cannot go on. `str()` is one sentence; `log` and `advice` follow it on lines of their own."""
+    """A step cannot go on. `str()` is one sentence.
+
+    `also` follows it (what became of the releases), then `log` and `advice` on lines of their own.
+    """
 
     def __init__(self, sentence: str, log: list[str] | None = None, advice: str = "") -> None:
         super().__init__(sentence)
         self.sentence = sentence
         self.log = log or []
         self.advice = advice
+        self.also: list[str] = []
 
     def text(self) -> str:
-        parts = [self.sentence]
+        parts = [" ".join([self.sentence, *self.also])]
         if self.log:
             parts.append("Last log lines:\n" + "\n".join(f"  {cut(line, _LINE)}" for line in self.log))
         if self.advice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from . import gate, journal, lock, migrate, places, prune, schema, scripts, sett
 from .errors import ReleaseError
 from .paths import Paths
 
+RAN = "revisions.json"
 _LINES = 20
+# Seconds for the database to answer: who goes back does not wait for one that hangs.
+_PATIENCE = 5.0
 _DEPTH = ("alembic.ini", "*/alembic.ini", "*/*/alembic.ini")
 
 
@@ -37,12 +41,42 @@ def known_to(release: Path, app: dict[str, Any]) -> dict[str, schema.Revision]:
 
 def revisions(paths: Paths, releases: dict[str, dict[str, Any]]) -> dict[str, schema.Revision]:
     """Every revision that any release here knows, as the newest of them tells it."""
-    known: dict[str, schema.Revision] = {}
+    known = ran(paths)
     for name in sorted(releases):
         for noted in (releases[name].get("schema") or {}).get("revisions") or []:
             known[noted["id"]] = schema.noted(noted)
         known.update(known_to(paths.release(name), releases[name].get("app") or {}))
     return known
+
+
+def ran(paths: Paths) -> dict[str, schema.Revision]:
+    """Revisions that were run here, whatever became of the release that brought them."""
+    try:
+        entries = json.loads((paths.state / RAN).read_text())
+        return {entry["id"]: schema.noted(entry) for entry in entries}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+
+
+def remember(paths: Paths, revisions: list[schema.Revision]) -> None:
+    """Before they run: the release that brings them may be gone when somebody asks what they did."""
+    known = ran(paths)
+    now = {**known, **{one.id: one for one in revisions}}
+    if now != known:
+        text = json.dumps([one.as_dict() for one in now.values()], ensure_ascii=False) + "\n"
+        journal.replace_text(paths.state / RAN, text, 0o600)
+
+
+def rows_since(releases: dict[str, dict[str, Any]], target: str) -> str:
+    """What the schema does not tell: rows that newer code wrote. Empty where the target has no database."""
+    app = releases[target].get("app") or {}
+    mine = prune.last_live(releases[target])
+    later = [record for record in releases.values() if prune.last_live(record) > mine]
+    since = str(min(later, key=prune.last_live).get("live_since", "")) if later else ""
+    if not since or not (app.get("database") or {}).get("enabled"):
+        return ""
+    moment = since.replace("T", " ")[: len("2026-01-01 00:00")]
+    return f"Rows written since {moment} UTC stay, and its code may not be able to read them."
 
 
 def today(record: dict[str, Any]) -> str:
@@ -52,7 +86,7 @@ def today(record: dict[str, Any]) -> str:
     if not (app.get("database") or {}).get("enabled"):
         return noted
     try:
-        asked = migrate.Database(app).ask()
+        asked = migrate.Database(app).ask(_PATIENCE)
     except (ReleaseError, OSError):
         return noted
     return noted if asked is None else asked
@@ -101,6 +135,7 @@ def describe(paths: Paths) -> dict[str, Any]:
             "live_since": record.get("live_since", ""),
             "schema": (record.get("schema") or {}).get("to", ""),
             "live": name == live,
+            "withdrawn": record.get("withdrawn", ""),
             "health": _health(paths, name, record, name == live, state),
         }
         if record.get("healthy") and name != live:
@@ -124,9 +159,11 @@ def _health(paths: Paths, name: str, record: dict[str, Any], live: bool, state: 
         probe = gate.probe(paths.socket(name), app, record.get("health_path") or "/")
         code = probe.ask(5)
         return "well" if probe.good(code) else f"answers {code}" if code else "does not answer"
-    if not record.get("healthy"):
-        return "unfinished"
-    return "ends its work" if state == "active" else "was well"
+    if state == "active" and prune.served(record):
+        return "ends its work"
+    if record.get("withdrawn"):
+        return "withdrawn"
+    return "was well" if record.get("healthy") else "unfinished"
 
 
 def table(apps: list[dict[str, Any]]) -> str:

@@ -34,7 +34,7 @@ def _append(path: Path, entry: dict[str, Any], mode: int, limit: int) -> None:
         try:
             # The engines of two apps write one audit file.
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if not _is_still(path, descriptor):
+            if not is_still(path, descriptor):
                 continue
             size = os.fstat(descriptor).st_size
             if size >= limit:
@@ -50,7 +50,7 @@ def _append(path: Path, entry: dict[str, Any], mode: int, limit: int) -> None:
             os.close(descriptor)
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def is_still(path: Path, descriptor: int) -> bool:
     try:
         return path.stat().st_ino == os.fstat(descriptor).st_ino
     except OSError:
@@ -80,7 +80,7 @@ def entries(path: Path) -> list[dict[str, Any]]:
 
 
 def note(paths: Paths, release: str, step: str, state: str, **more: Any) -> None:
-    """One line before (`begin`) and one after (`end`, `failed`) every step that changes something."""
+    """One line before (`begin`) and one after (`end`, `left`, `failed`) every step that changes something."""
     _append(
         paths.state / "journal.jsonl",
         {"at": now(), "release": release, "step": step, "state": state, **_hidden(paths, more)},

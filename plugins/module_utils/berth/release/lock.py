@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,6 +10,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any
 
+from . import journal
 from .errors import ReleaseError
 from .paths import Paths
 
@@ -45,22 +47,28 @@ class Lock:
         self.descriptor = -1
 
     def take(self, holder: dict[str, Any], wait: float) -> None:
-        self.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self.paths.state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + wait
         while True:
+            self.paths.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.paths.state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                # A purge removes the file that others wait for: its lock would keep nobody out.
+                if journal.is_still(self.paths.state / "lock", descriptor):
+                    break
+                os.close(descriptor)
+                continue
             except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    current = self._holder(descriptor)
-                    os.close(descriptor)
-                    raise ReleaseError(refusal(self.paths.app, current, wait)) from None
-                time.sleep(0.1)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+                current = self._holder(descriptor)
+                os.close(descriptor)
+            if time.monotonic() >= deadline:
+                raise ReleaseError(refusal(self.paths.app, current, wait))
+            time.sleep(0.1)
         self.descriptor = descriptor
+        # Who holds it is for others to read. On a full disk they do without, and a rollback goes on.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
     @staticmethod
     def _holder(descriptor: int) -> dict[str, Any]:

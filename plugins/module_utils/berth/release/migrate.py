@@ -24,6 +24,8 @@ from .paths import Paths
 
 _KEY = 0x6265727468  # "berth": the advisory lock every Berth deploy of one database asks for
 _LONGEST_PAUSE = 15.0
+# Seconds that the database has for a small question.
+_PATIENCE = 30.0
 # A revision or an env.py that leaves the transaction: what it did stays when it fails halfway.
 _LEAVES = re.compile(r"autocommit|\bcommit\b", re.IGNORECASE)
 _WITHOUT = re.compile(r"autocommit|transactional_ddl\s*=\s*False", re.IGNORECASE)
@@ -314,29 +316,36 @@ class Database:
         """What alembic_version says; empty where there is no such table (or no psql to ask with)."""
         return self.ask() or ""
 
-    def ask(self) -> str | None:
+    def ask(self, patience: float = _PATIENCE) -> str | None:
         """The same, but None where the database cannot be asked."""
+        query = "select string_agg(version_num, ',' order by version_num) from alembic_version;"
+        # A statement that fails is no failure of psql's; a connection that does is.
+        return self._answer(query, patience)
+
+    def _answer(self, query: str, patience: float) -> str | None:
+        """None without an answer: no psql, no connection, or a server that accepts and says nothing."""
         try:
             process = self._psql()
         except FileNotFoundError:
             return None
-        query = "select string_agg(version_num, ',' order by version_num) from alembic_version;"
-        out, _ = process.communicate(query, timeout=30)
-        # A statement that fails is no failure of psql's; a connection that does is.
+        try:
+            out, _ = process.communicate(query, timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return None
         return out.strip() if process.returncode == 0 else None
 
     def limits(self, role: str) -> tuple[int, int] | None:
         """How many connections there are for all apps, and for this role (-1: no limit of its own)."""
-        process = self._psql()
         query = (
             "select current_setting('max_connections')::int"
             " - current_setting('superuser_reserved_connections')::int"
             " - coalesce(current_setting('reserved_connections', true), '0')::int, rolconnlimit"
             " from pg_roles where rolname = :'role';"
         )
-        out, _ = process.communicate(f"\\set role {role}\n{query}", timeout=10)
-        both = out.strip().split("|")
-        return (int(both[0]), int(both[1])) if process.returncode == 0 and len(both) == 2 else None
+        both = (self._answer(f"\\set role {role}\n{query}", 10) or "").split("|")
+        return (int(both[0]), int(both[1])) if len(both) == 2 else None
 
     @contextmanager
     def advisory_lock(self) -> Iterator[None]:
@@ -347,22 +356,26 @@ class Database:
             return
         assert process.stdin is not None
         assert process.stdout is not None
+        # It asks for a lock without waiting for it, so whoever takes longer does not answer at all.
+        silence = threading.Timer(_PATIENCE, process.kill)
+        silence.start()
         try:
             process.stdin.write(f"select pg_try_advisory_lock({_KEY});\n")
             process.stdin.flush()
             answer = process.stdout.readline().strip()
+            silence.cancel()
             if answer == "f":
                 raise ReleaseError(
                     "Another migration of this database is running: wait for it and deploy again."
                 )
             if answer != "t":
-                process.stdin.close()
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
                 lines = (process.stderr.read() if process.stderr else "").strip().splitlines()
-                raise ReleaseError(
-                    f"The database cannot be reached: {lines[0] if lines else 'psql gave no reason'}."
-                )
+                raise ReleaseError(f"The database cannot be reached: {lines[0] if lines else 'no answer'}.")
             yield
         finally:
+            silence.cancel()
             process.kill()
             process.wait()
 
@@ -377,7 +390,6 @@ def run(
     unchanged: Callable[[], bool] = lambda: False,
     *,
     shared: bool = False,
-    live: bool = True,
 ) -> int:
     """Run the command as the app's user: how often it was tried, or the sentence that says why it failed.
 
@@ -426,8 +438,7 @@ def run(
         tries, pause, seen = tries + 1, min(pause * 2, _LONGEST_PAUSE), watch.last
     late = time.monotonic() - began >= limit
     reason = _reason(result.lines, result.code, str(folder), lock, limit if late else 0, watch, tries)
-    stands = "The old release serves on" if live else "Nothing is live yet"
-    raise ReleaseError(f"{reason}. {stands}.", log=result.lines[-20:], advice=_advice(result.lines, watch))
+    raise ReleaseError(f"{reason}.", log=result.lines[-20:], advice=_advice(result.lines, watch))
 
 
 def _watch(database: Mapping[str, Any], seen: str, limit: int) -> Blockers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from datetime import datetime, timezone
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from . import ENGINE_VERSION, environment
@@ -21,6 +23,10 @@ PROVISIONED = "provisioned.json"
 
 def fingerprint(app: dict[str, Any], source: str, env: str, unit_texts: list[str]) -> str:
     shape = {key: app.get(key) for key in _PART_OF_RELEASE}
+    # A policy, asked before they run: a release is the same with either.
+    shape["migrations"] = {
+        key: value for key, value in (app.get("migrations") or {}).items() if key != "destructive"
+    }
     shape["subdir"] = app["source"].get("subdir", "")
     return text_digest(ENGINE_VERSION, source, json.dumps(shape, sort_keys=True), env, *unit_texts)
 
@@ -67,6 +73,14 @@ def decide(live: dict[str, Any], wanted: str, running: bool, force: bool) -> str
     return "nothing" if running else "restart"
 
 
-def release_id(source: str, today: datetime | None = None) -> str:
-    moment = (today or datetime.now(timezone.utc)).strftime("%Y%m%dT%H%M%SZ")
-    return f"{moment}-{source[:7]}"
+_STAMP = "%Y%m%dT%H%M%SZ"
+
+
+def release_id(source: str, today: datetime | None = None, here: Iterable[str] = ()) -> str:
+    """Above all that are here: a clock that ran ahead and was put right must not turn their order around."""
+    moment = (today or datetime.now(timezone.utc)).replace(microsecond=0)
+    for name in here:
+        with contextlib.suppress(ValueError):
+            stamp = datetime.strptime(name.partition("-")[0], _STAMP).replace(tzinfo=timezone.utc)
+            moment = max(moment, stamp + timedelta(seconds=1))
+    return f"{moment.strftime(_STAMP)}-{source[:7]}"

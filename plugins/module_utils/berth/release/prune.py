@@ -10,7 +10,7 @@ from typing import Any
 
 from . import units, untrusted
 from .command import systemctl
-from .journal import RECORD, read_record
+from .journal import RECORD, now, read_record, write_record
 from .paths import Paths
 
 
@@ -32,31 +32,58 @@ def live_release(paths: Paths) -> str:
 def select(
     releases: dict[str, dict[str, Any]], live: str, keep: int, busy: Iterable[str]
 ) -> tuple[list[str], list[str]]:
-    """Releases that stay and that go: live, still at work, and the newest healthy ones, `keep` in all."""
+    """Releases that stay and that go: live, still at work, and those that were live last, `keep` in all."""
     stay = {live} if live in releases else set()
-    for release in sorted(releases, reverse=True):
-        if len(stay) >= max(1, keep):
-            break
-        if releases[release].get("healthy"):
-            stay.add(release)
-    stay.update(release for release in busy if releases.get(release, {}).get("healthy"))
+    stay.update(candidates(releases, live)[: max(1, keep) - len(stay)])
+    stay.update(release for release in busy if served(releases.get(release, {})))
     return sorted(stay), sorted(set(releases) - stay)
 
 
+def served(record: dict[str, Any]) -> bool:
+    """Whether a release ever was live, so that it may still have clients: one taken back at once, too."""
+    return bool(record.get("healthy") or record.get("withdrawn"))
+
+
+def last_live(record: dict[str, Any]) -> tuple[int, str, str]:
+    """When a release went live, to be compared: a count, since clocks are put right and names follow them."""
+    return int(record.get("turn") or 0), str(record.get("live_since", "")), str(record.get("created", ""))
+
+
+def next_turn(releases: dict[str, dict[str, Any]]) -> int:
+    return 1 + max((int(record.get("turn") or 0) for record in releases.values()), default=0)
+
+
 def candidates(releases: dict[str, dict[str, Any]], live: str) -> list[str]:
-    """What a rollback may go to, the newest first."""
+    """What a rollback may go to: what was live last comes first, and what was gone back from at the end."""
+    found = [name for name, record in releases.items() if record.get("healthy") and name != live]
     return sorted(
-        (name for name, record in releases.items() if record.get("healthy") and name != live), reverse=True
+        found,
+        key=lambda name: (not releases[name].get("withdrawn"), last_live(releases[name]), name),
+        reverse=True,
     )
 
 
 def previous(releases: dict[str, dict[str, Any]], live: str) -> str:
-    """The release a plain rollback goes to: the newest healthy one older than the live one."""
-    return next((name for name in candidates(releases, live) if name < live), "")
+    """The release a plain rollback goes to: what was live before the live one and is trusted still."""
+    mine = releases.get(live, {})
+
+    def before(name: str) -> bool:
+        # One that is not proved yet came after all that are.
+        older = (last_live(releases[name]), name) < (last_live(mine), live)
+        return not releases[name].get("withdrawn") and (older or not mine.get("healthy"))
+
+    return next((name for name in candidates(releases, live) if before(name)), "")
 
 
-def remove_release(paths: Paths, release: str) -> None:
-    """A release and everything that carries its name.
+def withdraw(paths: Paths, release: str) -> None:
+    """Note that a release was gone back from: it is no release to go back to any more, unless it is named."""
+    record = read_record(paths.release(release))
+    if record and not record.get("withdrawn"):
+        write_record(paths.release(release), {**record, "withdrawn": now()})
+
+
+def remove_release(paths: Paths, release: str) -> str:
+    """A release and everything that carries its name; what cannot be removed of it, or nothing.
 
     First it stops being one that a rollback could go to; its folder goes last, so that a killed prune is
     repeated.
@@ -79,6 +106,9 @@ def remove_release(paths: Paths, release: str) -> None:
         socket.unlink(missing_ok=True)
     untrusted.remove(paths.public(release))
     untrusted.remove(paths.release(release))
+    if paths.release(release).exists():
+        return f"{paths.release(release)} is still there (lsattr -R and findmnt tell why)"
+    return ""
 
 
 def instances(paths: Paths) -> dict[str, list[str]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import cause, command, gate, journal, prune, settings, units
+from . import cause, command, gate, history, journal, prune, settings, units
 from .errors import ReleaseError
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     for release, record in prune.list_releases(deploy.paths).items():
         if release == deploy.live:
             continue
-        if not record.get("healthy"):
+        if not prune.served(record):
             prune.remove_release(deploy.paths, release)
             continue
         beside = units.beside_web(record["app"], release)
@@ -40,20 +42,31 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     prune.sweep(deploy.paths)
     if deploy.action != "deploy":
         prune.remove_unused_envs(deploy.paths)
-    journal.note(deploy.paths, deploy.live, "settle", "end", lost=lost)
+    forth = bool(journal.read_record(deploy.paths.release(lost)).get("withdrawn")) if lost else False
+    went_back = cut.get("kind") == "rollback" and lost == deploy.live and not forth
+    if went_back and cut.get("old") not in (None, "", lost):
+        with deploy.spare("That a release was gone back from"):
+            prune.withdraw(deploy.paths, str(cut["old"]))
+    if deploy.action != "resume":
+        # Or its own steps close the journal: cut off again before the first, it would be forgotten.
+        with deploy.spare("The journal of this run"):
+            journal.note(deploy.paths, deploy.live, "settle", "end", lost=lost)
     if not lost:
         return
     gone = not deploy.paths.release(lost).exists()
     went = "is live" if lost == deploy.live else "was removed" if gone else "is not live"
+    if cut.get("state") == "left":
+        return  # that run has said so
     deploy.notes.append(f"The run before was cut off in step {cut.get('step')}: its release {lost} {went}.")
-    journal.audit(
-        deploy.paths,
-        what="settle",
-        by=deploy.by(),
-        step=cut.get("step", ""),
-        result="kept" if lost == deploy.live else "undone",
-        **{"from": cut.get("old", ""), "to": lost},
-    )
+    with deploy.spare("The audit line"):
+        journal.audit(
+            deploy.paths,
+            what="settle",
+            by=deploy.by(),
+            step=cut.get("step", ""),
+            result="kept" if lost == deploy.live else "undone",
+            **{"from": cut.get("old", ""), "to": lost},
+        )
 
 
 def resume(deploy: Deploy, cut: dict[str, Any] | None) -> None:
@@ -68,40 +81,126 @@ def resume(deploy: Deploy, cut: dict[str, Any] | None) -> None:
 
 
 def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
-    """A step failed: the old release goes on (or goes back), and of the new one its environment is left."""
-    if (deploy.switched or deploy.action == "resume") and deploy.live and deploy.live != deploy.release:
-        _wake(deploy, deploy.live, deploy.live_app())
-        deploy.go_live(deploy.live, deploy.live_app(), deploy.release, deploy.app)
-        deploy.take_over(deploy.live, deploy.live_app(), deploy.release, deploy.app)
-    elif (deploy.switched or deploy.action == "resume") and not deploy.live:
-        deploy.paths.web_sock.unlink(missing_ok=True)
-        deploy.paths.current.unlink(missing_ok=True)
-    if (
-        deploy.kind == "deploy"
-        and deploy.action in ("deploy", "resume")
-        and deploy.release not in ("", deploy.live)
-    ):
-        if not deploy.switched:
-            units.kill(units.serving(deploy.paths, deploy.release))
-        # What was installed is no cause of it, and the next try needs it; the next good deploy removes it.
-        full = cause.is_full(error.sentence)
-        spare = "" if full else prune.env_of(deploy.paths, deploy.release)
-        prune.remove_release(deploy.paths, deploy.release)
-        prune.remove_unused_envs(deploy.paths, spare)
-    elif deploy.kind == "rollback" and deploy.release != deploy.live:
-        units.stop(units.serving(deploy.paths, deploy.release))
+    """A step failed: the old release goes on (or goes back), and the new one ends.
+
+    Whatever fails on the way is told after the first cause, and keeps no other part from being done.
+    """
+    live, release = deploy.live, deploy.release
+    went_live = deploy.switched or deploy.action == "resume"
+    again = Apart(error)
+    moved = ""
+    with again("The schema could not be looked at"):
+        moved = _schema_moved(deploy)
+    deploy.switched = went_live  # so that a full disk does not stop the way back
+    if went_live and live and live != release:
+        with again("The release before it could not be started"):
+            _wake(deploy, live, deploy.live_app())
+        if again.failed:
+            # Better one that failed its proof than one that does not answer at all.
+            again.stays = True
+            error.also.append(f"So {release} stays live, unproved.")
+            with again("Its processes could not be started"):
+                units.start(units.beside_web(deploy.app, release))
+        else:
+            _take_back(deploy, again)
+    elif went_live and not live:
+        with again("The way to it could not be closed"):
+            deploy.paths.web_sock.unlink(missing_ok=True)
+            deploy.paths.current.unlink(missing_ok=True)
+    if not went_live or not live:
+        with again(f"{release} could not be ended"):
+            end_unproved(deploy)
+        if deploy.kind == "deploy" and deploy.action in ("deploy", "resume") and release not in ("", live):
+            with again(f"{release} could not be removed"):
+                # What was installed is no cause of it, and the next try needs it; a good deploy removes it.
+                full = cause.is_full(error.sentence)
+                spare = "" if full else prune.env_of(deploy.paths, release)
+                prune.remove_release(deploy.paths, release)
+                prune.remove_unused_envs(deploy.paths, spare)
+    if deploy.action != "restart" and not again.stays:
+        error.also.append(_what_serves(deploy, went_live))
+        error.also += filter(None, [moved])
     seconds = round(time.monotonic() - deploy.began, 1)
-    journal.audit(deploy.paths, **deploy.audit("failed", seconds, step=step, reason=error.sentence))
-    deploy.switched = False
+    with again("The audit line could not be written"):
+        journal.audit(deploy.paths, **deploy.audit("failed", seconds, step=step, reason=error.sentence))
+    deploy.switched, deploy.undone = False, True
+    with again("The journal could not be written"):
+        deploy.note(step, "failed", reason=error.sentence)
+
+
+class Apart:
+    """Parts of a work that are done whatever becomes of the others; problems are added to the first error."""
+
+    def __init__(self, error: ReleaseError) -> None:
+        self.error = error
+        self.failed = False
+        self.stays = False
+
+    @contextlib.contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        self.failed = False
+        try:
+            yield
+        except Exception as problem:  # noqa: BLE001 - the first cause must reach the user, and the rest be done
+            self.failed = True
+            said = problem.sentence if isinstance(problem, ReleaseError) else f"{problem}"
+            self.error.also.append(f"{what}: {said.rstrip('.')}.")
+
+
+def _take_back(deploy: Deploy, again: Apart) -> None:
+    """From a release that went live and failed its proof: it has clients, so it ends as any other does."""
+    live, app, release = deploy.live, deploy.live_app(), deploy.release
+    if deploy.kind == "deploy":
+        with again("That it was taken back could not be noted"):
+            prune.withdraw(deploy.paths, release)
+    with again("Going back met a problem"):
+        deploy.go_live(live, app, release, deploy.app)
+    with again(f"The processes of {live} could not be started"):
+        deploy.take_over(live, app, release, deploy.app)
+    with again(f"{release} runs on"):
+        deploy.let_go(release, deploy.app)
+
+
+def _schema_moved(deploy: Deploy) -> str:
+    """A migration is not undone: what it means for the release that serves now."""
+    before = str((deploy.record.get("schema") or {}).get("from", ""))
+    if deploy.kind != "deploy" or not deploy.record.get("migrations"):
+        return ""
+    now = history.today(deploy.record)
+    if now == before:
+        return ""
+    if not deploy.live:
+        return f"The schema stays at {now}."
+    releases = prune.list_releases(deploy.paths)
+    known = history.revisions(deploy.paths, releases)
+    return history.judge(known, deploy.live, releases.get(deploy.live, {}), now).sentence
+
+
+def _what_serves(deploy: Deploy, went_live: bool) -> str:
+    if not deploy.live:
+        return "Nothing was live before, so nothing serves."
+    return f"{deploy.live} {'is live again' if went_live else 'serves on'}."
+
+
+def end_unproved(deploy: Deploy) -> None:
+    """What was started and never went live. A release to go back to may have clients of its own left."""
+    if deploy.release in ("", deploy.live, prune.live_release(deploy.paths)):
+        return
+    if deploy.kind == "rollback":
+        if units.states([deploy.web]).get(deploy.web) in ("active", "activating"):
+            deploy.let_go(deploy.release, deploy.app)
+        return
+    units.kill(units.serving(deploy.paths, deploy.release))
 
 
 def _wake(deploy: Deploy, release: str, app: dict[str, Any]) -> None:
     """The release to go back to may have been stopped: by the end of its retirement, or by a reboot."""
     web = units.web(deploy.paths.app, release)
     retirement = units.retiring(deploy.paths.app, release)
-    if units.states([retirement])[retirement] == "active":
+    if units.states([retirement]).get(retirement) == "active":
         units.stop([retirement])
-    if set(units.states(units.serving(deploy.paths, release)[:2]).values()) == {"active"}:
+    states = units.states(units.serving(deploy.paths, release)[:2])
+    if set(states.values()) == {"active"}:
         return
     past = units.begin(deploy.paths, release)
     path = journal.read_record(deploy.paths.release(release)).get("health_path", "")

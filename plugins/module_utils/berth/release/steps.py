@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,9 +72,16 @@ class Deploy:
         self.release = ""
         self.record: dict[str, Any] = {}
         self.commit = ""
+        self.identity = ""
         self.fingerprint = ""
         # On the far side of the rename, until the last step has ended or all is put back.
         self.switched = False
+        # Nothing takes a release back that has proved itself.
+        self.proved = False
+        self.undone = False
+        self.abandoned = False
+        self.renaming = threading.Lock()
+        self.left: list[str] = []
         self.alone = False
         self.notes: list[str] = []
         self.times: dict[str, float] = {}
@@ -117,6 +125,26 @@ class Deploy:
 
     def save(self) -> None:
         journal.write_record(self.folder, self.record)
+
+    @contextlib.contextmanager
+    def spare(self, what: str) -> Iterator[None]:
+        """What a full disk must not stop where people wait for a way back, or when the switch is done."""
+        try:
+            yield
+        except OSError as problem:
+            if self.kind != "rollback" and not self.switched:
+                raise
+            self.leave(f"{what} could not be written ({problem.strerror or problem})")
+
+    def leave(self, what: str) -> None:
+        """Told at the end, and once: the run has done what it was for, and this is left to do."""
+        if what not in self.left:
+            self.left.append(what)
+
+    def note(self, step: str, state: str, **more: Any) -> None:
+        """Every line tells enough to go on from it: which release, instead of which, and what kind of run."""
+        with self.spare("The journal of this run"):
+            journal.note(self.paths, self.release, step, state, old=self.live, kind=self.kind, **more)
 
     def probe(self) -> gate.Probe:
         path = self.app["health"].get("path") or self.record.get("health_path", "")
@@ -162,10 +190,11 @@ class Deploy:
             if check and not shutil.which("git"):
                 self.commit = "0" * 40
             else:
-                self.commit = source.resolve_commit(self.paths, origin)
+                self.commit = self._commit(origin, check)
             identity = self.commit
         else:
             identity = args["digest"]
+        self.identity = identity
         self.fingerprint = plan.fingerprint(self.app, identity, env, texts)
         record = journal.read_record(self.paths.release(self.live)) if self.live else {}
         wanted = [*units.serving(self.paths, self.live)[:2], *units.beside_web(self.live_app(), self.live)]
@@ -182,12 +211,11 @@ class Deploy:
         if not check:
             recover.settle(self, cut)
             disk.distrust(self.paths)
+            if self.action == "deploy" and record and not record.get("healthy"):
+                record = self._prove_first(cut)
         self.release = self.live
         if self.action == "deploy":
-            self.release = plan.release_id(identity)
-            while not check and self.folder.exists():
-                time.sleep(0.2)
-                self.release = plan.release_id(identity)
+            self.release = plan.release_id(identity, here=prune.list_releases(self.paths))
         elif self.action == "resume":
             recover.resume(self, cut)
         elif self.action == "restart":
@@ -221,6 +249,34 @@ class Deploy:
         where = f" on {probe.path}" if probe.path else ""
         return f", but it answers {code}{where}" if code else ", but it does not answer"
 
+    def _commit(self, origin: Answer, check: bool) -> str:
+        try:
+            return source.resolve_commit(self.paths, origin)
+        except ReleaseError as error:
+            # What is live needs no repository to run.
+            mine = [*units.serving(self.paths, self.live)[:2], *units.beside_web(self.live_app(), self.live)]
+            dead = [
+                name for name, state in units.states(mine if self.live else []).items() if state != "active"
+            ]
+            if dead and not check:
+                units.start(dead, wait=False)
+                error.also.append(f"{self.live} is live and did not run as a whole: it was started.")
+            raise
+
+    def _prove_first(self, cut: Answer | None) -> Answer:
+        """What a cut-off run left live is proved or taken back, before this run may have to go back to it."""
+        past = Deploy(self.paths, self.holder)
+        past.live, past.action = self.live, "resume"
+        recover.resume(past, cut)
+        try:
+            for step in ("start", "gate", "switch", "verify"):
+                Engine._step(past, step, {}, None)
+            self.notes.append(f"{past.release} is proved now.")
+        except ReleaseError as error:
+            self.notes.append(f"It failed its proof: {' '.join([error.sentence, *error.also])}")
+        self.live = prune.live_release(self.paths)
+        return journal.read_record(self.paths.release(self.live)) if self.live else {}
+
     def _predict(self, scripts: Answer, record: Answer) -> None:
         """In check mode, the migrations that a folder's files name; `berth diff` has their SQL."""
         found, note = diff.pending(self.app, scripts, history.today(record) if record else "")
@@ -229,6 +285,9 @@ class Deploy:
             names[_NAMED:] = [f"{len(names) - _NAMED} more"]
         if names:
             self.notes.append(f"Migrations would run: {', '.join(names)}.")
+            risky = any(one.risks for one in found) and bool(record)
+            if risky and self.app["migrations"].get("destructive") == "refuse":
+                self.notes.append("migrations.destructive is refuse: the deploy would stop before them.")
         elif note:
             self.notes.append(note)
 
@@ -250,12 +309,15 @@ class Deploy:
             raise ReleaseError(text)
         wish = args.get("to") or ""
         cut = journal.unfinished(self.paths)
+        past = cut or {}
+        again = past.get("kind") == "rollback" and past.get("state") != "left"
+        if again and past["release"] == self.live and wish in ("", self.live):
+            # Without this a repeated rollback would go back one release further than was meant.
+            self.action = "resume"
         if not args.get("check"):
             recover.settle(self, cut)
             releases = prune.list_releases(self.paths)
-        if cut and cut.get("kind") == "rollback" and cut["release"] == self.live and wish in ("", self.live):
-            # Without this a repeated rollback would go back one release further than was meant.
-            self.action = "resume"
+        if self.action == "resume":
             recover.resume(self, cut)
             return {
                 "changed": True,
@@ -294,6 +356,7 @@ class Deploy:
                 advice="deploy a corrected version; or go back all the same: -e force=true (--force).",
             )
         self.notes.append(verdict.sentence + ("" if verdict.safe else " Forced."))
+        self.notes += filter(None, [history.rows_since(releases, target)])
         if left := settings.unserved(self.paths, self.app):
             self.notes.append(f"The proxy leaves {', '.join(left)} to the app: static names it no more.")
         return {
@@ -343,6 +406,8 @@ class Deploy:
         built = builder.run_build(self.paths.envs / key)
         builder.install_project()
         builder.seal(self.interpreter)
+        # What is copied now may be newer than what the plan saw: site.yml does not wait for a deploy's lock.
+        self.fingerprint = plan.fingerprint(self.app, self.identity, *plan.server_side(self.paths, self.app))
         builder.freeze_units()
         target, where = self._target(builder)
         builder.write_scripts(target, first=not self.live and self.app["database"]["enabled"])
@@ -449,6 +514,8 @@ class Deploy:
         else:
             self._prove_import(builder)
             pending = self._revisions(before)
+            self._may_run(pending if before else [])
+            history.remember(self.paths, pending)
             if digest and pending:
                 self._keep_sql(builder, decision, before)
             files = [Path(one.file).name for one in pending]
@@ -462,7 +529,6 @@ class Deploy:
                         self.paths, self.app, self.release, line, decision.directory, path,
                         lambda: repeatable and database.ask() == before,
                         shared=builder.role()[0] == "owner",
-                        live=bool(self.live),
                     )  # fmt: skip
             except ReleaseError as error:
                 if advice := migrate.makes_itself(builder.project, before):
@@ -476,12 +542,23 @@ class Deploy:
         self.record["schema"] = {"from": before, "to": after}
         if before != after:
             steps = self._revisions(before, after)
+            history.remember(self.paths, steps)
             self.record["schema"]["revisions"] = [one.as_dict() for one in steps]
             risky = [one.label() for one in steps if one.risks] if before else []
-            if risky:
+            if risky and wishes.get("destructive") != "allow":
                 self.notes.append(f"Going back to an earlier release will need force: {', '.join(risky)}.")
         self.save()
         return {"changed": before != after, "msg": msg}
+
+    def _may_run(self, pending: list[schema.Revision]) -> None:
+        """What takes something away from the live release needs a word first, where that is wished."""
+        risky = [one.label() for one in pending if one.risks]
+        if risky and self.app["migrations"].get("destructive") == "refuse":
+            raise ReleaseError(
+                f"{', '.join(risky)}: the live release may not survive it, and migrations.destructive is "
+                "refuse. The database is unchanged.",
+                advice=f"set migrations.destructive: warn for this deploy, then: {self._again()}",
+            )
 
     def _revisions(self, before: str, after: str = "") -> list[schema.Revision]:
         """What the new code's files say about the way between; nothing where they cannot be found."""
@@ -559,7 +636,10 @@ class Deploy:
     def switch(self, _args: Answer) -> Answer:
         if self.writing:
             disk.end(self.paths, self.writing)
-        self.switched = True
+        with self.renaming:
+            if self.abandoned:
+                raise ReleaseError("The run that asked for the switch is gone.")
+            self.switched = True
         self.go_live(self.release, self.app, self.live, self.live_app())
         msg = f"{self.release} is live; the switch took {self.switch_ms} ms."
         return {"changed": self.live != self.release, "switch_ms": self.switch_ms, "msg": msg}
@@ -568,14 +648,16 @@ class Deploy:
         name = self.paths.app
         mine = [units.web(name, to), *units.beside_web(app, to)]
         # Before the rename: what the symlink points to when the power goes away starts again with the host.
-        units.enable(self.paths, mine[:1])
+        with self.spare("What starts after a reboot"):
+            units.enable(self.paths, mine[:1])
         with contextlib.suppress(FileNotFoundError):  # a release of before there was such a folder
             self.paths.public(to).chmod(0o755)
         began = time.perf_counter()
         units.replace_link(self.paths.web_sock, self.paths.socket(to))
         units.replace_link(self.paths.current, self.paths.release(to))
         self.switch_ms = round((time.perf_counter() - began) * 1000, 1)
-        units.enable(self.paths, mine[1:])
+        with self.spare("What starts after a reboot"):
+            units.enable(self.paths, mine[1:])
         if old and old != to:
             beside = units.beside_web(old_app, old)
             units.disable(self.paths, [units.web(name, old), *beside])
@@ -611,14 +693,27 @@ class Deploy:
             raise ReleaseError(
                 f"{failed} does not stay up: {why}.",
                 log=lines[-20:],
-                advice=f"the release before it is live again; correct the process, then: {self._again()}",
+                advice=f"correct the process, then: {self._again()}",
             )
         if not self.record.get("healthy"):
             self.notes += self._complaints()
-        self.record["healthy"] = True
-        self.record["live_since"] = journal.now()
-        self.save()
+        self.proved = True
+        with self.spare("That the release is well"):
+            self._remember()
         return {"changed": False, "msg": note or f"https://{self.domain} answers from the new release."}
+
+    def _remember(self) -> None:
+        """The order in which releases were live is what the next rollback goes by, and what is kept."""
+        releases = prune.list_releases(self.paths)
+        back = bool(self.record.pop("withdrawn", ""))
+        self.record["healthy"] = True
+        if self.release != self.live or not self.record.get("turn"):
+            self.record["turn"] = prune.next_turn(releases)
+            self.record["live_since"] = journal.now()
+        self.save()
+        # Who goes forth again to what was gone back from takes that back, and says nothing of what is left.
+        if self.kind == "rollback" and self.live != self.release and not back:
+            prune.withdraw(self.paths, self.live)
 
     def _complaints(self) -> list[str]:
         """What processes that stay up log of errors: a queue that is not there stops no worker."""
@@ -648,14 +743,15 @@ class Deploy:
         if not self.live or self.live == self.release:
             return {"changed": False, "msg": "Nothing to retire."}
         old = units.web(self.paths.app, self.live)
-        if units.states([old])[old] != "active":
+        if units.states([old]).get(old) == "inactive":
             return {"changed": False, "msg": f"{self.live} does not run any more."}
         self.let_go(self.live, self.live_app())
         return {"changed": True, "msg": f"{self.live} ends in the background when its last connection does."}
 
     def let_go(self, release: str, app: dict[str, Any]) -> None:
+        """Until its last connection is gone, or its time is over, whatever becomes of this run."""
         unit = units.retiring(self.paths.app, release)
-        if units.states([unit])[unit] == "active":
+        if units.states([unit]).get(unit) == "active":
             return
         idle = _PROXY_IDLE + _MARGIN
         limit = max(idle, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
@@ -671,7 +767,7 @@ class Deploy:
         )  # fmt: skip
         if done.code != 0:
             raise ReleaseError(
-                f"The old release could not be retired: {done.lines[0] if done.lines else done.code}."
+                f"{release} could not be retired: {done.lines[0] if done.lines else done.code}."
             )
 
     def prune(self, args: Answer) -> Answer:
@@ -684,10 +780,10 @@ class Deploy:
         for release in busy:
             if release != live and release not in gone:
                 self.let_go(release, releases[release]["app"])  # unless something waits for its end already
-        if self.live in gone and self.live in busy:
-            gone.remove(self.live)  # was live until a moment ago and still answers; the next run removes it
-        for release in gone:
-            prune.remove_release(self.paths, release)
+        for release in list(gone):
+            if why := prune.remove_release(self.paths, release):
+                gone.remove(release)
+                self.leave(f"{release} cannot be removed: {why}")
         envs = prune.remove_unused_envs(self.paths)
         if gone:
             # Or systemd remembers their units: they stay in what targets want until it reads its files again.
@@ -697,16 +793,19 @@ class Deploy:
 
     def finish(self, _args: Answer) -> Answer:
         seconds = round(time.monotonic() - self.began, 1)
-        journal.audit(self.paths, **self.audit("ok", seconds))
+        with self.spare("The audit line"):
+            journal.audit(self.paths, **self.audit("ok", seconds))
         url = f"https://{self.domain}"
         took = f" (the switch took {self.switch_ms} ms)" if self.switched else ""
-        msg = " ".join([f"{self.release} is live at {url} after {seconds} s{took}.", *self.notes])
+        left = [f"Left to the next run: {what.rstrip('.')}." for what in self.left]
+        msg = " ".join([f"{self.release} is live at {url} after {seconds} s{took}.", *self.notes, *left])
         return {
             "changed": False,
             "msg": msg,
             "times": self.times,
             "seconds": seconds,
             "release": self.release,
+            **({"warnings": left} if left else {}),
         }
 
     def audit(self, result: str, seconds: float, **more: Any) -> dict[str, Any]:
@@ -738,15 +837,25 @@ class Engine:
     def __init__(self) -> None:
         self.deploys: dict[str, Deploy] = {}
 
-    def switched(self) -> bool:
-        """Whether a release went live and is not proved and recorded yet."""
-        return any(deploy.switched for deploy in list(self.deploys.values()))
+    def abandon(self) -> bool:
+        """The run is gone: ends what was started for it, or says that there is something to finish alone."""
+        deploys = list(self.deploys.values())
+        for deploy in deploys:
+            with deploy.renaming:
+                deploy.abandoned = not deploy.switched
+        if not all(deploy.abandoned for deploy in deploys):
+            return False
+        for deploy in deploys:
+            with contextlib.suppress(Exception):
+                if not deploy.proved and not deploy.undone:
+                    recover.end_unproved(deploy)
+        return True
 
     def finish_alone(self) -> None:
         """What is left after a switch, when its run is gone: the release is proved, or taken back."""
         for deploy in self.deploys.values():
             deploy.alone = True
-            with contextlib.suppress(ReleaseError):
+            with contextlib.suppress(Exception):
                 for step in self.CHANGING[self.CHANGING.index("switch") + 1 :]:
                     if deploy.switched and step not in deploy.times:
                         self._step(deploy, step, {}, None)
@@ -816,19 +925,24 @@ class Engine:
     @staticmethod
     def _step(deploy: Deploy, step: str, args: Answer, body: IO[bytes] | None) -> Answer:
         begin = time.monotonic()
-        journal.note(deploy.paths, deploy.release, step, "begin", old=deploy.live, kind=deploy.kind)
         method: Callable[..., Answer] = getattr(deploy, step)
         try:
+            deploy.note(step, "begin")
             answer = method(args, body) if step == "fetch" else method(args)
         except Exception as problem:
             error = problem if isinstance(problem, ReleaseError) else _unforeseen(problem)
-            recover.undo(deploy, step, error)
-            journal.note(deploy.paths, deploy.release, step, "failed", reason=error.sentence)
-            if error is problem:
-                raise
-            raise error from problem
+            if deploy.proved:
+                deploy.leave(f"{step} ({error.sentence.rstrip('.')})")
+                answer = {"changed": False, "msg": error.sentence}
+            else:
+                recover.undo(deploy, step, error)
+                if error is problem:
+                    raise
+                raise error from problem
         deploy.times[step] = round(time.monotonic() - begin, 3)
-        journal.note(deploy.paths, deploy.release, step, "end", seconds=deploy.times[step])
+        # What is left is found by the next run, as after one that was cut off.
+        state = "left" if deploy.left and step == "finish" else "end"
+        deploy.note(step, state, seconds=deploy.times[step], **({"left": deploy.left} if deploy.left else {}))
         if step == "finish":
             deploy.switched = False
         return answer

@@ -1,0 +1,402 @@
+"""What is told and done when a run fails, is cut off or cannot tidy up. Its systemd only remembers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.berth.release import (
+    command,
+    gate,
+    history,
+    journal,
+    lock,
+    plan,
+    prune,
+    recover,
+    schema,
+    steps,
+    units,
+)
+from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.paths import Paths
+
+APP: dict[str, Any] = {
+    "name": "board",
+    "domains": ["board.test"],
+    "source": {"path": "/x"},
+    "processes": [{"name": "web"}, {"name": "worker", "command": "w"}],
+    "health": {"path": "/healthz", "timeout": 1, "interval": 0.1, "successes": 1, "hold": 0},
+    "drain": {"requests": 5, "websocket": 5},
+    "database": {"enabled": False},
+    "migrations": {},
+}
+FULL = OSError(28, "No space left on device")
+
+
+class Systemd:
+    """What the engine asks of systemd, remembered; a unit is active from its start to its stop."""
+
+    def __init__(self) -> None:
+        self.active: set[str] = set()
+        self.said: list[str] = []
+        self.broken: set[str] = set()
+
+    def run(self, argv: list[str], **_: Any) -> command.Result:
+        words = [word for word in argv[1:] if not word.startswith("-")]
+        self.said.append(" ".join(argv))
+        if argv[0] in self.broken or (words and words[0] in self.broken):
+            raise ReleaseError(f"{argv[0]} took longer than 60 s and was stopped.")
+        if argv[0] == "systemctl" and words[0] == "is-active":
+            states = ["active" if name in self.active else "inactive" for name in words[1:]]
+            return command.Result(0, "\n".join(states), "")
+        if argv[0] == "systemctl" and words[0] == "start":
+            self.active.update(words[1:])
+        if argv[0] == "systemctl" and words[0] in ("stop", "kill"):
+            self.active.difference_update(words[1:])
+        return command.Result(0, "", "")
+
+    def told(self, text: str) -> bool:
+        return any(text in line for line in self.said)
+
+
+@pytest.fixture
+def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    fake = Systemd()
+    monkeypatch.setattr(command, "run", fake.run)
+    monkeypatch.setattr(gate, "wait_healthy", lambda *_: None)
+    monkeypatch.setattr(gate, "verify_public", lambda *_, **__: "")
+    monkeypatch.setattr(units, "fallen", lambda *_: "")
+    monkeypatch.setattr(steps.build, "grow", lambda *_: None)
+    return fake
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> Paths:
+    place = Paths("board", tmp_path)
+    for folder in (place.releases, place.units, place.state, place.frozen, place.run):
+        folder.mkdir(parents=True)
+    return place
+
+
+def lay(paths: Paths, name: str, **record: Any) -> None:
+    paths.release(name).mkdir()
+    journal.write_record(paths.release(name), {"app": APP, "healthy": True, "health_path": "/", **record})
+
+
+def go_live(paths: Paths, name: str) -> None:
+    units.replace_link(paths.web_sock, paths.socket(name))
+
+
+def deploy(paths: Paths, systemd: Systemd, old: str = "r1", new: str = "r2", **more: Any) -> steps.Deploy:
+    """A deploy that has come to its switch."""
+    run = steps.Deploy(paths, {"user": "me", "host": "here"})
+    run.app, run.live, run.release, run.action = APP, old, new, "deploy"
+    if not paths.release(new).exists():
+        lay(paths, new, healthy=False)
+    run.record = journal.read_record(paths.release(new))
+    for name, value in more.items():
+        setattr(run, name, value)
+    systemd.active |= {units.web("board", name) for name in (old, new) if name}
+    return run
+
+
+def step(run: steps.Deploy, *names: str) -> dict[str, Any]:
+    answer: dict[str, Any] = {}
+    for name in names:
+        answer = steps.Engine._step(run, name, {}, None)
+    return answer
+
+
+def rollback(paths: Paths) -> tuple[steps.Deploy, dict[str, Any]]:
+    run = steps.Deploy(paths, {"user": "me", "host": "here"})
+    return run, run.plan_rollback({})
+
+
+def test_a_rollback_follows_what_was_live_and_not_the_names(paths: Paths, systemd: Systemd) -> None:
+    for number, name in enumerate(("r1", "r2", "r3"), 1):
+        lay(paths, name, turn=number)
+    go_live(paths, "r3")
+    run, answer = rollback(paths)
+    assert answer["release"] == "r2"
+    step(run, "switch", "verify", "retire", "finish")
+    lay(paths, "r4", healthy=False)
+    step(deploy(paths, systemd, "r2", "r4"), "switch", "verify", "retire", "finish")
+    # r3 was gone back from: r2 is what was live before r4.
+    _, answer = rollback(paths)
+    assert answer["release"] == "r2"
+    stay, gone = prune.select(prune.list_releases(paths), "r4", 2, [])
+    assert (stay, gone) == (["r2", "r4"], ["r1", "r3"])
+    systemd.active.add(units.web("board", "r3"))
+    health = {one["release"]: one["health"] for one in history.describe(paths)["releases"]}
+    assert health["r3"] == "ends its work"
+    systemd.active.clear()
+    health = {one["release"]: one["health"] for one in history.describe(paths)["releases"]}
+    assert (health["r3"], health["r2"]) == ("withdrawn", "was well")
+
+
+@pytest.mark.usefixtures("systemd")
+def test_going_forth_again_takes_the_withdrawal_back(paths: Paths) -> None:
+    lay(paths, "r1", turn=1)
+    lay(paths, "r2", turn=2, withdrawn="2026-01-01T00:00:00Z")
+    lay(paths, "r3", turn=3)
+    go_live(paths, "r3")
+    run = steps.Deploy(paths, {})
+    run.plan_rollback({"to": "r2"})
+    step(run, "switch", "verify")
+    records = prune.list_releases(paths)
+    assert not records["r2"].get("withdrawn")
+    assert not records["r3"].get("withdrawn")
+    assert prune.previous(records, "r2") == "r3"
+
+
+def test_an_id_is_never_below_one_that_is_here() -> None:
+    ahead = "20990101T000000Z-aaaaaaa"
+    assert plan.release_id("b" * 40, here=[ahead, "odd"]) == "20990101T000001Z-bbbbbbb"
+
+
+@pytest.mark.usefixtures("systemd")
+@pytest.mark.parametrize("last", ["switch", "verify", "retire", "prune"])
+def test_a_rollback_cut_off_between_two_steps_goes_no_further(paths: Paths, last: str) -> None:
+    for number, name in enumerate(("r1", "r2", "r3"), 1):
+        lay(paths, name, turn=number)
+    go_live(paths, "r3")
+    road = ("switch", "verify", "retire", "prune", "finish")
+    run, _ = rollback(paths)
+    step(run, *road[: road.index(last) + 1])
+    for _ in range(2):  # the run that repeats it is cut off, too, before its first step
+        again, answer = rollback(paths)
+        assert (answer["action"], answer["release"], again.live) == ("resume", "r2", "r3")
+    step(again, *road)
+    _, answer = rollback(paths)
+    assert answer["release"] == "r1", "what was told as done is done"
+
+
+@pytest.mark.parametrize("broken", ["systemd-run", "daemon-reload", "audit"])
+def test_nothing_takes_a_proved_release_back(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    lay(paths, "r1", turn=1)
+    lay(paths, "r0", healthy=False)
+    run = deploy(paths, systemd)
+    step(run, "switch", "verify")
+    systemd.broken.add(broken)
+    if broken == "audit":
+        monkeypatch.setattr(journal, "audit", _raise)
+    answer = step(run, "retire", "prune", "finish")
+    assert prune.live_release(paths) == "r2"
+    assert journal.read_record(paths.release("r2"))["healthy"]
+    assert answer["warnings"]
+    assert "Left to the next run" in answer["msg"]
+    assert not run.switched
+    cut = journal.unfinished(paths)
+    assert cut
+    assert cut["state"] == "left", "the next run tidies up"
+
+
+def _raise(*_: Any, **__: Any) -> None:
+    raise FULL
+
+
+def test_a_full_disk_after_the_switch_stops_nothing(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(paths, "r1", turn=1)
+    run = deploy(paths, systemd)
+    step(run, "switch")
+    monkeypatch.setattr(journal, "_append", _raise)
+    monkeypatch.setattr(journal, "replace_text", _raise)
+    answer = step(run, "verify", "retire", "prune", "finish")
+    assert prune.live_release(paths) == "r2"
+    assert units.beside_web(APP, "r2")[0] in systemd.active
+    assert "No space left on device" in answer["msg"]
+
+
+@pytest.mark.usefixtures("systemd")
+def test_a_full_disk_stops_no_rollback(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    lay(paths, "r1", turn=1)
+    lay(paths, "r2", turn=2)
+    go_live(paths, "r2")
+    taken = lock.Lock(paths)
+    monkeypatch.setattr(lock.os, "pwrite", _raise)
+    taken.take({"user": "me"}, 0)
+    monkeypatch.setattr(journal, "_append", _raise)
+    monkeypatch.setattr(journal, "replace_text", _raise)
+    run, _ = rollback(paths)
+    step(run, "start", "gate", "switch", "verify", "retire", "prune", "finish")
+    assert prune.live_release(paths) == "r1"
+    taken.release()
+
+
+def test_what_is_taken_back_ends_like_any_other(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(paths, "r1", turn=1)
+    run = deploy(paths, systemd)
+    step(run, "switch")
+    monkeypatch.setattr(units, "fallen", lambda *_: units.beside_web(APP, "r2")[0])
+    with pytest.raises(ReleaseError, match="does not stay up") as failed:
+        step(run, "verify")
+    assert "r1 is live again." in failed.value.text()
+    assert prune.live_release(paths) == "r1"
+    assert units.web("board", "r2") in systemd.active, "it has clients yet"
+    assert systemd.told(f"--unit={units.retiring('board', 'r2').removesuffix('.service')}")
+    records = prune.list_releases(paths)
+    assert prune.candidates(records, "r1") == []
+    assert prune.select(records, "r1", 5, ["r2"]) == (["r1", "r2"], [])
+    assert prune.select(records, "r1", 5, []) == (["r1"], ["r2"])
+    recover.settle(deploy(paths, systemd, "r1", "r3"), {"release": "r3", "step": "fetch"})
+    assert paths.release("r2").exists()
+
+
+@pytest.mark.parametrize("broken", ["is-active", "systemd-run", "stop", "audit"])
+def test_the_first_cause_is_told_whatever_fails_after_it(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    lay(paths, "r1", turn=1)
+    run = deploy(paths, systemd)
+    step(run, "switch")
+
+    def verify(*_: Any, **__: Any) -> str:
+        systemd.broken.add(broken)
+        raise ReleaseError("The public route failed.")
+
+    monkeypatch.setattr(gate, "verify_public", verify)
+    if broken == "audit":
+        monkeypatch.setattr(journal, "audit", _raise)
+    with pytest.raises(ReleaseError) as failed:
+        step(run, "verify")
+    assert failed.value.sentence == "The public route failed."
+    assert len(failed.value.also) >= 2
+    assert not run.switched, "nothing goes on to prove what was refused"
+    # Who cannot be asked whether it runs is not gone back to.
+    assert prune.live_release(paths) == ("r2" if broken == "is-active" else "r1")
+
+
+@pytest.mark.parametrize("old", ["", "r1"])
+def test_what_serves_after_a_failure(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, old: str
+) -> None:
+    if old:
+        lay(paths, "r1", turn=1)
+        go_live(paths, "r1")
+    run = deploy(paths, systemd, old)
+    monkeypatch.setattr(gate, "wait_healthy", lambda *_: _fail("It did not start."))
+    with pytest.raises(ReleaseError) as failed:
+        step(run, "gate")
+    said = "r1 serves on." if old else "Nothing was live before, so nothing serves."
+    assert failed.value.text() == f"It did not start. {said}"
+    assert not paths.release("r2").exists()
+    assert units.web("board", "r2") not in systemd.active
+
+
+def test_a_migration_that_stays_is_told(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(paths, "r1", turn=1, app={**APP, "database": {"enabled": True}}, schema={"to": "1"})
+    go_live(paths, "r1")
+    run = deploy(paths, systemd)
+    run.record |= {"schema": {"from": "1", "to": "2"}, "migrations": {"command": "alembic upgrade head"}}
+    history.remember(
+        paths, [schema.Revision("1", [], "1_x.py", ""), schema.Revision("2", ["1"], "2_y.py", "")]
+    )
+    monkeypatch.setattr(gate, "wait_healthy", lambda *_: _fail("It did not start."))
+    with pytest.raises(ReleaseError) as failed:
+        step(run, "gate")
+    said = "The database stays at schema 2; r1 ran on 1. What came since (2_y) only adds"
+    assert said in failed.value.text()
+
+
+@pytest.mark.parametrize(("policy", "stops"), [("warn", False), ("allow", False), ("refuse", True)])
+def test_what_takes_something_away_needs_a_word(paths: Paths, policy: str, stops: bool) -> None:
+    run = steps.Deploy(paths, {})
+    run.app = {**APP, "migrations": {"destructive": policy}}
+    run._may_run([schema.Revision("1", [], "1_adds.py", "")])
+    risky = [schema.Revision("2", ["1"], "2_drops.py", "", ["drops table t"])]
+    if not stops:
+        run._may_run(risky)
+        return
+    with pytest.raises(ReleaseError, match=r"2_drops \(drops table t\).*The database is unchanged"):
+        run._may_run(risky)
+
+
+def _fail(sentence: str) -> None:
+    raise ReleaseError(sentence)
+
+
+@pytest.mark.parametrize(
+    ("ready", "ends", "runs"),
+    [
+        (lambda run: step(run), True, False),
+        (lambda run: step(run, "switch"), False, True),
+        (lambda run: step(run, "switch", "verify", "retire", "prune", "finish"), True, True),
+    ],
+    ids=["gate", "switched", "finished"],
+)
+def test_a_run_that_is_gone_leaves_no_new_release_running(
+    paths: Paths, systemd: Systemd, ready: Callable[[steps.Deploy], Any], ends: bool, runs: bool
+) -> None:
+    lay(paths, "r1", turn=1)
+    go_live(paths, "r1")
+    engine = steps.Engine()
+    run = engine.deploys["board"] = deploy(paths, systemd)
+    ready(run)
+    assert engine.abandon() is ends
+    assert (units.web("board", "r2") in systemd.active) is runs
+    if not runs:
+        with pytest.raises(ReleaseError, match="is gone"):
+            step(run, "switch")
+        assert prune.live_release(paths) == "r1"
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_what_a_cut_off_run_left_live_is_proved_before_the_next_deploy(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    lay(paths, "r1", turn=1)
+    lay(paths, "r2", healthy=False)
+    go_live(paths, "r2")
+    run = deploy(paths, systemd, "r2", "r2", release="")
+    if not good:
+        monkeypatch.setattr(units, "fallen", lambda *_: units.beside_web(APP, "r2")[0])
+    record = run._prove_first({"release": "r2", "old": "r1", "step": "switch", "state": "end"})
+    assert run.live == prune.live_release(paths) == ("r2" if good else "r1")
+    assert record["healthy"]
+
+
+def test_what_cannot_be_removed_is_said_and_is_no_change(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(paths, "r1", turn=1)
+    lay(paths, "r2", turn=2)
+    run = deploy(paths, systemd)
+    run.app = {**APP, "keep_releases": 1}
+    systemd.active.clear()
+    go_live(paths, "r2")
+
+    monkeypatch.setattr(prune.untrusted, "remove", lambda _: None)
+    assert run.prune({})["changed"] is False
+    assert run.left
+    assert "r1 cannot be removed" in run.left[0]
+
+
+def test_a_lock_whose_file_was_removed_is_no_lock(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = lock.fcntl.flock
+    purged: list[int] = []
+
+    def purge(descriptor: int, how: int) -> None:
+        flock(descriptor, how)
+        if not purged:  # while it was waited for, `remove` with purge took the file away
+            purged.append(descriptor)
+            (paths.state / "lock").unlink()
+
+    monkeypatch.setattr(lock.fcntl, "flock", purge)
+    taken = lock.Lock(paths)
+    taken.take({"user": "me"}, 0)
+    assert json.loads((paths.state / "lock").read_text()) == {"user": "me"}
+    with pytest.raises(ReleaseError, match="board is locked: me@"):
+        lock.Lock(paths).take({}, 0)
+    taken.release()
