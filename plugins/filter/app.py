@@ -15,9 +15,11 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
 if TYPE_CHECKING:
     from plugins.module_utils.berth.release import sandbox
     from plugins.module_utils.berth.release.paths import build_user
+    from plugins.module_utils.berth.release.shell import keeps_shell
 else:
     from ansible.module_utils.berth.release import sandbox
     from ansible.module_utils.berth.release.paths import build_user
+    from ansible.module_utils.berth.release.shell import keeps_shell
 
 
 def unit_sandbox(_name: str) -> str:
@@ -30,4 +32,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters."""
-        return {"build_user": build_user, "unit_sandbox": unit_sandbox}
+        return {"build_user": build_user, "keeps_shell": keeps_shell, "unit_sandbox": unit_sandbox}

@@ -33,6 +33,8 @@ def test_the_smallest_app_comes_out_complete() -> None:
                 "command": "",
                 "workers": 2,
                 "instances": 1,
+                "stop_timeout": 90,
+                "overlap": False,
                 "memory": "512M",
             },
         ],

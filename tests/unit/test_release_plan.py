@@ -112,6 +112,18 @@ def test_the_live_release_is_where_the_socket_points(tmp_path: Path) -> None:
     assert prune.live_release(place) == "r2"
 
 
+def test_what_must_not_run_twice_ends_before_its_successor_starts() -> None:
+    processes = [
+        {"name": "web"}, {"name": "beat", "command": "b"}, {"name": "queue", "command": "q", "overlap": True},
+        {"name": "worker", "command": "w", "instances": 2, "stop_timeout": 600},
+    ]  # fmt: skip
+    app = {**APP, "processes": processes, "drain": {"requests": 60}}
+    assert units.alone(app, "r") == ["board-beat@r.service"]
+    assert units.to_end(app) == 605
+    assert units.to_end({**app, "processes": processes[:2]}) == 75
+    assert units.to_end({**app, "processes": processes[:1]}) == 10
+
+
 def test_a_release_is_found_where_root_made_its_socket(tmp_path: Path) -> None:
     place = paths.Paths("board", tmp_path)
     for name in ("board-web@new.socket", "board-web@new.service", "board-web@old.service"):
@@ -145,7 +157,7 @@ def test_a_web_never_starts_beside_its_socket(
     monkeypatch.setattr(units, "states", lambda names: dict(zip(names, states, strict=True)))
     monkeypatch.setattr(units, "past", lambda _: units.Past())
 
-    def systemctl(*words: str) -> Result:
+    def systemctl(*words: str, **_: float) -> Result:
         asked.append(" ".join(words))
         return Result(0, "", "")
 

@@ -46,7 +46,7 @@ class Systemd:
         self.refuses = ""
         monkeypatch.setattr(units, "systemctl", self.systemctl)
 
-    def systemctl(self, *words: str) -> Result:
+    def systemctl(self, *words: str, **_: float) -> Result:
         self.asked.append(words)
         names = [word for word in words if word in self.found]
         if words[0] == "show":

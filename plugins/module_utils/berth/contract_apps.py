@@ -233,6 +233,10 @@ def _web(report: Report, process: dict[str, Any], path: str, given: Collection[s
         report.add(f"{path}.command", "has both {fd} and {socket}; keep one of them")
     if f"{path}.instances" in given:
         report.add(f"{path}.instances", 'is not for web; write "workers"')
+    if f"{path}.stop_timeout" in given:
+        report.add(f"{path}.stop_timeout", 'is not for web; write "drain: {requests: 60}" for the app')
+    if f"{path}.overlap" in given:
+        report.add(f"{path}.overlap", "is not for web, whose releases always overlap; remove it")
     process["directory"] = in_project(report, f"{path}.directory", process["directory"], top=True)
     names.check_range(report, f"{path}.workers", process["workers"], 1, 256, "")
 
@@ -251,6 +255,7 @@ def _other(report: Report, process: dict[str, Any], path: str, given: Collection
         )
     process["workers"] = 1
     names.check_range(report, f"{path}.instances", process["instances"], 1, 100, "")
+    names.check_range(report, f"{path}.stop_timeout", process["stop_timeout"], 1, _DAY, "seconds")
 
 
 def _job(report: Report, job: dict[str, Any], path: str) -> None:

@@ -28,6 +28,7 @@ from . import (
     pythons,
     sandbox,
     scripts,
+    shell,
     source,
     untrusted,
 )
@@ -564,10 +565,8 @@ class Builder:
             lines.append(f'export PATH={shlex.quote(str(self.folder / ".berth/site/bin"))}":$PATH"')
         if socket:
             lines.append(f"rm -f {shlex.quote(socket)}")
-        # exec, so that the unit's main process is the command; a shell line of several commands keeps its
-        # shell.
-        plain = not re.search(r"[;&|<>()`\n]|\$\(", command)
-        lines.append(("exec " if plain else "") + command)
+        # The unit's main process is the command itself where that is possible: a shell passes no signal on.
+        lines.append(shell.as_main(command) or command)
         path = self.folder / ".berth/run" / name
         path.write_text("\n".join(lines) + "\n")
         path.chmod(0o755)

@@ -33,7 +33,10 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
             continue
         beside = units.beside_web(record["app"], release)
         units.disable(deploy.paths, [units.web(deploy.paths.app, release), *beside])
-        units.stop([name for name, state in units.states(beside).items() if state == "active"])
+        still = [name for name, state in units.states(beside).items() if state in ("active", "deactivating")]
+        alone = set(units.alone(record["app"], release))
+        units.stop([name for name in still if name not in alone])
+        units.stop([name for name in still if name in alone], patience=units.to_end(record["app"]))
         if units.states([units.web(deploy.paths.app, release)]).popitem()[1] == "active":
             deploy.let_go(release, record["app"])
     if deploy.action == "deploy" and mine:

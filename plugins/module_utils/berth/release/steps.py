@@ -53,6 +53,8 @@ _PROXY_IDLE = 30
 _MARGIN = 5
 # Seconds for which the processes beside the web have to stay up: at least, and while they are still at work.
 _SETTLED = (1.0, 3.0)
+# Seconds of waiting for old processes that a run does not mention.
+_SAID = 5
 # Of pending migrations so many are told by name.
 _NAMED = 10
 
@@ -664,13 +666,32 @@ class Deploy:
             units.ask_to_stop(beside)
 
     def take_over(self, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
-        """What runs beside the web changes too: never both releases' at once, or a scheduler acts twice."""
+        """What runs beside the web changes too; never both releases' at once, where that would act twice."""
+        mine, alone = units.beside_web(app, to), units.alone(app, to)
+        # One that is to start again may be finishing its work since a deploy a moment ago.
+        patience = 120 + units.to_end(app)
+        units.start(
+            [name for name in mine if name.endswith(".service") and name not in alone], patience=patience
+        )
         if old and old != to:
-            beside = units.beside_web(old_app, old)
-            units.stop(beside)
-            if beside:  # without names it would mean every unit of the host
-                command.systemctl("reset-failed", *beside)
-        self.past = units.start(units.beside_web(app, to))
+            self._await_end(old, old_app)
+        self.past = units.start(mine, patience=patience)
+
+    def _await_end(self, old: str, old_app: dict[str, Any]) -> None:
+        beside, alone = units.beside_web(old_app, old), units.alone(old_app, old)
+        began = time.monotonic()
+        units.stop(beside, patience=0)
+        units.stop(alone, patience=units.to_end(old_app))
+        took = time.monotonic() - began
+        if took > _SAID:
+            names = ", ".join(name.partition("@")[0] for name in alone)
+            self.notes.append(
+                f"The new {names} started after the old one had finished its work, for {took:.0f} s "
+                "(overlap: true where both may run at once)."
+            )
+        ended = [name for name, state in units.states(beside).items() if state == "failed"]
+        if ended:
+            command.systemctl("reset-failed", *ended)
 
     def verify(self, _args: Answer) -> Answer:
         note = gate.verify_public(

@@ -9,7 +9,7 @@ from typing import Any
 
 from .command import systemctl
 from .errors import ReleaseError
-from .paths import Paths, instance_file, unit_stems
+from .paths import Paths, instance_file, process_stem, unit_stems
 
 # Long enough for an import that goes on to show.
 _LOOK_AGAIN = 0.25
@@ -32,6 +32,22 @@ def beside_web(app: dict[str, Any], release: str) -> list[str]:
     stems = unit_stems(app)
     names = [f"{stem}@{release}.service" for stem in stems["services"]]
     return names + [f"{stem}@{release}.timer" for stem in stems["jobs"]]
+
+
+def alone(app: dict[str, Any], release: str) -> list[str]:
+    """Units of processes of which there must never be two, those of another release included."""
+    single = {
+        process_stem(app["name"], process["name"], 1)
+        for process in app["processes"]
+        if int(process.get("instances", 1)) == 1 and not process.get("overlap")
+    }
+    return [name for name in beside_web(app, release) if name.partition("@")[0] in single]
+
+
+def to_end(app: dict[str, Any]) -> float:
+    """Seconds after which the slowest of its processes beside the web has ended or was killed."""
+    before = int(app["drain"]["requests"]) + 10  # what releases had before each process had its own
+    return max([10, *(int(one.get("stop_timeout") or before) + 5 for one in app["processes"][1:])])
 
 
 def states(names: list[str]) -> dict[str, str]:
@@ -142,10 +158,10 @@ def begin(paths: Paths, release: str) -> Past:
     return start([web(paths.app, release)], wait=False)
 
 
-def start(names: list[str], *, wait: bool = True, verb: str = "start") -> Past:
+def start(names: list[str], *, wait: bool = True, verb: str = "start", patience: float = 120) -> Past:
     """What they did before comes back, so that nobody holds it against them."""
     before = past(names)
-    done = systemctl(verb, *([] if wait else ["--no-block"]), *names) if names else None
+    done = systemctl(verb, *([] if wait else ["--no-block"]), *names, timeout=patience) if names else None
     if done and done.code != 0:
         raise ReleaseError(
             f"Starting {', '.join(names)} failed: {done.lines[0] if done.lines else done.code}."
