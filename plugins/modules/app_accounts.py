@@ -59,6 +59,8 @@ import stat  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth.release import journal  # noqa: E402
+from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
 
 
 def declared(text: str) -> list[list[str]]:
@@ -142,10 +144,7 @@ def main() -> None:
         if module.check_mode:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.write_text(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        journal.replace_text(path, text, 0o644)
         code, out, err = module.run_command([*command, str(path)])
         left = look(text)
         if left:
@@ -160,4 +159,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Two runs may be given all apps at once: one reads, compares and writes at a time.
+    with hostwide():
+        main()

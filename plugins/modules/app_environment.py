@@ -48,6 +48,7 @@ from typing import Any  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth.release import environment, journal  # noqa: E402
 from ansible.module_utils.berth.release.errors import ReleaseError  # noqa: E402
+from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
 from ansible.module_utils.berth.release.paths import Paths  # noqa: E402
 
 PASSWORDS = Path("/etc/berth/postgresql")
@@ -164,4 +165,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Two runs may be given all apps at once: one reads, compares and writes at a time.
+    with hostwide():
+        main()

@@ -41,6 +41,7 @@ import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
 
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -104,4 +105,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Two runs may be given all apps at once: one reads, compares and writes at a time.
+    with hostwide():
+        main()

@@ -91,6 +91,7 @@ from ansible.module_utils.berth.postgresql import (  # noqa: E402
     rows,
     verifier,
 )
+from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
 
 TABLE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 SEQUENCE = {"USAGE", "SELECT"}
@@ -481,4 +482,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Two runs may be given all apps at once: one reads, compares and writes at a time.
+    with hostwide():
+        main()

@@ -65,6 +65,7 @@ from typing import Any  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth.release import command, environment, journal  # noqa: E402
 from ansible.module_utils.berth.release import redis as place  # noqa: E402
+from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
 
 PORTS = range(6380, 7380)
 # Directives that CONFIG SET changes while Redis runs.
@@ -380,4 +381,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Two runs may be given all apps at once: one reads, compares and writes at a time.
+    with hostwide():
+        main()

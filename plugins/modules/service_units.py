@@ -45,13 +45,14 @@ removed:
 """
 
 import contextlib  # noqa: E402
-import os  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth.release import journal  # noqa: E402
+from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
 
 FOLDER = Path("/etc/systemd/system")
 INSTANCE = "00000000T000000Z-0000000"
@@ -127,10 +128,7 @@ def main() -> None:
     ]
     if not module.check_mode:
         for name in written:
-            temporary = FOLDER / f".{name}.new"
-            temporary.write_text(units[name])
-            temporary.chmod(0o644)
-            os.replace(temporary, FOLDER / name)  # noqa: PTH105
+            journal.replace_text(FOLDER / name, units[name], 0o644)
         for name in removed:
             (FOLDER / name).unlink()
         if written or removed:
@@ -139,4 +137,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Two runs may be given all apps at once: one reads, compares and writes at a time.
+    with hostwide():
+        main()

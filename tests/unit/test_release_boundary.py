@@ -26,8 +26,13 @@ REASONS: dict[str, tuple[str, ...]] = {
             "journal.entries read_text",
             "history.ran read_text",
         ),
-        *("journal.read_record read_text", "journal.replace_text open", "journal.replace_text fdopen"),
-        *("journal.replace_text fchmod", "journal.replace_text fchown", "lock.take open"),
+        *("journal.read_record read_text", "journal.replace_text fdopen"),
+        *(
+            "journal.replace_text fchmod",
+            "journal.replace_text fchown",
+            "lock.take open",
+            "lock.hostwide open",
+        ),
         *(
             "masking.of_app read_text",
             "masking._read read_text",

@@ -7,7 +7,10 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from . import journal
@@ -83,3 +86,38 @@ class Lock:
             os.ftruncate(self.descriptor, 0)
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+# Longer than a first installation of uv takes; what else is done under it takes moments.
+_PATIENCE = 600
+
+
+@contextmanager
+def hostwide(root: Path = Path("/"), patience: float = _PATIENCE) -> Iterator[None]:
+    """While something that all apps share is read, compared and written.
+
+    A deploy holds its own app's lock only, and yet gives accounts, environments and units of all apps to the
+    roles that write them.
+    """
+    path = root / "run/berth.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _wait(descriptor, patience)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait(descriptor: int, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise ReleaseError(
+                    f"Another run has been changing this server's apps for {patience:.0f} s: wait for its "
+                    "end (fuser -v /run/berth.lock names it)."
+                ) from None
+            time.sleep(0.05)

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import units, untrusted
+from . import lock, units, untrusted
 from .command import systemctl
 from .journal import RECORD, now, read_record, write_record
-from .paths import Paths
+from .paths import APP, Paths
 
 
 def list_releases(paths: Paths) -> dict[str, dict[str, Any]]:
@@ -143,14 +143,32 @@ def sweep(paths: Paths) -> list[str]:
         (paths.etc, ".*.new"),
         (paths.frozen, ".*.new"),
         (paths.state, ".*.new"),
-        (paths.releases, "*/.release.json.new"),
-        (paths.units, f".{paths.app}-*@*.new"),
-        (paths.units, f"*.wants/.{paths.app}-*@*.new"),
+        (paths.releases, "*/.release.json.*new"),
     ):
         lost += folder.glob(pattern)
-    for path in lost:
-        path.unlink(missing_ok=True)
+    # In folders that all apps share, a run for another app may be in the middle of a write.
+    with lock.hostwide(paths.root):
+        lost += _half_written_units(paths)
+        for path in lost:
+            path.unlink(missing_ok=True)
     return gone + [path.name for path in lost]
+
+
+def _half_written_units(paths: Paths) -> list[Path]:
+    """Those of this app: `.a-b-web@…` is app a-b's, where there is one: the contract lets one be."""
+    others = [name for name in known(paths.root) if name.startswith(f"{paths.app}-")]
+    found = [
+        path
+        for pattern in (f".{paths.app}-*@*.new", f"*.wants/.{paths.app}-*@*.new")
+        for path in paths.units.glob(pattern)
+    ]
+    return [path for path in found if not path.name.startswith(tuple(f".{name}-" for name in others))]
+
+
+def known(root: Path = Path("/")) -> list[str]:
+    """Every app that ever was set up on this server and not purged."""
+    states = (root / "var/lib/berth").glob("*")
+    return sorted(path.name for path in states if path.is_dir() and APP.fullmatch(path.name))
 
 
 TEMPORARY = ("run/berth-git-*", "run/berth-index-*", "tmp/berth-index-*", "var/tmp/berth-diff-*")

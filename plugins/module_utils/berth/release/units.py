@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,8 +231,7 @@ def _want(paths: Paths, name: str) -> Path:
 
 def replace_link(link: Path, target: Path) -> None:
     """Point a symlink somewhere else in one rename(2)."""
-    temporary = link.with_name(f".{link.name}.new")
-    temporary.unlink(missing_ok=True)
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.new")
     temporary.symlink_to(target)
     temporary.replace(link)
 
