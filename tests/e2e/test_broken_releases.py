@@ -300,7 +300,7 @@ CASES = {
         {"requirements.txt": f"starlette==0.41.0 --hash=sha256:{'0' * 64}\n"},
     ),
     "lock file that is broken": Case(
-        r"(?i)uv\.lock.*(parse|TOML)|(parse|TOML).*uv\.lock",
+        r"uv\.lock cannot be read: .*line 2",
         {
             "pyproject.toml": '[project]\nname = "shop"\nversion = "1"\ndependencies = ["fastapi"]\n',
             "uv.lock": "version = 1\nrevision =\n",
@@ -381,19 +381,29 @@ class Yard:
             "SELECT count(*) FROM things;"
         )
 
-    def belongings(self) -> str:
-        """Everything on the host that belongs to a release, and what runs."""
-        return self.kit.host.sh(
+    def belongings(self) -> list[str]:
+        """Everything on the host that belongs to a release, and what runs.
+
+        One that was live for a moment ends its work and is pruned by the next deploy. Of environments the last
+        try's may stay for the next.
+        """
+        withdrawn = self.kit.host.sh(
+            'grep -l \'"withdrawn": "\' /srv/*/releases/*/release.json | cut -d/ -f5 || true'
+        ).split()
+        for app in ("shop", "stall"):
+            assert len(self.kit.host.sh(f"ls /srv/{app}/envs | grep -v lists || true").split()) <= 2
+        listed = self.kit.host.sh(
             "for app in shop stall; do"
             "  readlink /srv/$app/web.sock /srv/$app/current;"
-            "  ls -d /srv/$app/releases/* /srv/$app/envs/* /etc/berth/$app/releases/*"
+            "  ls -d /srv/$app/releases/* /etc/berth/$app/releases/*"
             "    /run/$app/* /run/berth/$app/*"
             "    /etc/systemd/system/$app-*@?*.* /etc/systemd/system/*.wants/$app-* /tmp/berth-* 2>/dev/null"
             "    || true;"
             "done;"
             "systemctl list-units --all --no-legend --plain 'shop-*' 'stall-*' 'berth-*'"
             "  | awk '{print $1, $3, $4}'"
-        )
+        ).splitlines()
+        return [line for line in listed if not any(release in line for release in withdrawn)]
 
 
 @pytest.fixture(scope="module")
@@ -411,6 +421,7 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         ],
         "database": {"scheme": "postgresql+psycopg"},
         "health": {**health, "timeout": 30},
+        "persistent": ["uploads"],
     }
     stall = {
         "name": "stall",
@@ -430,7 +441,7 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
     kit.host.sh(
         "apt-get install -y -qq --no-install-recommends git >/dev/null 2>&1;"
         "cp -r /srv/shop/current/. /tmp/work; cd /tmp/work;"
-        f"rm -rf {GIT} .venv .berth release.json; git init -q .;"
+        f"rm -rf {GIT} .venv .berth release.json uploads; git init -q .;"
         "git add -A; git -c user.name=a -c user.email=a@b commit -qm one;"
         f"git clone -q --bare /tmp/work {GIT}; rm -rf /tmp/work"
     )

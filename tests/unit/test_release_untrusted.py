@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.berth.release import (
+    detect,
     diff,
     folders,
     launch,
@@ -381,6 +382,20 @@ def test_dependencies_inside_of_the_source(tmp_path: Path) -> None:
         + '[[package]]\nname="r"\nsource={registry="https://x.example"}\n'
     )
     origins.check(tmp_path, folder, project.find_installer(folder, tmp_path))
+
+
+def test_detect_says_what_a_deploy_would_refuse(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("fastapi\n-e ../shared\n")
+    app = {
+        "name": "a",
+        "source": {},
+        "processes": [{"name": "web", "app": "m:app"}],
+        "database": {"enabled": False},
+    }
+    rows = detect.describe(app, tmp_path)
+    said = [row[2] for row in rows if row[1] == "refused"]
+    assert len(said) == 1
+    assert said[0].startswith("requirements.txt:2: names ../shared, which is outside of the source")
 
 
 # The app's own folders ---------------------------------------------------------------------------

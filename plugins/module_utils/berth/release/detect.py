@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import build, index, migrate, pack, places, pools, project, randoms
+from . import build, index, migrate, origins, pack, places, pools, project, randoms
 from .errors import ReleaseError
 
 Row = tuple[str, str, str]
@@ -30,6 +30,10 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
     what = installer.kind + (f" (package {installer.package})" if installer.package else "")
     place = _below(installer.path, root) if installer.file else "no lock, requirements or [project] table"
     rows.append(("dependencies", what, place))
+    try:
+        origins.check(root, folder, installer)
+    except ReleaseError as error:
+        rows.append(("", "refused", error.sentence))
     foreign = index.other(installer.path, index.named(app)) if installer.kind == "uv" else ""
     if foreign:
         why = f"server.python.index_url; the lock names {index.public(foreign)}"
