@@ -115,6 +115,39 @@ def test_everything_goes_back_together(kit: Kit) -> None:
     assert setting(kit, "BOARD_TITLE") == "Second"
 
 
+def test_the_clock_of_a_job_does_not_mind_releases(kit: Kit) -> None:
+    app, data = kit.app("board"), "/srv/board/data"
+    slow = f"while ! test -e {data}/go; do sleep 0.2; done"
+    app["jobs"] = [
+        {"name": "nightly", "command": f"echo $BERTH_RELEASE >> {data}/nights", "schedule": "*-*-* 03:00:00"},
+        {"name": "tick", "command": f"date +%s >> {data}/ticks", "schedule": "*:*:0/10"},
+        {"name": "slow", "command": slow, "schedule": "yearly"},
+    ]
+    stamps = "/var/lib/systemd/timers/stamp-board-nightly@"
+    first = deploy(kit)
+    kit.host.sh(f"systemctl start --no-block board-slow@{first}; touch -d '2 days ago' {stamps}*")
+    # What came due while releases change is run, once.
+    app["env"]["TURN"] = "2"
+    second = deploy(kit)
+    kit.host.sh(f"timeout 60 sh -c 'until test -e {data}/nights; do sleep 0.2; done'")
+    # A run that is at work goes on, and keeps the other release's out.
+    assert kit.host.sh(f"systemctl is-active board-slow@{first} || true") == "activating"
+    kit.host.sh(f"systemctl start board-slow@{second}")
+    assert "left out" in kit.host.sh(f"journalctl -q -o cat _SYSTEMD_UNIT=board-slow@{second}.service")
+    # What ran under the one release is not run again by the other, whatever its own stamp says.
+    kit.host.sh(f"touch -d '2 days ago' {stamps}{first}.timer")
+    kit.play("playbooks/rollback.yml", "-e", "app=board")
+    assert kit.release("board") == first
+    kit.host.sh(
+        f"touch {data}/go; timeout 30 sh -c 'until ! systemctl is-active -q board-slow@{first}; do :; done'"
+    )
+    assert kit.host.sh(f"systemctl show -P Result board-slow@{first}") == "success"
+    assert kit.host.sh(f"cat {data}/nights") == second
+    slots = [int(line) // 10 for line in kit.host.sh(f"cat {data}/ticks").split()]
+    assert slots == list(range(slots[0], slots[-1] + 1))
+    deploy(kit)
+
+
 def test_an_addition_to_the_schema_is_no_hindrance(kit: Kit) -> None:
     before = kit.release("board")
     number = migration(kit, 'op.add_column("posts", sa.Column("extra", sa.Text))')

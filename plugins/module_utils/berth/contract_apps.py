@@ -273,6 +273,7 @@ def _job(report: Report, job: dict[str, Any], path: str) -> None:
     if not report.touches(f"{path}.schedule"):
         check_schedule(report, f"{path}.schedule", job["schedule"])
     names.check_range(report, f"{path}.timeout", job["timeout"], 1, 7 * _DAY, "seconds")
+    check_size(report, f"{path}.memory", job["memory"])
 
 
 def _unit_name(report: Report, name: str, path: str) -> None:

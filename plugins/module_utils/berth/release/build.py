@@ -9,7 +9,7 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from . import (
     folders,
     gunicorn_conf,
     index,
+    jobs,
     journal,
     migrate,
     origins,
@@ -549,15 +550,16 @@ class Builder:
                 self._script("web", command, socket if "{socket}" in process["command"] else "")
             else:
                 self._script("web", f"{python} -m gunicorn -c {own}/gunicorn.conf.py {target}")
+        jobs.make_locks(self.paths, self.app, self.sealed.gid)
         for job in self.app.get("jobs", []):
-            self._script(job["name"], job["command"])
+            self._script(job["name"], job["command"], first=jobs.once(self.paths, job["name"]))
         untrusted.take(own, self.sealed, "the release")
         folders.serve(self.app, self.folder, self.project, self.paths.public(self.release))
         lasting = not project.web(self.app).get("command")
         public.mark(self.folder, public.asked_as(self.app), keepalive=lasting)
         places.remember(self.folder, self.project, self.work)
 
-    def _script(self, name: str, command: str, socket: str = "") -> None:
+    def _script(self, name: str, command: str, socket: str = "", first: Sequence[str] = ()) -> None:
         lines = ["#!/bin/sh", "# Ansible managed", f"cd {shlex.quote(str(self.work))} || exit 1"]
         paths = ":".join(shlex.quote(str(path)) for path in self.python_path())
         lines.append(f'export PYTHONPATH={paths}"${{PYTHONPATH:+:$PYTHONPATH}}"')
@@ -565,6 +567,7 @@ class Builder:
             lines.append(f'export PATH={shlex.quote(str(self.folder / ".berth/site/bin"))}":$PATH"')
         if socket:
             lines.append(f"rm -f {shlex.quote(socket)}")
+        lines += first
         # The unit's main process is the command itself where that is possible: a shell passes no signal on.
         lines.append(shell.as_main(command) or command)
         path = self.folder / ".berth/run" / name

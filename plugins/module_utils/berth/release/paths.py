@@ -73,6 +73,9 @@ class Paths:
     def current(self) -> Path:
         return self.base / "current"
 
+    def job_lock(self, job: str) -> Path:
+        return self.base / "jobs" / f"{job}.lock"
+
     @property
     def web_sock(self) -> Path:
         return self.base / "web.sock"

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from . import lock, units, untrusted
+from . import jobs, lock, units, untrusted
 from .command import systemctl
 from .journal import RECORD, now, read_record, write_record
 from .paths import APP, Paths
@@ -82,6 +82,19 @@ def withdraw(paths: Paths, release: str) -> None:
         write_record(paths.release(release), {**record, "withdrawn": now()})
 
 
+def at_work(paths: Paths) -> list[str]:
+    """Releases of which something runs: a web process that retires, a worker that ends its task, a job."""
+    owner = {
+        name: release
+        for release, names in instances(paths).items()
+        for name in names
+        if name.endswith(".service")
+    }
+    working = ("active", "activating", "deactivating", "reloading")
+    found = units.states(list(owner))
+    return sorted({owner[name] for name, state in found.items() if state in working})
+
+
 def remove_release(paths: Paths, release: str) -> str:
     """A release and everything that carries its name; what cannot be removed of it, or nothing.
 
@@ -99,7 +112,7 @@ def remove_release(paths: Paths, release: str) -> str:
     for name in names:
         (paths.units / name).unlink(missing_ok=True)
         # When a timer ran last; its name never comes back.
-        (paths.root / "var/lib/systemd/timers" / f"stamp-{name}").unlink(missing_ok=True)
+        jobs.stamp(paths, name).unlink(missing_ok=True)
     paths.env(release).unlink(missing_ok=True)
     paths.migrate_env(release).unlink(missing_ok=True)
     for socket in (paths.root_socket(release), paths.own_socket(release)):

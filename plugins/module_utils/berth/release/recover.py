@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import cause, command, gate, history, journal, prune, settings, units
+from . import cause, command, gate, history, jobs, journal, prune, settings, units
 from .errors import ReleaseError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
             deploy.let_go(release, record["app"])
     if deploy.action == "deploy" and mine:
         # The engine was killed before it started them, and the deploy that follows may fail.
+        jobs.hand_over(deploy.paths, deploy.live_app(), deploy.live, deploy.live_app())
         command.systemctl("start", "--no-block", *mine)
     prune.sweep(deploy.paths)
     if deploy.action != "deploy":
@@ -103,7 +104,8 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
             again.stays = True
             error.also.append(f"So {release} stays live, unproved.")
             with again("Its processes could not be started"):
-                units.start(units.beside_web(deploy.app, release))
+                units.start(units.workers(deploy.app, release))
+                jobs.change_over(deploy.paths, deploy.app, release, live, deploy.live_app())
         else:
             _take_back(deploy, again)
     elif went_live and not live:
@@ -160,6 +162,8 @@ def _take_back(deploy: Deploy, again: Apart) -> None:
         deploy.go_live(live, app, release, deploy.app)
     with again(f"The processes of {live} could not be started"):
         deploy.take_over(live, app, release, deploy.app)
+    with again(f"The jobs of {live} could not be started"):
+        jobs.change_over(deploy.paths, app, live, release, deploy.app)
     with again(f"{release} runs on"):
         deploy.let_go(release, deploy.app)
 

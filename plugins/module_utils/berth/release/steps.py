@@ -22,6 +22,7 @@ from . import (
     disk,
     gate,
     history,
+    jobs,
     journal,
     migrate,
     offline,
@@ -661,24 +662,21 @@ class Deploy:
         with self.spare("What starts after a reboot"):
             units.enable(self.paths, mine[1:])
         if old and old != to:
-            beside = units.beside_web(old_app, old)
-            units.disable(self.paths, [units.web(name, old), *beside])
-            units.ask_to_stop(beside)
+            units.disable(self.paths, [units.web(name, old), *units.beside_web(old_app, old)])
+            units.ask_to_stop(units.workers(old_app, old))
 
     def take_over(self, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
-        """What runs beside the web changes too; never both releases' at once, where that would act twice."""
-        mine, alone = units.beside_web(app, to), units.alone(app, to)
+        """The workers change too; never both releases' at once, where that would act twice."""
+        mine, alone = units.workers(app, to), units.alone(app, to)
         # One that is to start again may be finishing its work since a deploy a moment ago.
         patience = 120 + units.to_end(app)
-        units.start(
-            [name for name in mine if name.endswith(".service") and name not in alone], patience=patience
-        )
+        units.start([name for name in mine if name not in alone], patience=patience)
         if old and old != to:
             self._await_end(old, old_app)
         self.past = units.start(mine, patience=patience)
 
     def _await_end(self, old: str, old_app: dict[str, Any]) -> None:
-        beside, alone = units.beside_web(old_app, old), units.alone(old_app, old)
+        beside, alone = units.workers(old_app, old), units.alone(old_app, old)
         began = time.monotonic()
         units.stop(beside, patience=0)
         units.stop(alone, patience=units.to_end(old_app))
@@ -706,7 +704,7 @@ class Deploy:
         self.take_over(self.release, self.app, self.live, self.live_app())
         # A process that dies at its first import does so at once. What was well once is trusted.
         patience = (0.0, 0.0) if self.record.get("healthy") else _SETTLED
-        failed = units.fallen(units.beside_web(self.app, self.release), *patience, self.past)
+        failed = units.fallen(units.workers(self.app, self.release), *patience, self.past)
         if failed:
             lines = command.journal(failed, since=self.past.since)
             state = command.show(failed, "Result", "ExecMainStatus")
@@ -718,6 +716,8 @@ class Deploy:
             )
         if not self.record.get("healthy"):
             self.notes += self._complaints()
+        # Last, since a run that has begun is not taken back with its release.
+        jobs.change_over(self.paths, self.app, self.release, self.live, self.live_app())
         self.proved = True
         with self.spare("That the release is well"):
             self._remember()
@@ -794,12 +794,11 @@ class Deploy:
     def prune(self, args: Answer) -> Answer:
         releases = prune.list_releases(self.paths)
         live = prune.live_release(self.paths)
-        webs = {units.web(self.paths.app, release): release for release in releases}
-        busy = [webs[name] for name, state in units.states(list(webs)).items() if state == "active"]
+        busy = prune.at_work(self.paths)
         keep = int((args.get("keep")) or self.app.get("keep_releases", 5))
         _, gone = prune.select(releases, live, keep, busy)
         for release in busy:
-            if release != live and release not in gone:
+            if release in releases and release != live and release not in gone:
                 self.let_go(release, releases[release]["app"])  # unless something waits for its end already
         for release in list(gone):
             if why := prune.remove_release(self.paths, release):

@@ -30,9 +30,15 @@ def serving(paths: Paths, release: str) -> list[str]:
 
 def beside_web(app: dict[str, Any], release: str) -> list[str]:
     """Workers and timers: what runs for the live release only."""
-    stems = unit_stems(app)
-    names = [f"{stem}@{release}.service" for stem in stems["services"]]
-    return names + [f"{stem}@{release}.timer" for stem in stems["jobs"]]
+    return workers(app, release) + timers(app, release)
+
+
+def workers(app: dict[str, Any], release: str) -> list[str]:
+    return [f"{stem}@{release}.service" for stem in unit_stems(app)["services"]]
+
+
+def timers(app: dict[str, Any], release: str) -> list[str]:
+    return [f"{stem}@{release}.timer" for stem in unit_stems(app)["jobs"]]
 
 
 def alone(app: dict[str, Any], release: str) -> list[str]:
