@@ -47,7 +47,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("settings.compare read_text", "settings.remember_applied read_text", "redis.used read_text"),
         *("environment.read_password read_text", "environment.read_redis read_text"),
         *("index.configured parser.read", "source._deploy_key read_text"),
-        *("jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
+        *("build.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
     ),
     "a folder that root has just made, where nobody else can write": (
         *("build._bring_python chown", "build.environment chown", "build.environment chmod"),

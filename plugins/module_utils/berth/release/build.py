@@ -87,6 +87,16 @@ def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, A
     return text_digest(*texts)[:16]
 
 
+def alike(paths: Paths, but_for_patch: str) -> str:
+    """An environment of the same packages and Python, its patch version left out, that still runs."""
+    marks = [path for path in paths.marks.glob("*") if path.read_text() == but_for_patch]
+    for mark in sorted(marks, key=lambda path: path.stat().st_mtime, reverse=True):
+        env = paths.envs / mark.name
+        if env.is_dir() and not pythons.gone(env):
+            return mark.name
+    return ""
+
+
 def _dependencies(folder: Path) -> dict[str, Any]:
     """The parts of pyproject.toml that say what to install; the rest may change without a new environment."""
     toml = project.load_toml(folder / "pyproject.toml")
@@ -271,6 +281,8 @@ class Builder:
         target, mark = self.paths.envs / key, self.paths.env_mark(key)
         if mark.exists() and target.is_dir():
             return key, False
+        but_for_patch = env_key(interpreter, installer, self.project, self.choice())
+        like = alike(self.paths, but_for_patch)
         self.paths.envs.mkdir(parents=True, exist_ok=True)
         mark.parent.mkdir(mode=0o700, exist_ok=True)
         for path in (mark, target, self.lists):
@@ -288,12 +300,22 @@ class Builder:
                 300, target,
             )  # fmt: skip
             untrusted.take(target, PUBLIC, "the environment")
-        except ReleaseError:
+        except ReleaseError as error:
             untrusted.remove(target)
-            raise
+            if not like:
+                raise
+            self.notes.append(
+                f"Python was updated since the last release, and a new environment for it could not be made "
+                f"({error.sentence.rstrip('.')}): the one of before serves on, it has the same packages."
+            )
+            return like, False
         finally:
             untrusted.remove(self.lists)
-        untrusted.write_new(mark, "")
+        if like:
+            self.notes.append(
+                "Python was updated since the last release, so the packages were installed anew."
+            )
+        untrusted.write_new(mark, but_for_patch)
         return key, True
 
     @property

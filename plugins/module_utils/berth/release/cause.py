@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import needs
+from . import needs, pythons
 from .errors import cut
 
 _FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)')
@@ -32,6 +32,8 @@ _GONE = {
     "pkg_resources": "setuptools has no such module since version 82: ask for setuptools<82",
     "distutils": "Python has no such module since version 3.12: set python.version, or ask for setuptools",
 }
+# What a shell and systemd say of a program that cannot be run.
+_NOT_RUN = ("126", "127", "203")
 ROOM = "df -h on the server shows what is full; free some space and deploy again."
 
 
@@ -46,6 +48,7 @@ class About:
     memory: str = ""
     project: str = ""  # the project's folder in it
     app: str = ""
+    lost: str = ""  # the Python that the release was made with, where it is there no more
     called: str = "The new release"
 
 
@@ -153,6 +156,8 @@ def brief(place: str, inside: str) -> str:
 def explain(lines: list[str], state: dict[str, str], about: About) -> str:
     """The sentence for a process that ended, from systemd's view of it and its log."""
     inside = about.inside
+    if about.lost and state.get("ExecMainStatus") in _NOT_RUN:
+        return pythons.lost(about.lost, about.app)
     if state.get("Result") == "oom-kill" or out_of_memory(lines):
         return memory(about)
     error, place, frames = _last(lines, inside)

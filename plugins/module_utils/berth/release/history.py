@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import gate, journal, lock, migrate, places, prune, schema, scripts, settings, units
+from . import gate, journal, lock, migrate, places, prune, pythons, schema, scripts, settings, units
 from .errors import ReleaseError
 from .paths import Paths
 
@@ -141,6 +141,13 @@ def describe(paths: Paths) -> dict[str, Any]:
         if record.get("healthy") and name != live:
             verdict = judge(known, name, record, now)
             row["rollback"] = {"allowed": verdict.safe, "why": verdict.sentence}
+            if lost := pythons.gone(paths.release(name) / ".venv"):
+                row["health"] = f"{lost} is gone"
+                row["rollback"] = {
+                    "allowed": False,
+                    "never": True,
+                    "why": f"{name}: {pythons.lost(lost, paths.app)}.",
+                }
         rows.append(row)
     past = [entry for entry in journal.entries(paths.audit) if entry.get("app") == paths.app]
     return {
@@ -178,6 +185,7 @@ def table(apps: list[dict[str, Any]]) -> str:
             back = "live" if one["live"] else "no"
             if "rollback" in one:
                 back = "yes" if one["rollback"]["allowed"] else "only with force"
+                back = "no" if one["rollback"].get("never") else back
             mark = "*" if one["live"] else "<" if one["release"] == app["previous"] else ""
             version = one["version"][:12] or "-"
             rows.append(

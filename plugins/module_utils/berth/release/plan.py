@@ -60,13 +60,13 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
     return env, texts
 
 
-def decide(live: dict[str, Any], wanted: str, running: bool, force: bool) -> str:
+def decide(live: dict[str, Any], wanted: str, running: bool, force: bool, lost: bool = False) -> str:
     """What to do about the live release.
 
     `deploy` another one; `resume` one that went live in a run that was cut off before it was proved;
-    `restart` one that does not run; or `nothing`.
+    `restart` one that does not run; or `nothing`. One whose Python is `lost` can never be started again.
     """
-    if force or not live or live.get("fingerprint") != wanted:
+    if force or lost or not live or live.get("fingerprint") != wanted:
         return "deploy"
     if not live.get("healthy"):
         return "resume"

@@ -63,6 +63,24 @@ def choose(wish: PythonWish, listing: str) -> tuple[tuple[int, ...], str]:
     )
 
 
+def gone(env: Path) -> str:
+    """The Python that an environment was made with, where this server has it no more; empty where it has.
+
+    An upgrade of the distribution takes the old one away, or gives its place to another minor version.
+    """
+    python = env / "bin/python"
+    made_for = next((path.name for path in env.glob("lib/python3.*")), "")
+    if env.is_dir() and not python.exists():
+        return made_for or "its Python"
+    found = re.fullmatch(r"python3\.\d+", python.resolve().name)
+    return made_for if found and made_for and found[0] != made_for else ""
+
+
+def lost(name: str, app: str) -> str:
+    """The sentence for a release whose Python is `gone`."""
+    return f"{name} is gone from this server since its upgrade: berth deploy {app} builds the release anew"
+
+
 @contextmanager
 def locked(folder: Path = FOLDER) -> Iterator[None]:
     """One at a time: two apps may want the same Python at once."""

@@ -32,6 +32,7 @@ from . import (
     project,
     prove,
     prune,
+    pythons,
     randoms,
     recover,
     remove,
@@ -123,6 +124,7 @@ class Deploy:
             memory=str(entry.get("memory") or ""),
             project=str(places.locate(self.folder, self.app).folder),
             app=self.paths.app,
+            lost=pythons.gone(self.folder / ".venv"),
             called="The live release" if self.action == "restart" else "The new release",
         )
 
@@ -202,7 +204,11 @@ class Deploy:
         record = journal.read_record(self.paths.release(self.live)) if self.live else {}
         wanted = [*units.serving(self.paths, self.live)[:2], *units.beside_web(self.live_app(), self.live)]
         running = bool(self.live) and all(state == "active" for state in units.states(wanted).values())
-        self.action = plan.decide(record, self.fingerprint, running, bool(args.get("force")))
+        lost = pythons.gone(self.paths.release(self.live) / ".venv") if record else ""
+        force = bool(args.get("force"))
+        self.action = plan.decide(record, self.fingerprint, running, force, bool(lost))
+        if lost:
+            self.notes.append(f"{lost} is gone from this server, so {self.live} could not be started again.")
         if self.action in ("nothing", "restart") and settings.expects_another_name(
             self.paths, self.app, self.live
         ):
@@ -347,6 +353,11 @@ class Deploy:
                 else "There is no older healthy release"
             )
             raise ReleaseError(f"{what}; those that can be rolled back to: {have}.")
+        if lost := pythons.gone(self.paths.release(target) / ".venv"):
+            raise ReleaseError(
+                f"{target} cannot be started: {lost} is gone from this server, so {self.live} stays live.",
+                advice=f"berth deploy {self.paths.app} --version with its version builds it anew.",
+            )
         self.release = target
         self.record = releases[target]
         self.app = settings.served(self.paths, self.record["app"], target)
