@@ -384,8 +384,8 @@ class Yard:
     def belongings(self) -> list[str]:
         """Everything on the host that belongs to a release, and what runs.
 
-        One that was live for a moment ends its work and is pruned by the next deploy. Of environments the last
-        try's may stay for the next.
+        One that was live for a moment ends its work, and the next deploy prunes it; the last
+        try leaves its environment for the next.
         """
         withdrawn = self.kit.host.sh(
             'grep -l \'"withdrawn": "\' /srv/*/releases/*/release.json | cut -d/ -f5 || true'
