@@ -305,6 +305,7 @@ CASES = {
             "pyproject.toml": '[project]\nname = "shop"\nversion = "1"\ndependencies = ["fastapi"]\n',
             "uv.lock": "version = 1\nrevision =\n",
         },
+        log=False,
     ),
     "wrong Python": Case(
         r">=3\.99.*requires-python.*3\.\d+",

@@ -60,9 +60,8 @@ releases = {path.name for path in (base / "releases").iterdir()}
 for name in releases:
     record = base / "releases" / name / "release.json"
     said = json.loads(record.read_text()) if record.exists() else {}
-    ends = out("systemctl", "is-active", f"board-web@{name}.service").strip() == "active"
-    # One that went live and was taken back ends like any other, and the next prune removes it.
-    if not said.get("healthy") and not (said.get("withdrawn") and ends):
+    # One that went live and was taken back ends like any other, and the first prune after that removes it.
+    if not said.get("healthy") and not said.get("withdrawn"):
         print("partial release", name)
 links = {(base / "releases" / name / ".venv").readlink().name for name in releases}
 for env in (base / "envs").iterdir():

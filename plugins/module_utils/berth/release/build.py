@@ -570,8 +570,8 @@ class Builder:
                 socket = str(self.paths.own_socket(self.release))
                 command = process["command"].replace("{socket}", socket).replace("{fd}", _LISTENER)
                 self._script("web", command, socket if "{socket}" in process["command"] else "")
-            else:
-                self._script("web", f"{python} -m gunicorn -c {own}/gunicorn.conf.py {target}")
+            else:  # quoted, since a factory's name ends in parentheses
+                self._script("web", f"{python} -m gunicorn -c {own}/gunicorn.conf.py {shlex.quote(target)}")
         jobs.make_locks(self.paths, self.app, self.sealed.gid)
         for job in self.app.get("jobs", []):
             self._script(job["name"], job["command"], first=jobs.once(self.paths, job["name"]))
