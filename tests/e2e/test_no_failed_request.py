@@ -23,7 +23,8 @@ DEPLOYS = 20
 # Seconds for which the app can hold a slow request back, less what starting one may take.
 HELD = 40
 UNITS = (
-    "systemctl list-units --no-legend --plain 'loadapp-web@*' --state=active,deactivating | awk '{print $1}'"
+    "systemctl list-units --no-legend --plain 'loadapp-web@*.service' --state=active,deactivating"
+    " | awk '{print $1}'"
 )
 
 

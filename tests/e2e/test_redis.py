@@ -222,7 +222,7 @@ def test_without_it_the_instance_runs_until_no_release_needs_it(kit: Kit) -> Non
     # What still retires is not pruned.
     kit.host.sh(
         "for try in $(seq 90); do"
-        " [ $(systemctl list-units -q --plain 'one-web@*' | wc -l) = 1 ] && exit; sleep 1;"
+        " [ $(systemctl list-units -q --plain 'one-web@*.service' | wc -l) = 1 ] && exit; sleep 1;"
         " done; exit 1"
     )
     one["env"]["NUMBER"] = 2

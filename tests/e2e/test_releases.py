@@ -82,7 +82,7 @@ def test_old_releases_retire_and_are_pruned(site: Kit) -> None:
     running: list[str] = []
     while time.monotonic() < deadline:
         running = site.host.sh(
-            "systemctl list-units --no-legend --plain 'board-web@*' --state=active"
+            "systemctl list-units --no-legend --plain 'board-web@*.service' --state=active"
         ).splitlines()
         if len(running) == 1:
             break
