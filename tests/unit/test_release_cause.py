@@ -127,12 +127,21 @@ def test_sentences(lines: list[str], sentence: str) -> None:
     assert cause.explain(lines, {"Result": "exit-code", "ExecMainStatus": "3"}, ABOUT) == sentence
 
 
-def test_the_deepest_folder_is_named() -> None:
-    for path in ("src/app/logs/today.log", "src/app/logs"):
-        said = cause.explain(
-            traceback(f"OSError: [Errno 30] Read-only file system: '{HERE}/{path}'"), {}, ABOUT
-        )
-        assert 'add "src/app/logs" to persistent' in said
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("src/app/logs/today.log", "src/app/logs"),
+        ("src/app/logs", "src/app/logs"),
+        ("cache/seen", "cache"),
+        ("uploads", "uploads"),
+    ],
+)
+def test_the_deepest_folder_is_named(tmp_path: Path, path: str, folder: str) -> None:
+    (tmp_path / "src/app").mkdir(parents=True)
+    (tmp_path / "src/app/main.py").touch()
+    about = cause.About(str(tmp_path), project=str(tmp_path))
+    error = f"OSError: [Errno 30] Read-only file system: '{tmp_path}/{path}'"
+    assert f'add "{folder}" to persistent' in cause.explain(traceback(error), {}, about)
 
 
 def test_a_folder_of_code_is_not_named(tmp_path: Path) -> None:

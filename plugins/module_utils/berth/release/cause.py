@@ -250,12 +250,17 @@ def _writable(path: str, about: About) -> str:
         data = f"/srv/{about.app or '<app>'}/data"
         return f"let it write below {data}, or to a folder that is listed in persistent"
     below = path.removeprefix(f"{base}/").removeprefix("./")
-    # The deepest folder: one that is further up may hold the code, which would then never change again.
+    # The deepest folder: one further up may hold the code, which would then never change again. That the
+    # last part is a folder itself is not said; it has to be one where the folder around it holds code.
     head, _, name = below.rpartition("/")
-    folder = head if "." in name else below
-    if not folder or any((Path(base) / folder).glob("*.py")):  # beside the code: only folders can be opened
+    folder = head if head and not _holds_code(base, head) else "" if "." in name else below
+    if not folder or _holds_code(base, folder):  # beside the code: only folders can be opened
         return "write below a folder that is listed in persistent"
     return f'add "{folder}" to persistent (outlives releases) or scratch (ends with its release)'
+
+
+def _holds_code(base: str, folder: str) -> bool:
+    return any((Path(base) / folder).glob("**/*.py"))
 
 
 def _origin(about: About) -> str:
