@@ -10,7 +10,7 @@ from typing import Any
 
 from .command import systemctl
 from .errors import ReleaseError
-from .paths import Paths, instance_file, process_stem, unit_stems
+from .paths import Paths, process_stem, unit_stems
 
 # Long enough for an import that goes on to show.
 _LOOK_AGAIN = 0.25
@@ -240,7 +240,3 @@ def replace_link(link: Path, target: Path) -> None:
     temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.new")
     temporary.symlink_to(target)
     temporary.replace(link)
-
-
-def frozen_files(paths: Paths, templates: list[str], release: str) -> list[Path]:
-    return [paths.units / instance_file(template, release) for template in templates]
