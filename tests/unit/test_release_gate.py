@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import cause, command, gate
+from ansible.module_utils.berth.release import build, cause, command, gate
 from ansible.module_utils.berth.release.errors import ReleaseError
 from ansible.module_utils.berth.release.units import Past
 
@@ -77,13 +77,34 @@ def test_only_what_was_written_since_the_start_counts(
 
 
 def test_a_slow_systemd_and_a_slow_journal_fail_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(argv: list[str], **_: object) -> command.Result:
-        raise ReleaseError(f"{argv[0]} took longer than 20 s and was stopped.")
-
-    monkeypatch.setattr(command, "run", slow)
+    monkeypatch.setattr(command, "run", _slow)
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: 200)
     probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
     gate.wait_healthy(probe, "web", {**HEALTH, "hold": 0.01}, cause.About(), Past(1.0))
+
+
+def test_a_slow_systemd_keeps_no_first_release_from_going_live(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(command, "run", _slow)
+    (tmp_path / ".berth").mkdir()
+    settings = tmp_path / ".berth/serve.json"
+    settings.write_text('{"first": true, "workers": 2}')
+    build.grow(tmp_path, "web")
+    assert '"first": false' in settings.read_text(), "its next start has them all"
+
+
+def test_a_slow_journal_does_not_hide_what_a_command_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(argv: list[str], **_: object) -> command.Result:
+        return command.Result(1, "", "it said why") if argv[0] == "systemd-run" else _slow(argv)
+
+    monkeypatch.setattr(command, "run", run)
+    asked = {"user": "app", "sandbox": [], "writable": [], "timeout": 5}
+    assert command.transient("berth-build-board", ["false"], **asked).err == "it said why"
+
+
+def _slow(argv: list[str], **_: object) -> command.Result:
+    raise ReleaseError(f"{argv[0]} took longer than 20 s and was stopped.")
 
 
 def public(monkeypatch: pytest.MonkeyPatch, statuses: list[int], before_is_well: bool) -> str:

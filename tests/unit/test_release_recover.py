@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ansible.module_utils.berth.release import (
     plan,
     prune,
     recover,
+    retire,
     schema,
     steps,
     units,
@@ -365,6 +367,45 @@ def test_what_a_cut_off_run_left_live_is_proved_before_the_next_deploy(
     record = run._prove_first({"release": "r2", "old": "r1", "step": "switch", "state": "end"})
     assert run.live == prune.live_release(paths) == ("r2" if good else "r1")
     assert record["healthy"]
+
+
+@pytest.mark.parametrize("waited_for", [True, False])
+def test_a_release_that_nothing_waits_for_any_more_is_retired_again(
+    paths: Paths, systemd: Systemd, waited_for: bool
+) -> None:
+    """Its retirement was killed by hand, or for want of memory: else it would be busy for ever."""
+    lay(paths, "r1", turn=1)
+    lay(paths, "r2", turn=2)
+    (paths.units / units.web("board", "r1")).write_text("# Berth app: board\n")
+    run = deploy(paths, systemd)
+    run.app = {**APP, "keep_releases": 1}
+    go_live(paths, "r2")
+    if waited_for:
+        systemd.active.add(units.retiring("board", "r1"))
+    run.prune({})
+    begun = [line for line in systemd.said if line.startswith("systemd-run")]
+    assert len(begun) == (0 if waited_for else 1)
+    assert all("--property=Restart=on-failure" in line for line in begun)
+    assert paths.release("r1").is_dir()
+
+
+def test_the_words_of_a_retirement_keep_their_places(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an older engine began is started again with the text of the engine that came last."""
+    lay(paths, "r1", turn=1)
+    deploy(paths, systemd).let_go("r1", APP)
+    line = next(line for line in systemd.said if line.startswith("systemd-run"))
+    words = line.partition(f"{paths.state}/retire.py ")[2].split()
+    assert words[:5] == [
+        str(paths.socket("r1")), str(paths.web_sock), "35", "35", units.web("board", "r1"),
+    ]  # fmt: skip
+    seen: list[Any] = []
+    monkeypatch.setattr(retire, "main", lambda *given: seen.extend(given))
+    code = (paths.state / "retire.py").read_text().rpartition("if __name__")[2].partition(":\n")[2]
+    monkeypatch.setattr("sys.argv", ["retire.py", "socket", "link", "35", "60", "a.service", "b.timer"])
+    exec(textwrap.dedent(code), vars(retire) | {"main": retire.main})  # noqa: S102 - the file that is run
+    assert seen == ["socket", "link", 35.0, 60.0, ["a.service", "b.timer"]]
 
 
 def test_what_cannot_be_removed_is_said_and_is_no_change(

@@ -89,3 +89,27 @@ def test_a_process_that_stays_up_and_complains_is_told_of(
     ]
     monkeypatch.setattr(steps.command, "journal", lambda *_, **__: ["ready"])
     assert deploy._complaints() == []
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_dead_live_release_needs_no_repository_to_start(
+    deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    started: list[str] = []
+
+    def start(names: list[str], **_: object) -> None:
+        started.extend(names)
+        if refused:
+            raise ReleaseError("Starting board-web@r1.service failed: bad unit file setting.")
+
+    def away(*_: object) -> str:
+        raise ReleaseError("The repository git@x.example:y did not answer within 45 s.")
+
+    monkeypatch.setattr(steps.source, "resolve_commit", away)
+    monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, "failed"))
+    monkeypatch.setattr(units, "start", start)
+    app = {**APP, "source": {"git": "git@x.example:y"}}
+    with pytest.raises(ReleaseError, match="did not answer within 45 s") as caught:
+        deploy.plan({"app": app})
+    assert started == ["board-web@r1.service"]
+    assert ("bad unit file" if refused else "it was started") in caught.value.text()

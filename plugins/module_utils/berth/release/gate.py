@@ -206,11 +206,7 @@ def _refuses_name(probe: Probe) -> bool:
 
 
 def _state(unit: str) -> dict[str, str]:
-    """systemd's view; empty where it takes too long to tell, which is no reason to give a release up."""
-    try:
-        return command.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts", "Job")
-    except ReleaseError:
-        return {}
+    return command.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts", "Job")
 
 
 def _ended(unit: str, state: dict[str, str], about: cause.About, first: float, past: Past) -> ReleaseError:

@@ -4,6 +4,9 @@ The engine copies this file into the app's state folder and runs it in the backg
 returned.
 
 usage: retire.py SOCKET LINK IDLE LIMIT UNIT...
+
+A newer engine writes its own copy over this one, and a retirement that was killed is started again with the
+words of the engine that began it: they keep their places for good.
 """
 
 from __future__ import annotations

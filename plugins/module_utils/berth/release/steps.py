@@ -46,7 +46,7 @@ from . import (
 )
 from .build import Builder
 from .errors import ReleaseError
-from .lock import Lock
+from .lock import Lock, hostwide
 from .migrate import Decision
 from .paths import Paths, instance_file, template_files
 
@@ -268,8 +268,11 @@ class Deploy:
                 name for name, state in units.states(mine if self.live else []).items() if state != "active"
             ]
             if dead and not check:
-                units.start(dead, wait=False)
-                error.also.append(f"{self.live} is live and did not run as a whole: it was started.")
+                try:
+                    units.start(dead, wait=False)
+                    error.also.append(f"{self.live} is live and did not run as a whole: it was started.")
+                except ReleaseError as problem:
+                    error.also.append(f"{self.live} is live and does not run as a whole: {problem.sentence}")
             raise
 
     def _prove_first(self, cut: Answer | None) -> Answer:
@@ -420,14 +423,17 @@ class Deploy:
         built = builder.run_build(self.paths.envs / key)
         builder.install_project()
         builder.seal(self.interpreter)
+        templates = template_files(self.app)
         # What is copied now may be newer than what the plan saw: site.yml does not wait for a deploy's lock.
-        self.fingerprint = plan.fingerprint(self.app, self.identity, *plan.server_side(self.paths, self.app))
-        builder.freeze_units()
+        # While it is copied nobody writes it, so that the fingerprint is of what the release holds.
+        with hostwide(self.paths.root):
+            known = plan.server_side(self.paths, self.app)
+            self.fingerprint = plan.fingerprint(self.app, self.identity, *known)
+            builder.freeze_units()
+            for template in templates:
+                build.freeze_unit(self.paths, template, self.release)
         target, where = self._target(builder)
         builder.write_scripts(target, first=not self.live and self.app["database"]["enabled"])
-        templates = template_files(self.app)
-        for template in templates:
-            build.freeze_unit(self.paths, template, self.release)
         origin = self.app["source"]
         self.record = {
             "id": self.release,
@@ -783,7 +789,7 @@ class Deploy:
     def let_go(self, release: str, app: dict[str, Any]) -> None:
         """Until its last connection is gone, or its time is over, whatever becomes of this run."""
         unit = units.retiring(self.paths.app, release)
-        if units.states([unit]).get(unit) == "active":
+        if units.states([unit]).get(unit) in ("active", "activating"):
             return
         idle = _PROXY_IDLE + _MARGIN
         limit = max(idle, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))

@@ -1,0 +1,190 @@
+"""What a build copies, in which order it decides, and what it falls back to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.module_utils.berth.release import (
+    build,
+    command,
+    environment,
+    journal,
+    lock,
+    migrate,
+    plan,
+    pythons,
+    source,
+    steps,
+)
+from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.release.project import Installer
+
+APP: dict[str, Any] = {
+    "name": "board",
+    "domains": ["board.localhost"],
+    "source": {"path": "/src"},
+    "processes": [{"name": "web"}],
+    "jobs": [],
+    "database": {"enabled": False},
+    "migrations": {},
+}
+MAIN = "from fastapi import FastAPI\n\napp = FastAPI()\n"
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
+    """An app that was prepared, and the source of its release r2."""
+    place = Paths("board", tmp_path)
+    for folder in (place.release("r2"), place.units, place.state, place.etc, place.frozen, place.marks):
+        folder.mkdir(parents=True)
+    provisioned = f'{{"digest": "{environment.provision_digest(APP)}"}}'
+    (place.etc / plan.PROVISIONED).write_text(provisioned)
+    for name in ("env", "migrate.env"):
+        (place.etc / name).write_text('A="old"\n')
+    for name in ("board-web@.service", "board-web@.socket"):
+        (place.units / name).write_text("[Unit]\n")
+    (place.release("r2") / "main.py").write_text(MAIN)
+    monkeypatch.setattr(build, "ids", lambda _: (-1, -1))
+    return place
+
+
+@pytest.fixture
+def deploy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
+    """A deploy before its build, whose installing does nothing."""
+    run = steps.Deploy(paths, {"user": "me", "host": "here"})
+    run.app, run.release, run.identity = APP, "r2", "d"
+    for name in ("install_project", "write_scripts"):
+        monkeypatch.setattr(build.Builder, name, lambda *_, **__: None)
+    monkeypatch.setattr(
+        build.Builder, "choose", lambda _: ("3.13", "/usr/bin/python3.13", Installer("none", ""))
+    )
+    monkeypatch.setattr(build.Builder, "environment", lambda *_: ("e", True))
+    monkeypatch.setattr(build.Builder, "seal", lambda *_: None)
+    monkeypatch.setattr(steps.prove, "choose", lambda _builder, found, _live: found[0])
+    return run
+
+
+def test_a_fingerprint_is_of_what_the_release_holds(
+    paths: Paths, deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """site.yml runs beside a deploy: before the copies are made, and while they are."""
+    freeze = build.Builder.freeze_units
+
+    def site(*_: Any) -> None:
+        (paths.etc / "env").write_text('A="new"\n')
+
+    def freeze_units(builder: build.Builder) -> list[str]:
+        with pytest.raises(ReleaseError, match="Another run"), lock.hostwide(paths.root, 0):
+            pass
+        copied: list[str] = freeze(builder)
+        return copied
+
+    monkeypatch.setattr(build.Builder, "seal", site)
+    monkeypatch.setattr(build.Builder, "freeze_units", freeze_units)
+    deploy.fingerprint = plan.fingerprint(APP, "d", *plan.server_side(paths, APP))
+    deploy.build({})
+    assert "new" in paths.env("r2").read_text()
+    assert deploy.record["fingerprint"] == plan.fingerprint(APP, "d", *plan.server_side(paths, APP))
+
+
+def test_without_an_application_nothing_is_installed(
+    paths: Paths, deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install(*_: Any) -> None:
+        raise AssertionError("it was built")
+
+    monkeypatch.setattr(build.Builder, "environment", install)
+    (paths.release("r2") / "main.py").write_text("x = 1\n")
+    with pytest.raises(ReleaseError, match="No FastAPI application was found"):
+        deploy.build({})
+
+
+@pytest.fixture
+def builder(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> build.Builder:
+    """One whose Python was updated since environment `old` was made."""
+    version = ["3.13.5"]
+    monkeypatch.setattr(build, "run", lambda *_, **__: command.Result(0, version[0], ""))
+    monkeypatch.setattr(build.untrusted, "take", lambda *_: [])
+    monkeypatch.setattr(build.Builder, "_sandboxed", lambda *_: command.Result(0, "", ""))
+    (paths.release("r2") / "requirements.txt").write_text("fastapi\n")
+    one = build.Builder(paths, APP, "r2")
+    installer = one.installer()
+    monkeypatch.setattr(build.Builder, "_install", lambda *_: None)
+    old, _ = one.environment("/usr/bin/python3.13", installer)
+    (paths.envs / old / "bin").mkdir()
+    (paths.envs / old / "bin/python").symlink_to("/proc/self/exe")
+    version[0] = "3.13.6"
+    return one
+
+
+def _no_index(*_: Any) -> None:
+    raise ReleaseError("Installing the dependencies failed: no index.")
+
+
+def test_the_environment_of_before_serves_on_where_a_new_one_cannot_be_made(
+    builder: build.Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build.Builder, "_install", _no_index)
+    before = {path.name for path in builder.paths.envs.iterdir()} - {"lists"}
+    key, fresh = builder.environment("/usr/bin/python3.13", builder.installer())
+    assert ({key}, fresh) == (before, False)
+    assert "Python was updated" in builder.notes[0]
+    assert "the one of before serves on" in builder.notes[0]
+    # Another minor version is not served on with.
+    monkeypatch.setattr(pythons, "gone", lambda _: "python3.13")
+    with pytest.raises(ReleaseError, match="no index"):
+        builder.environment("/usr/bin/python3.13", builder.installer())
+
+
+def test_a_source_is_closed_from_its_first_moment(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def unpack(_body: Any, folder: Path) -> None:
+        seen.append(folder.stat().st_mode & 0o777)
+        (folder / "main.py").write_text(MAIN)
+
+    monkeypatch.setattr(source, "unpack", unpack)
+    run = steps.Deploy(paths, {})
+    run.app, run.release = APP, "r3"
+    run.fetch({}, contextlib.closing(SimpleNamespace(close=lambda: None)))
+    seen.append(paths.release("r3").stat().st_mode & 0o777)
+    assert seen == [0o700, 0o750]
+
+
+class Schema:
+    """A database that stays where it is."""
+
+    def __init__(self, _app: Any) -> None: ...
+
+    def revision(self) -> str:
+        return "7"
+
+    def ask(self) -> str:
+        return "7"
+
+    @contextlib.contextmanager
+    def advisory_lock(self) -> Iterator[None]:
+        yield
+
+
+def test_a_migration_command_that_moved_nothing_is_told(
+    paths: Paths, deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy.app = {
+        **APP,
+        "database": {"enabled": True, "name": "board"},
+        "migrations": {"command": "python seed.py", "enabled": True},
+    }
+    monkeypatch.setattr(migrate, "Database", Schema)
+    monkeypatch.setattr(migrate, "run", lambda *_, **__: 1)
+    deploy.record = {"target": ""}
+    answer = deploy.migrate({})
+    assert answer["changed"] is False
+    assert deploy.notes == ["migrations.command ran (python seed.py); the schema stays at 7."]
+    assert journal.read_record(paths.release("r2"))["schema"]["to"] == "7"
