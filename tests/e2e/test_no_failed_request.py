@@ -22,6 +22,13 @@ FIXTURE = ROOT / "tests" / "fixtures" / "loadapp"
 DEPLOYS = 20
 # Seconds for which the app can hold a slow request back, less what starting one may take.
 HELD = 40
+# Each worker's import takes four seconds, one after the other.
+TURNS = """
+import fcntl, time
+with open("/srv/loadapp/data/turn", "w") as turn:
+    fcntl.flock(turn, fcntl.LOCK_EX)
+    time.sleep(4)
+"""
 UNITS = (
     "systemctl list-units --no-legend --plain 'loadapp-web@*.service' --state=active,deactivating"
     " | awk '{print $1}'"
@@ -178,3 +185,25 @@ def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(ship: Ship, a
         assert time.time() < back + patience(60), ship.running()
         time.sleep(1)
     what_was_replaced_is_gone(ship)
+
+
+def test_the_switch_waits_for_all_workers(ship: Ship) -> None:
+    app, host = ship.kit.app("loadapp"), ship.kit.host
+    before = ship.kit.release("loadapp")
+    app["processes"] = [{"name": "web", "workers": 8}]
+    app["health"]["timeout"] = 12
+    said = ship.deploy("few", TURNS, succeed=False).output
+    assert re.search(r"answered well, but only [1-6] of 8 workers were ready after \d+ s: raise", said), said
+    assert ship.kit.release("loadapp") == before
+
+    app["health"]["timeout"] = 120
+    ship.deploy("all", TURNS)
+    live = ship.kit.release("loadapp")
+    switched = float(host.sh("stat -c %.Y /srv/loadapp/web.sock"))
+    started = host.sh(
+        f"journalctl -q -o short-unix _SYSTEMD_UNIT=loadapp-web@{live}.service"
+        " | awk '/Application startup complete/ {print $1}'"
+    ).split()
+    assert len(started) == 8
+    print(f"the last of 8 workers was ready {switched - max(map(float, started)):.1f} s before the switch")
+    assert max(map(float, started)) < switched

@@ -149,6 +149,7 @@ APPS: list[Case] = [
     ({"apps[0].proxy.headers": {"X Y": "1"}}, 'apps[0].proxy.headers.X Y: is not a header\'s name; write e.g. "X-Robots-Tag"'),
     ({"apps[0].proxy.headers": {"X": "a\nb"}}, "apps[0].proxy.headers.X: contains a line break, a tab or another control character; write it in one line"),
     ({"apps[0].limits.cpu": "1.5"}, 'apps[0].limits.cpu: "1.5" is not valid; write per cent of one core, e.g. "150%"'),
+    ({"apps[0].limits.tasks": 100, "apps[0].processes": [{"name": "web", "workers": 3}]}, "apps[0].limits.tasks: 100 is too little for 3 workers of web, each with up to 48 threads; write 144, or fewer workers"),
     ({"apps[0].limits.build_memory": "2"}, 'apps[0].limits.build_memory: "2" has no unit; write e.g. "512M" (K, M, G or T)'),
     ({"apps[0].database.name": "Board"}, 'apps[0].database.name: "Board" is not valid; write lower-case letters, digits and "_", at most 57, e.g. "board"'),
     ({"apps[0].database.name": "postgres"}, 'apps[0].database.name: "postgres" is a word of PostgreSQL\'s own; write another, e.g. "postgres_app"'),

@@ -94,6 +94,16 @@ def test_the_smallest_app_comes_out_complete() -> None:
     }
 
 
+def test_tasks_are_enough_for_the_workers() -> None:
+    def tasks(**web: object) -> object:
+        return resolved_app({"processes": [{"name": "web", **web}]})["limits"]["tasks"]
+
+    assert tasks(workers=10) == 512
+    assert tasks(workers=11) == 528
+    assert tasks(workers=256) == 256 * 48
+    assert tasks(workers=20, command="x {fd}") == 512
+
+
 def test_a_server_nobody_described_comes_out_complete() -> None:
     expected = {
         "hostname": "",

@@ -63,6 +63,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "a release that was taken: all of it is root's, and no link leads out": (
         *("build._install_package copytree", "build._script write_text", "build._script chmod"),
         *("build.grow read_text", "build.seal chmod", "build.seal chown", "build.write_scripts write_text"),
+        "build.crew read_text",
         *("folders.open_scratch chmod", "folders.open_scratch chown"),
     ),
     "names only, of a tree that was taken; walks follow no link": (
@@ -80,6 +81,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "the kernel's": (
         *("agent.main fdopen", "listening._sockets read_text", "listening._table read_text"),
+        *("listening.accepting read_text", "listening._waited_for read_text"),
         *("prune._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
     ),
 }

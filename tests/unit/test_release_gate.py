@@ -186,3 +186,61 @@ def test_a_host_name_that_is_refused_is_known_at_once(monkeypatch: pytest.Monkey
     answers = iter([400] * 20 + [200] * 3)
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: next(answers))
     gate.wait_healthy(probe, "web", health, cause.About(), NEW)
+
+
+class Time:
+    """A clock that goes on by itself only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    time = monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def crew(
+    monkeypatch: pytest.MonkeyPatch, boots: float, lines: list[str] | None = None, *, needed: bool = True
+) -> float:
+    """When the gate opens for eight workers, each so long after the one before; the first answers at once."""
+    clock = Time()
+    monkeypatch.setattr(gate, "time", clock)
+    state = {"ActiveState": "active", "NRestarts": "0", "MainPID": "7"}
+    monkeypatch.setattr(command, "show", lambda *_: state)
+    monkeypatch.setattr(command, "journal", lambda *_, **__: lines or [])
+    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 200)
+
+    def accepting(path: Path, server: int) -> int:
+        assert (path, server) == (Path("s"), 7)
+        return min(8, 1 + int((clock.now - 100) / boots)) if boots else 0
+
+    monkeypatch.setattr(gate.listening, "accepting", accepting)
+    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
+    health = {"timeout": 30, "interval": 0.5, "successes": 2, "hold": 3}
+    gate.wait_healthy(probe, "web", health, cause.About(), NEW, gate.Crew(8, needed))
+    return clock.now - 100
+
+
+def test_the_gate_opens_when_all_workers_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert crew(monkeypatch, 0.1) == pytest.approx(3, abs=0.1)
+    assert crew(monkeypatch, 2) == pytest.approx(14, abs=0.6)
+    # A kernel that does not tell who listens.
+    assert crew(monkeypatch, 0) == pytest.approx(3, abs=0.1)
+
+
+def test_workers_that_are_missing_at_the_end_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "but only 4 of 8 workers were ready after 33 s: raise health.timeout"
+    with pytest.raises(ReleaseError, match=said) as few:
+        crew(monkeypatch, 10, ["Booting worker with pid: 9"])
+    assert few.value.log == ["Booting worker with pid: 9"]
+    # One that was well before is gone back to with those that are there.
+    assert crew(monkeypatch, 10, needed=False) == pytest.approx(33, abs=0.6)
+
+
+def test_a_worker_that_ends_by_itself_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ReleaseError, match="answered well, and failed after"):
+        crew(monkeypatch, 10, ["[2026-11-01] [7] [ERROR] Worker (pid:9) exited with code 1."])

@@ -20,6 +20,8 @@ _FILE_GIT = re.compile(r"file:///\S+")
 _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _DAY = 86400
 _LEAST_REDIS = 16 * 1024**2
+# Threads count as tasks: a worker may use the 40 of the pool for functions without async, and some more.
+_TASKS_OF_A_WORKER = 48
 
 # Whole numbers: path in the app → lowest, highest, unit.
 _RANGES: dict[str, tuple[float, float, str]] = {
@@ -79,6 +81,27 @@ def check_app(
         for part in key.split("."):
             value = value[part]
         names.check_range(report, f"{path}.{key}", value, low, high, unit)
+    _tasks(report, app, f"{path}.limits.tasks", given)
+
+
+def _tasks(report: Report, app: dict[str, Any], path: str, given: Collection[str]) -> None:
+    """As many as web's workers may use; fewer would show under load alone."""
+    web, limits = app["processes"][0], app["limits"]
+    wrong = report.touches(path) or report.touches(f"{path.removesuffix('limits.tasks')}processes")
+    if wrong or web.get("command"):
+        return
+    workers = int(web.get("workers", 2))
+    least = workers * _TASKS_OF_A_WORKER
+    if limits["tasks"] >= least:
+        return
+    if path not in given:
+        limits["tasks"] = least
+        return
+    report.add(
+        path,
+        f"{limits['tasks']} is too little for {workers} workers of web, each with up to "
+        f"{_TASKS_OF_A_WORKER} threads; write {least}, or fewer workers",
+    )
 
 
 def _name(report: Report, name: str, path: str) -> None:

@@ -683,6 +683,12 @@ def installed(env: Path) -> dict[str, str]:
     return found
 
 
+def crew(folder: Path) -> int:
+    """How many workers the server of a release begins with."""
+    settings = json.loads((folder / ".berth/serve.json").read_text())
+    return 1 if settings.get("first") else int(settings["workers"])
+
+
 def grow(folder: Path, unit: str) -> None:
     """A first release began with one worker; once it is well the others join, and a restart has them all."""
     path = folder / ".berth/serve.json"

@@ -155,8 +155,32 @@ def probe(socket: Path, app: dict[str, Any], path: str) -> Probe:
     return Probe(socket, str(app["domains"][0]), path, host)
 
 
-def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.About, past: Past) -> None:
-    """Until the release answers well often enough and long enough; the cause where it does not.
+@dataclass(frozen=True)
+class Crew:
+    """The workers that a release's server begins with; all traffic comes at once with the switch."""
+
+    workers: int
+    needed: bool = True  # or only waited for
+
+    def ready(self, probe: Probe, unit: str) -> int:
+        """How many of them take connections; all of them where that is not to be seen."""
+        try:
+            server = int(command.show(unit, "MainPID").get("MainPID") or 0)
+        except ReleaseError:
+            return self.workers
+        # Somebody has just answered: where nobody is seen to listen, this kernel does not tell.
+        return listening.accepting(probe.socket, server) or self.workers
+
+
+def wait_healthy(
+    probe: Probe,
+    unit: str,
+    health: dict[str, Any],
+    about: cause.About,
+    past: Past,
+    crew: Crew | None = None,
+) -> None:
+    """Until the release answers well often enough and long enough, with all workers; or the cause.
 
     What the unit did before it was asked to start (`past`) is of no interest.
     """
@@ -165,6 +189,7 @@ def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.A
     began = looked = time.monotonic()
     deadline = began + budget
     good, status, first, refused = 0, 0, 0.0, 0.0
+    ready = 0  # workers, once nothing else is waited for
     while True:
         state = _state(unit)
         # A start that waits (for Postgres, for the end of a stop, for a busy systemd) has not failed.
@@ -181,9 +206,11 @@ def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.A
                 # Workers that die are replaced by their server, which does not end itself.
                 if hold and cause.ended(command.journal(unit, since=past.since)):
                     raise _ended(unit, state, about, first, past)
-                return
+                ready = crew.ready(probe, unit) if crew else 0
+                if not crew or ready >= crew.workers:
+                    return
         else:
-            good = 0
+            good = ready = 0
             # Its list of host names is read once: waiting changes nothing.
             refused = (refused or now) if status in _REFUSALS else 0.0
             if refused and now - refused >= _SURE and _refuses_name(probe):
@@ -194,8 +221,12 @@ def wait_healthy(probe: Probe, unit: str, health: dict[str, Any], about: cause.A
                 if cause.out_of_memory(lines) or len(cause.ended(lines)) >= (1 if first else 2):
                     raise _ended(unit, state, about, first, past)
         if now >= deadline + (hold if first else 0):
+            if crew and ready:
+                if not crew.needed:
+                    return
+                raise _few(ready, crew.workers, unit, now - began, about, past)
             raise _not_well(probe, unit, status, budget, about, past)
-        left = hold - (now - first) if good >= needed else interval
+        left = hold - (now - first) if good >= needed and not ready else interval
         time.sleep(min(interval, max(left, _POLL)) if good else _POLL)
 
 
@@ -243,6 +274,13 @@ def _not_well(
     else:
         sentence += _quoted(reply.body)
     return _failed(f"{sentence}.", unit, lines)
+
+
+def _few(ready: int, workers: int, unit: str, took: float, about: cause.About, past: Past) -> ReleaseError:
+    lines = command.journal(unit, since=past.since)
+    why = cause.reason(lines, about) or "raise health.timeout, or give web fewer workers"
+    said = f"{ready} of {workers} workers were ready after {took:.0f} s"
+    return _failed(f"{about.called} answered well, but only {said}: {why}.", unit, lines)
 
 
 def _quoted(body: str) -> str:

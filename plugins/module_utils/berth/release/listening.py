@@ -1,4 +1,4 @@
-"""Where the processes of a unit listen, read from /proc: what a server does instead of what it should."""
+"""Where the processes of a unit listen, read from /proc: what a server does, not what it should do."""
 
 from __future__ import annotations
 
@@ -13,6 +13,32 @@ def places(unit: str, proc: Path = Path("/proc")) -> list[str]:
     inodes = _sockets(unit, proc)
     found = [place for inode, place in _listeners(proc) if inode in inodes]
     return sorted(set(found))
+
+
+def accepting(path: Path, server: int, proc: Path = Path("/proc")) -> int:
+    """How many of a server's child processes wait for connections on a unix socket.
+
+    What a process waits for is in its epoll set. An event loop puts the socket there once the app started.
+    """
+    inodes = {int(fields[6]) for fields in _table(proc / "net" / "unix") if _listens(fields, str(path))}
+    children = f"{proc}/{server}/task/{server}/children"
+    try:
+        pids = Path(children).read_text().split()
+    except OSError:
+        return 0
+    return sum(1 for pid in pids if inodes & _waited_for(proc / pid))
+
+
+def _waited_for(process: Path) -> set[int]:
+    """The inodes of all files that a process has in epoll sets."""
+    found: set[int] = set()
+    with contextlib.suppress(OSError):
+        for entry in list((process / "fd").iterdir()):
+            with contextlib.suppress(OSError):
+                if str(entry.readlink()) == "anon_inode:[eventpoll]":
+                    text = (process / "fdinfo" / entry.name).read_text()
+                    found |= {int(inode, 16) for inode in re.findall(r"(?m)^tfd:.* ino:([0-9a-f]+)", text)}
+    return found
 
 
 def _sockets(unit: str, proc: Path) -> set[str]:
@@ -30,6 +56,11 @@ def _sockets(unit: str, proc: Path) -> set[str]:
     return inodes
 
 
+def _listens(fields: list[str], path: str = "") -> bool:
+    """Whether a line of /proc/net/unix is a listener's, at this path or at any."""
+    return len(fields) > 7 and fields[3] == "00010000" and path in ("", fields[7])
+
+
 def _listeners(proc: Path) -> list[tuple[str, str]]:
     found = []
     for name in ("tcp", "tcp6"):
@@ -37,7 +68,7 @@ def _listeners(proc: Path) -> list[tuple[str, str]]:
             if len(fields) > 9 and fields[3] == "0A":
                 found.append((fields[9], _address(fields[1])))
     for fields in _table(proc / "net" / "unix"):
-        if len(fields) > 7 and fields[3] == "00010000":
+        if _listens(fields):
             found.append((fields[6], fields[7]))
     return found
 

@@ -155,6 +155,13 @@ class Deploy:
         path = self.app["health"].get("path") or self.record.get("health_path", "")
         return gate.probe(self.paths.socket(self.release), self.app, path)
 
+    def _crew(self) -> gate.Crew | None:
+        """The workers to wait for before the switch; a command of one's own may have any number."""
+        if not self.record.get("target") or "GUNICORN_CMD_ARGS" in (self.app.get("env") or {}):
+            return None
+        # What was well once is gone back to with those that are there in time.
+        return gate.Crew(build.crew(self.folder), needed=not self.record.get("healthy"))
+
     def _live_status(self) -> tuple[gate.Probe, int]:
         """What the live release answers on its own socket, asked once."""
         record = journal.read_record(self.paths.release(self.live))
@@ -642,7 +649,9 @@ class Deploy:
         # Once healthy, one good answer is proof enough.
         once = {"successes": 1, "hold": 0} if self.record.get("healthy") else {}
         try:
-            gate.wait_healthy(probe, self.web, {**self.app["health"], **once}, self.about(), self.past)
+            gate.wait_healthy(
+                probe, self.web, {**self.app["health"], **once}, self.about(), self.past, self._crew()
+            )
         except ReleaseError as error:
             if self.action == "restart":
                 error.advice = f"{error.advice} {self._ways_out()}"
