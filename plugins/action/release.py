@@ -85,6 +85,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if step in ("plan", "diff") and not app.get("source", {}).get("git"):
                 root = Path(app["source"]["path"])
                 names = pack.list_files(root)
+                detect.refuse_code(app, root)
                 request["digest"] = pack.digest(root, names)
                 if step == "diff" or check:
                     request["scripts"] = diff.scripts(root, app)

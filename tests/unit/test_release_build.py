@@ -17,13 +17,13 @@ from ansible.module_utils.berth.release import (
     lock,
     migrate,
     plan,
+    project,
     pythons,
     source,
     steps,
 )
 from ansible.module_utils.berth.release.errors import ReleaseError
 from ansible.module_utils.berth.release.paths import Paths
-from ansible.module_utils.berth.release.project import Installer
 
 APP: dict[str, Any] = {
     "name": "board",
@@ -62,7 +62,7 @@ def deploy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
     for name in ("install_project", "write_scripts"):
         monkeypatch.setattr(build.Builder, name, lambda *_, **__: None)
     monkeypatch.setattr(
-        build.Builder, "choose", lambda _: ("3.13", "/usr/bin/python3.13", Installer("none", ""))
+        build.Builder, "choose", lambda _: ("3.13", "/usr/bin/python3.13", project.Installer("none", ""))
     )
     monkeypatch.setattr(build.Builder, "environment", lambda *_: ("e", True))
     monkeypatch.setattr(build.Builder, "seal", lambda *_: None)
@@ -91,6 +91,15 @@ def test_a_fingerprint_is_of_what_the_release_holds(
     deploy.build({})
     assert "new" in paths.env("r2").read_text()
     assert deploy.record["fingerprint"] == plan.fingerprint(APP, "d", *plan.server_side(paths, APP))
+
+
+def test_a_redis_that_is_read_and_that_nobody_sets_is_told(paths: Paths, deploy: steps.Deploy) -> None:
+    reading = "import os\nREDIS = os.getenv('REDIS_URL', 'redis://localhost')\n"
+    (paths.release("r2") / "main.py").write_text(MAIN + reading)
+    deploy.build({})
+    assert deploy.notes == [
+        "REDIS_URL (main.py:5) is read for Redis, and nothing sets it: write redis: {enabled: true}."
+    ]
 
 
 def test_without_an_application_nothing_is_installed(
@@ -188,3 +197,33 @@ def test_a_migration_command_that_moved_nothing_is_told(
     assert answer["changed"] is False
     assert deploy.notes == ["migrations.command ran (python seed.py); the schema stays at 7."]
     assert journal.read_record(paths.release("r2"))["schema"]["to"] == "7"
+
+
+@pytest.mark.parametrize("said", ["", "ssl|libssl.so.3: cannot open shared object file: No such file"])
+def test_a_python_is_asked_for_its_libraries_before_it_stays(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    listing = '[{"version": "3.12.1", "implementation": "cpython", "variant": "default"}]'
+
+    def uv(_uv: Any, words: list[str], place: Path, **_: Any) -> command.Result:
+        if words[1] == "install":
+            (place / "cpython-3.12.1-linux/bin").mkdir(parents=True)
+            (place / "cpython-3.12.1-linux/bin/python3.12").touch(0o755)
+        return command.Result(0, listing, "")
+
+    folder = paths.root / "pythons"
+    folder.mkdir()
+    monkeypatch.setattr(pythons, "FOLDER", folder)
+    monkeypatch.setattr(pythons, "locked", contextlib.nullcontext)
+    monkeypatch.setattr(pythons, "managed", dict)
+    monkeypatch.setattr(build.Uv, "run", uv)
+    monkeypatch.setattr(build.untrusted, "take", lambda *_: [])
+    monkeypatch.setattr(build.Builder, "_sandboxed", lambda *_: command.Result(0, said, ""))
+    builder = build.Builder(paths, APP, "r2")
+    wish = project.PythonWish("3.12", "", "python.version")
+    if said:
+        with pytest.raises(ReleaseError, match=r"cannot import ssl: .*system_packages: \[libssl3\]"):
+            builder._bring_python(wish)
+    else:
+        assert builder._bring_python(wish)[0] == "3.12"
+    assert (folder / "3.12").exists() is (not said), "it is brought anew once the library is there"

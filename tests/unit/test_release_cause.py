@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import cause, needs, uv
+from ansible.module_utils.berth.release import cause, needs, pythons, uv
+from ansible.module_utils.berth.release.command import Result
+from ansible.module_utils.berth.release.errors import ReleaseError
 from ansible.module_utils.berth.release.session import reason
 
 HERE = "/srv/board/releases/r"
@@ -232,7 +236,7 @@ def test_what_a_build_lacks(text: str, packages: str) -> None:
         ("OSError: cannot load library 'libpango-1.0.so.0'", "[libpango-1.0-0] to the app"),
         (
             "ImportError: libtiff.so.6: cannot open shared object file",
-            "(apt-file search libtiff.so finds it)",
+            "(apt-file search libtiff.so.6 finds it)",
         ),
     ],
 )
@@ -246,3 +250,54 @@ def test_what_ssh_means() -> None:
     said = "Warning: Permanently added x\nroot@x: Permission denied (publickey).\n"
     assert reason(said) == "root@x: Permission denied (publickey)."
     assert reason("sudo: a password is required\n") == "sudo: a password is required"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("[2026-11-21 04:00:00,1: ERROR/MainProcess] consumer: Cannot connect to redis://x:6379//", True),
+        ("ERROR:root:no", True),
+        ('{"event": "no queue", "level": "error"}', True),
+        ("2026-11-21 04:00 | CRITICAL | no queue", True),
+        ("INFO: an ERROR page was rendered with 0 errors", False),
+        ("GET /errors 200", False),
+        ("INFO: level of error reports: low", False),
+        ("[2026-11-21 04:00:00 +0000] [7] [ERROR] Worker (pid:9) was sent SIGTERM!", False),
+        ("ready", False),
+    ],
+)
+def test_a_line_that_logs_an_error(line: str, told: bool) -> None:
+    assert bool(cause.complaint(["begins", line, "goes on"], ABOUT)) is told
+
+
+@pytest.mark.parametrize(
+    ("code", "out", "err", "said"),
+    [
+        (0, "", "", ""),
+        (0, "ssl|libssl.so.3: cannot open shared object file: No such file or directory", "",
+         r"Python 3\.12\.1, which uv brought, cannot import ssl: the library libssl\.so\.3 is missing on the "
+         r"server: add system_packages: \[libssl3\]"),
+        (0, "ctypes|libffi.so.7: cannot open shared object file: No such file", "",
+         r"cannot import ctypes: the library libffi is missing .*\(apt-file search libffi\.so\.7 "),
+        (0, "sqlite3|No module named '_sqlite3'", "", r"cannot import sqlite3: it was built without it"),
+        (127, "", "p: error while loading shared libraries: libdb-5.3.so: cannot open shared object file: x",
+         r"does not start: .*system_packages: \[libdb5\.3\]"),
+        (1, "", "", "does not start: it says nothing"),
+    ],
+)  # fmt: skip
+def test_a_python_that_lacks_a_library_of_the_server(code: int, out: str, err: str, said: str) -> None:
+    if said:
+        with pytest.raises(ReleaseError, match=said):
+            pythons.check("3.12.1", Result(code, out, err))
+    else:
+        pythons.check("3.12.1", Result(code, out, err))
+
+
+def test_the_probe_finds_nothing_missing_here() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", pythons.PROBE], capture_output=True, text=True, check=False
+    )
+    pythons.check("3", Result(done.returncode, done.stdout, done.stderr))
+    broken = pythons.PROBE.replace("'bz2'", "'no_such_module'")
+    done = subprocess.run([sys.executable, "-I", "-c", broken], capture_output=True, text=True, check=False)
+    assert done.stdout == "no_such_module|No module named 'no_such_module'\n"

@@ -81,12 +81,26 @@ def test_a_process_that_stays_up_and_complains_is_told_of(
     deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy.app = {**APP, "processes": [{"name": "web"}, {"name": "worker", "command": "arq"}]}
-    deploy.release = "r2"
+    deploy.release, deploy.since = "r2", 5.0
     lines = ["Traceback (most recent call last):", '  File "/x/w.py", line 3, in go', "ValueError: no queue"]
-    monkeypatch.setattr(steps.command, "journal", lambda *_, **__: lines)
+    said = {
+        "board-worker@r2.service": lines,
+        "board-web@r2.service": ["ERROR:app.cache:no Redis at cache:6379"],
+    }
+    since: dict[str, float] = {}
+
+    def written(unit: str, **asked: float) -> list[str]:
+        since[unit] = asked["since"]
+        return said.get(unit, [])
+
+    deploy.past = units.Past(9.0)
+    monkeypatch.setattr(steps.command, "journal", written)
     assert deploy._complaints() == [
-        "board-worker@r2.service runs and logs an error: ValueError: no queue (/x/w.py:3)."
+        "board-web@r2.service runs and logs an error: ERROR:app.cache:no Redis at cache:6379.",
+        "board-worker@r2.service runs and logs an error: ValueError: no queue (/x/w.py:3).",
     ]
+    # Each since it was asked to start.
+    assert list(since.values()) == [5.0, 9.0]
     monkeypatch.setattr(steps.command, "journal", lambda *_, **__: ["ready"])
     assert deploy._complaints() == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -32,6 +33,7 @@ from . import (
     shell,
     source,
     untrusted,
+    wheels,
 )
 from .command import Result, module_source, run, show, transient
 from .errors import ReleaseError, cut
@@ -237,6 +239,8 @@ class Builder:
                 words = ["python", "install", "--no-bin", "--compile-bytecode", exact]
                 self.uv.run(words, place, cwd=place, doing=doing)
                 interpreter = pythons.newest(place, minor)
+                probed = self._sandboxed([str(interpreter), "-I", "-c", pythons.PROBE], 60, place)
+                pythons.check(exact, probed)
                 untrusted.take(place, PUBLIC, "what uv downloaded", lambda path: path == pythons.COMPLETE)
             except ReleaseError:
                 untrusted.remove(place)
@@ -303,6 +307,7 @@ class Builder:
         except ReleaseError as error:
             untrusted.remove(target)
             if not like:
+                self._name_better_python(error, interpreter, installer)
                 raise
             self.notes.append(
                 f"Python was updated since the last release, and a new environment for it could not be made "
@@ -317,6 +322,37 @@ class Builder:
             )
         untrusted.write_new(mark, but_for_patch)
         return key, True
+
+    def _name_better_python(self, error: ReleaseError, interpreter: str, installer: Installer) -> None:
+        """Where a source could not be built that has wheels for another Python, that one is the way out."""
+        found = re.search(r"python3\.(\d+)$", interpreter)
+        if not (found and self.uv.unbuilt) or cause.is_full(error.sentence):
+            return
+        minor, (name, version) = int(found[1]), self.uv.unbuilt
+        known = wheels.locked(installer)
+        mine = [one for one in known if one.name == name and one.version == version]
+        if not mine:
+            with contextlib.suppress(ReleaseError):
+                mine = [wheels.ask(name, version, minor, self._has_wheel)]
+        old = [*mine, *(one for one in wheels.lacking(known, minor) if one not in mine)]
+        wish = project.wanted_python(self.project, self.folder, "")
+        better = wheels.better(old, minor, wish) if mine and minor not in mine[0].minors else ""
+        if better:
+            error.sentence = f"{wheels.told(old, minor)}, and building it failed. {error.sentence}"
+            error.advice = (
+                f"write {wheels.key(better)}, then: berth deploy {self.paths.app}. Or, to build it here: "
+                f"{error.advice or 'correct the dependency files'}"
+            )
+
+    def _has_wheel(self, name: str, version: str, minor: int) -> bool:
+        """Whether the index has one for that Python; nothing is installed."""
+        words = ["pip", "install", "--dry-run", "--no-deps", "--only-binary", name]
+        words += ["--python-version", f"3.{minor}", "--target", "/tmp/none", f"{name}=={version}"]  # noqa: S108
+        try:
+            self.uv.run(words, self.lists, cwd=self._beside(self.lists))
+        except ReleaseError:
+            return False
+        return True
 
     @property
     def lists(self) -> Path:
@@ -598,18 +634,7 @@ class Builder:
 
     def refuse_code(self, target: str) -> None:
         """Before anything is built: no folder that the app may write holds what a release consists of."""
-        parts = {"the project": self.project}
-        installer = self.installer()
-        if installer.file:
-            parts["what is installed"] = installer.path
-        if ini := migrate.find_ini(self.project, self.folder):
-            parts["Alembic's settings"] = ini / scripts.INI
-        for start in project.python_path(self.work) if target else []:
-            module = start.joinpath(*target.partition(":")[0].split("."))
-            for path in (module.with_suffix(".py"), module / "__init__.py"):
-                if path.is_file():
-                    parts[f"the code of {target}"] = path
-        places.refuse_code(self.app, self.project, parts)
+        refuse_code(self.app, self.folder, self.project, self.work, target)
 
     def scratch(self) -> list[Path]:
         return [self.project / name for name in self.app.get("scratch", [])]
@@ -663,6 +688,22 @@ class Builder:
         migrate_env = (self.paths.etc / "migrate.env").read_text()
         journal.replace_text(self.paths.migrate_env(self.release), migrate_env, 0o600)
         return [env, migrate_env]
+
+
+def refuse_code(app: dict[str, Any], root: Path, folder: Path, work: Path, target: str) -> None:
+    """`persistent` and `scratch` may hold neither the project nor what is installed, served or migrated."""
+    parts = {"the project": folder}
+    installer = project.find_installer(folder, root, app.get("python", {}).get("directory", ""))
+    if installer.file:
+        parts["what is installed"] = installer.path
+    if ini := migrate.find_ini(folder, root):
+        parts["Alembic's settings"] = ini / scripts.INI
+    for start in project.python_path(work) if target else []:
+        module = start.joinpath(*target.partition(":")[0].split("."))
+        for path in (module.with_suffix(".py"), module / "__init__.py"):
+            if path.is_file():
+                parts[f"the code of {target}"] = path
+    places.refuse_code(app, folder, parts)
 
 
 def freeze_unit(paths: Paths, template: str, release: str) -> None:

@@ -27,6 +27,10 @@ _ENDED = re.compile(
 )
 
 
+# How logs mark a line: `ERROR:`, `[ERROR/MainProcess]`, `"level": "error"`, `levelname=CRITICAL`.
+_LEVEL = re.compile(
+    r"(?:^|[\s\[|])(?:ERROR|CRITICAL|FATAL)(?=[\s\]:|/-])|level(?:name)?\W{1,4}(?:error|critical)\b",
+)
 # Modules that code imports without asking for them, and where they went.
 _GONE = {
     "pkg_resources": "setuptools has no such module since version 82: ask for setuptools<82",
@@ -181,6 +185,14 @@ def reason(lines: list[str], about: About) -> str:
     """What the last traceback means, for a process that goes on; empty where there is none."""
     error, place, frames = _last(lines, about.inside)
     return _explain_error(error, place, frames, about.inside, about) if error else ""
+
+
+def complaint(lines: list[str], about: About) -> str:
+    """The last error in the log of a process that goes on: a traceback's, or a line of that level."""
+    if why := reason(lines, about):
+        return why
+    found = (line for line in reversed(lines) if _LEVEL.search(line) and not _NOISE.search(line))
+    return next((cut(line.strip(), 300) for line in found), "")
 
 
 def _explain_error(error: str, place: str, frames: list[str], inside: str, about: About) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import build, index, migrate, origins, pack, places, pools, project, randoms
+from . import build, hints, index, migrate, origins, pack, places, pools, project, randoms
 from .errors import ReleaseError
 
 Row = tuple[str, str, str]
@@ -41,24 +41,55 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
     packages = "yes" if build.is_package(folder, installer) else "no"
     rows.append(("installed", packages, "whether the project itself has to be installed as a package"))
     rows += _application(app, folder, root)
+    try:
+        refuse_code(app, root)
+    except ReleaseError as error:
+        rows.append(("", "refused", error.sentence))
     rows += _schema(app, folder, root)
     rows += _pools(app, folder, connections)
     dropped = [name for name in pack.list_files(root) if pack.is_env_file(name.rsplit("/", 1)[-1])]
     if dropped:
         rows.append(("left out", ", ".join(dropped), "would override the settings"))
-    hints = [] if app.get("build") else build.missing_front_end(root, folder)
-    hints += [one.sentence() for one in randoms.unset(folder, app)]
-    return rows + [("hint", "", hint) for hint in hints]
+    said = [] if app.get("build") else build.missing_front_end(root, folder)
+    said += [one.sentence() for one in randoms.unset(folder, app)]
+    said += hints.of_python(folder, root, wish, installer)
+    said += hints.of_source(app, folder, root, _work_folder(app, folder, root))
+    return rows + [("hint", "", hint) for hint in said]
+
+
+def refuse_code(app: dict[str, Any], root: Path) -> None:
+    """Refuse `persistent` and `scratch` that hold the app's own code, which a deploy would refuse later."""
+    if not (app.get("persistent") or app.get("scratch")):
+        return
+    try:
+        folder = places.locate(root, app).folder
+        target = str(project.web(app).get("app") or "")
+        if not target and not app.get("build") and not project.web(app).get("command"):
+            target = next((one.target for one in _targets(app, folder, root)), "")
+        work = _work_folder(app, folder, root)
+    except ReleaseError:
+        return  # whoever asks for these has a word for it
+    build.refuse_code(app, root, folder, work, target)
 
 
 def _work(app: dict[str, Any], folder: Path, root: Path) -> Row:
     """Where the server, the other processes and the jobs run."""
     work = places.work(root, app, folder)
+    if found := _elsewhere(app, folder, root):
+        return ("runs in", _below(folder / found.directory, root), found.where)
+    return ("runs in", _below(work.folder, root), f"{work.why}; set processes.web.directory for another")
+
+
+def _elsewhere(app: dict[str, Any], folder: Path, root: Path) -> project.Target | None:
+    """The application that is taken, where its author's command runs it in a folder of the project."""
     web = project.web(app)
     found = [] if web.get("app") or web.get("command") else _targets(app, folder, root)[:1]
-    if found and found[0].directory:
-        return ("runs in", _below(folder / found[0].directory, root), found[0].where)
-    return ("runs in", _below(work.folder, root), f"{work.why}; set processes.web.directory for another")
+    return found[0] if found and found[0].directory else None
+
+
+def _work_folder(app: dict[str, Any], folder: Path, root: Path) -> Path:
+    found = _elsewhere(app, folder, root)
+    return folder / found.directory if found else places.work(root, app, folder).folder
 
 
 def _targets(app: dict[str, Any], folder: Path, root: Path) -> list[project.Target]:

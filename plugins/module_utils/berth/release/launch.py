@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import untrusted
@@ -133,3 +134,152 @@ def _is_module(project: Path, module: str) -> bool:
         (root / parts).with_suffix(".py").is_file() or (root / parts / "__init__.py").is_file()
         for root in (project, project / "src")
     )
+
+
+# What works off a queue beside the web server. What shows a queue in a browser is none of them.
+_WORKERS = ("celery", "arq", "taskiq", "rq", "rqworker", "dramatiq")
+_NO_WORKER = {"flower", "events", "inspect", "shell"}
+_COMPOSE = tuple(
+    f"{name}{more}.{end}"
+    for name in ("compose", "docker-compose")
+    for more in ("", ".prod", ".production")
+    for end in ("yml", "yaml")
+)
+_RUNNERS = re.compile(r"(?:(?:uv|poetry|pdm|pipenv|hatch) run (?:--?\S+ )*|exec )+")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that the author runs beside the web server."""
+
+    name: str
+    line: str
+    where: str
+
+
+def commands(project: Path, root: Path) -> list[Command]:
+    """Processes in Procfile and compose files that the app needs beside its web server, each once."""
+    found: dict[str, Command] = {}
+    for folder in dict.fromkeys((project, root)):
+        for number, line in _read(folder / "Procfile"):
+            name, _, command = line.partition(":")
+            if re.fullmatch(r"[\w-]+", name) and name not in ("web", "release") and command.strip():
+                found.setdefault(name, Command(name, _bare(command.strip()), f"Procfile:{number}"))
+        for file in _COMPOSE:
+            for name, number, command in _services(folder / file):
+                if tool(command):
+                    found.setdefault(name, Command(name, _bare(command), f"{file}:{number}"))
+    unique = {one.line: one for one in reversed(list(found.values()))}
+    return list(reversed(unique.values()))
+
+
+def tool(line: str) -> str:
+    """Which worker of a queue a command is: `celery beat`, `arq`; empty where it is none."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        words = line.split()
+    words = [part for word in words for part in (word.split() if " " in word else [word])]
+    at = next((number for number, word in enumerate(words) if Path(word).name in _WORKERS), None)
+    if at is None or _NO_WORKER.intersection(words[at:]):
+        return ""
+    name = Path(words[at]).name
+    verb = next((word for word in words[at:] if word in ("worker", "beat", "scheduler")), "")
+    return f"{name} {verb}".strip()
+
+
+def _bare(line: str) -> str:
+    """Without what is for a developer's machine, or for the container alone."""
+    line = re.sub(r"(?<!\$)\$\{\w+:?-([^}]*)\}", r"\1", line).replace("$$", "$")
+    line = re.sub(r"\s--(?:reload|watch(?:[ =]\S+)?)(?=\s|$)", "", line)
+    return _RUNNERS.sub("", line, count=1) if _RUNNERS.match(line) else line
+
+
+def _services(path: Path) -> Iterator[tuple[str, int, str]]:
+    """(service, line, command) of a compose file; what is not written plainly is left out."""
+    rows = [
+        (number, line) for number, line in _read(path) if line.strip() and not line.lstrip().startswith("#")
+    ]
+    inside, depth, service = False, 0, ""
+    for at, (number, line) in enumerate(rows):
+        indent = _indent(line)
+        if not indent:
+            inside, depth = line.startswith("services:"), 0
+        elif inside:
+            depth = depth or indent
+            name = re.fullmatch(r"\s+[\"']?([\w.-]+)[\"']?:\s*(?:&\S+)?\s*", line)
+            if indent == depth:
+                service = name[1] if name else ""
+                continue
+            match = re.match(r"\s+command:\s*(.*?)\s*$", line)
+            if service and match:
+                yield service, number, _value(match[1], _block(rows[at + 1 :], indent))
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _block(rows: list[tuple[int, str]], indent: int) -> list[str]:
+    """The lines below a key; items of a list may stand as deep as the key itself."""
+    found = []
+    for _, line in rows:
+        item = line.lstrip().startswith("- ")
+        if _indent(line) < indent or (_indent(line) == indent and not item):
+            break
+        found.append(line.strip())
+    return found
+
+
+def _value(text: str, block: list[str]) -> str:
+    """A scalar, a folded one, or a list, as one line for a shell."""
+    if text.startswith("["):
+        try:
+            words = [str(word) for word in json.loads(text)]
+        except ValueError:
+            words = [word.strip(" '\"") for word in text.strip("[]").split(",")]
+    elif text in ("", ">", "|", ">-", "|-"):
+        if not block or not block[0].startswith("- "):
+            return " ".join(block)
+        words = [line.removeprefix("- ").strip().strip("'\"") for line in block]
+    else:
+        plain = text[1:-1] if text[0] in "'\"" and text[-1] == text[0] else text
+        try:
+            words = shlex.split(plain)
+        except ValueError:
+            return plain
+        if len(words) != 3 or words[1] not in ("-c", "-lc"):
+            return plain
+    if len(words) == 3 and Path(words[0]).name in ("sh", "bash") and words[1] in ("-c", "-lc", "-ec"):
+        return words[2]
+    return shlex.join(words)
+
+
+_IMAGE = re.compile(r"FROM\s+(?:--\S+\s+)*(\S+)", re.IGNORECASE)
+
+
+def _filled_in(text: str, given: dict[str, str]) -> str:
+    return re.sub(r"\$\{?(\w+)(?::-[^}]*)?\}?", lambda found: given.get(found[1], ""), text)
+
+
+def python(project: Path, root: Path) -> tuple[str, str]:
+    """The Python of the image that a Dockerfile ends in (`3.11`), and where; empty where it does not say."""
+    for folder in dict.fromkeys((project, root)):
+        for name in ("Dockerfile", "Dockerfile.prod", "docker/Dockerfile", "Containerfile"):
+            given: dict[str, str] = {}
+            stages: dict[str, str] = {}
+            last = ("", "")
+            for number, line in _read(folder / name):
+                if argument := re.match(r"ARG\s+(\w+)=[\"']?([^\"'\s]+)", line, re.IGNORECASE):
+                    given[argument[1]] = argument[2]
+                if not (image := _IMAGE.match(line)):
+                    continue
+                text = _filled_in(image[1], given)
+                found = re.search(r"(?:^|/)python:(3\.\d+)|(?:^|[-:/])python(3\.\d+)", text)
+                version = (found[1] or found[2]) if found else stages.get(text, "")
+                if stage := re.search(r"\sAS\s+(\S+)", line, re.IGNORECASE):
+                    stages[stage[1]] = version
+                last = (version, f"{name}:{number}")
+            if last[0]:
+                return last
+    return "", ""

@@ -54,6 +54,24 @@ _LIBRARIES = {
     "libxml2": "libxml2",
     "libxslt": "libxslt1.1",
 }
+# What an interpreter that was built elsewhere links to. Another number is another library: no package has it.
+_VERSIONED = {
+    "libssl.so.3": "libssl3",
+    "libcrypto.so.3": "libssl3",
+    "libsqlite3.so.0": "libsqlite3-0",
+    "libffi.so.8": "libffi8",
+    "libz.so.1": "zlib1g",
+    "liblzma.so.5": "liblzma5",
+    "libbz2.so.1.0": "libbz2-1.0",
+    "libexpat.so.1": "libexpat1",
+    "libreadline.so.8": "libreadline8",
+    "libncursesw.so.6": "libncursesw6",
+    "libtinfo.so.6": "libtinfo6",
+    "libuuid.so.1": "libuuid1",
+    "libmpdec.so.3": "libmpdec3",
+    "libgdbm.so.6": "libgdbm6",
+    "libdb-5.3.so": "libdb5.3",
+}
 _LOADED = re.compile(
     r"\b(lib[\w.+-]+?)\.so[\d.]*: cannot open shared object|"
     r"cannot load library '(?:lib)?([\w.+-]+?)(?:\.so[\d.]*)?'"
@@ -72,6 +90,9 @@ def to_build(text: str) -> str:
 
 def to_load(text: str) -> str:
     """The same for a shared library that an import did not find."""
+    exact = re.search(r"\b(lib[\w.+-]+?\.so[\d.]*): cannot open shared object", text)
+    if exact and exact[1] in _VERSIONED:
+        return f"the library {exact[1]} is missing on the server: {_add(_VERSIONED[exact[1]])}"
     if re.search(r"failed to find libmagic", text):
         library = "libmagic"
     elif found := _LOADED.search(text):
@@ -80,7 +101,12 @@ def to_load(text: str) -> str:
         return ""
     # WeasyPrint asks for libgobject-2.0-0 first.
     package = _LIBRARIES.get(library) or _LIBRARIES.get(library.removesuffix("-0"))
-    how = f"add system_packages: [{package}] to the app"
+    how = _add(package or "")
     if not package:
-        how = f"name the package that has it under system_packages (apt-file search {library}.so finds it)"
+        file = exact[1] if exact else f"{library}.so"
+        how = f"name the package that has it under system_packages (apt-file search {file} finds it)"
     return f"the library {library} is missing on the server: {how}"
+
+
+def _add(package: str) -> str:
+    return f"add system_packages: [{package}] to the app"

@@ -13,12 +13,54 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from . import project
-from .errors import ReleaseError
+from . import needs, project
+from .command import Result
+from .errors import ReleaseError, cut
 from .project import PythonWish
 
 FOLDER = Path("/usr/local/lib/berth/pythons")
 COMPLETE = ".complete"
+
+
+# What nearly every app or its server imports, and what a Python links to libraries of the host for.
+_MODULES = (
+    "ssl",
+    "sqlite3",
+    "ctypes",
+    "zlib",
+    "lzma",
+    "bz2",
+    "hashlib",
+    "socket",
+    "decimal",
+    "xml.parsers.expat",
+)
+PROBE = f"""
+import importlib
+for name in {_MODULES!r}:
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        print(name, error, sep="|")
+"""
+
+
+def check(version: str, probed: Result) -> None:
+    """Refuse a Python that was brought and lacks a library of this server, as its own probe tells."""
+    lost = [line.partition("|")[::2] for line in probed.out.splitlines() if "|" in line]
+    if probed.code == 0 and not lost:
+        return
+    module, said = lost[0] if lost else ("", "\n".join(probed.lines))
+    what = f"cannot import {module}" if module else "does not start"
+    why = needs.to_load(said) or (
+        f"it was built without it ({said}): use another build of it"
+        if module
+        else cut((probed.lines or ["it says nothing"])[-1], 300)
+    )
+    raise ReleaseError(
+        f"Python {version}, which uv brought, {what}: {why}.",
+        advice="correct it, then deploy again; it is brought anew then.",
+    )
 
 
 def managed(folder: Path = FOLDER) -> dict[tuple[int, ...], str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import project, untrusted
+from . import project, reads, untrusted
 
 _RANDOM = {
     *("token_urlsafe", "token_hex", "token_bytes", "urandom", "uuid4", "generate_key", "get_random_bytes"),
@@ -70,7 +70,7 @@ def _in_module(tree: ast.Module) -> Iterator[tuple[str, str, int]]:
     """(variable, name in the code, line) of module constants and of class attributes."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            prefix = _prefix(node)
+            prefix = reads.prefix(node)
             for inner in node.body:
                 for target, value in _assigned(inner):
                     name = _variable(value)
@@ -131,18 +131,4 @@ def _alias(value: ast.expr) -> str:
     for word in value.keywords if isinstance(value, ast.Call) else []:
         if word.arg in ("alias", "validation_alias") and isinstance(word.value, ast.Constant):
             return str(word.value.value)
-    return ""
-
-
-def _prefix(node: ast.ClassDef) -> str | None:
-    """The env_prefix of a settings class; None for any other class."""
-    if not any(ast.unparse(base).endswith("Settings") for base in node.bases):
-        return None
-    for inner in ast.walk(node):
-        name = inner.arg if isinstance(inner, ast.keyword) else ""
-        if isinstance(inner, ast.Assign):
-            name = ast.unparse(inner.targets[0])
-        value = getattr(inner, "value", None)
-        if name == "env_prefix" and isinstance(value, ast.Constant):
-            return str(value.value)
     return ""

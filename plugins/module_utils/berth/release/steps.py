@@ -21,6 +21,7 @@ from . import (
     diff,
     disk,
     gate,
+    hints,
     history,
     jobs,
     journal,
@@ -34,6 +35,7 @@ from . import (
     prune,
     pythons,
     randoms,
+    reads,
     recover,
     remove,
     retire,
@@ -91,6 +93,7 @@ class Deploy:
         self.times: dict[str, float] = {}
         # What the units that are watched did before this run started them.
         self.past = units.Past()
+        self.since = 0.0  # when the web was asked to start
         self.interpreter = ""
         self.problem = ""
         self.switch_ms = 0.0
@@ -468,6 +471,8 @@ class Deploy:
         lock = f"{installer.file}, " if installer.file else ""
         notes = builder.notes + built
         notes += [f"{one.sentence()}." for one in randoms.unset(builder.project, self.app)]
+        unset = reads.unset(builder.project, self.app)
+        notes += [f"{said}." for said in hints.redis(self.app, unset, needed=True)]
         self.notes += notes
         msg = " ".join([f"{what}Python {version}, {lock}{installed}.", *notes])
         return {"changed": True, "msg": msg}
@@ -639,6 +644,7 @@ class Deploy:
             units.stop([retirement])
         was = units.states([self.web])[self.web]
         self.past = units.begin(self.paths, self.release)
+        self.since = self.past.since
         if not self.record.get("healthy"):
             # New files reach the disk while the release starts: after a power cut it must not be empty files.
             self.writing = disk.flush(self.paths, self.release)
@@ -765,9 +771,9 @@ class Deploy:
     def _complaints(self) -> list[str]:
         """What processes that stay up log of errors: a queue that is not there stops no worker."""
         found = []
-        for unit in units.beside_web(self.app, self.release):
-            lines = command.journal(unit, since=self.past.since)
-            if unit.endswith(".service") and (why := cause.reason(lines, self.about(self._process(unit)))):
+        for unit in [self.web, *units.workers(self.app, self.release)]:
+            lines = command.journal(unit, since=self.since if unit == self.web else self.past.since)
+            if why := cause.complaint(lines, self.about(self._process(unit))):
                 found.append(f"{unit} runs and logs an error: {why}.")
         return found
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import cause, environment, index, needs, sandbox, source
+from . import cause, environment, index, needs, sandbox, source, wheels
 from .command import Result, transient
 from .errors import ReleaseError, cut
 from .paths import CA_BUNDLE, UV, Paths
@@ -36,6 +36,8 @@ class Uv:
         self.paths = paths
         self.app = app
         self.folder = folder
+        # What it could not build the last time that it failed: name and version.
+        self.unbuilt: tuple[str, str] | None = None
 
     @cached_property
     def index(self) -> index.Index | None:
@@ -67,6 +69,7 @@ class Uv:
         if result.code != 0:
             lines = [source.public_url(line) for line in result.lines]
             text = "\n".join(lines)
+            self.unbuilt = wheels.unbuilt(text) or self.unbuilt
             full = "No space left" in text or "os error 28" in text
             if full:
                 why, advice = f"the server's disk is full ({reason(lines)})", cause.ROOM
