@@ -154,7 +154,7 @@ def deploy(
     ] = None,
     wait: Wait = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Build and release again what is live already.")
+        bool, typer.Option("--force", help="Also what is live already, or older than that.")
     ] = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,

@@ -402,6 +402,34 @@ def test_diff_shows_the_sql_of_a_repository_and_changes_nothing(kit: Kit) -> Non
     assert brought(kit)["migrations"] == []
 
 
+def test_no_deploy_goes_back_unasked(kit: Kit) -> None:
+    app, before = kit.app("shop"), kit.release("shop")
+    kit.host.sh(f"git --git-dir {GIT} tag 0.9.0 main")
+    (folder(kit) / "more.txt").write_text("more")
+    publish(kit)
+    kit.host.sh(f"git --git-dir {GIT} tag 0.10.0 main")
+    app["source"]["version"] = "0.9.0"
+    kit.play("playbooks/deploy.yml", "-e", "app=shop", "-e", "version=0.10.0")
+    live = kit.release("shop")
+    old = kit.host.sh(f"git --git-dir {GIT} rev-parse 0.9.0")
+    for playbook, *more in (("site.yml",), ("playbooks/deploy.yml", "--check")):
+        run = kit.play(playbook, *more, succeed=False)
+        said = " ".join(run.output.split())
+        assert f"{old[:7]} (0.9.0) is older than what is live" in said, run.output
+        assert "deployed with --version 0.10.0 by" in said
+        assert "berth rollback shop" in said
+        assert "-e force=true (--force)" in said
+        assert kit.release("shop") == live
+    # Back by a rollback, and from there forth again: no word is asked for.
+    kit.play("playbooks/rollback.yml", "-e", "app=shop")
+    assert kit.release("shop") == before
+    kit.play("playbooks/deploy.yml", "-e", "app=shop", "-e", "version=0.10.0")
+    assert kit.release("shop") not in (before, live)
+    kit.play("playbooks/deploy.yml", "-e", "app=shop", "-e", "force=true")
+    assert record(kit)["version"] == old
+    app["source"]["version"] = "main"
+
+
 def test_detect_clones_a_repository_here(kit: Kit, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     shutil.copytree(folder(kit), repository / "backend")

@@ -52,6 +52,35 @@ def test_what_a_deploy_does(live: dict[str, Any], running: bool, force: bool, ac
     assert plan.decide(live, "f", running, force) == action
 
 
+NEW, OLD = "5d6e7f8" + "0" * 33, "1a2b3c4" + "0" * 33
+
+
+def test_an_older_commit_is_named_with_who_deployed_the_newer_one() -> None:
+    live = {"version": NEW, "asked": "0.10.0", "by": "anna@desk", "live_since": "2026-11-28T09:00:00Z"}
+    assert plan.older({"version": "0.9.0"}, OLD, live) == (
+        "1a2b3c4 (0.9.0) is older than what is live (5d6e7f8, deployed with --version 0.10.0 by anna@desk at "
+        "2026-11-28T09:00:00Z)."
+    )
+    # From CI, each with its own commit.
+    said = plan.older({"version": OLD}, OLD, {**live, "asked": NEW})
+    assert said.startswith("1a2b3c4 is older than what is live (5d6e7f8, deployed by anna@desk at")
+
+
+def test_the_ways_on_from_an_older_commit() -> None:
+    here = {
+        "r1": {"version": OLD, "healthy": True, "turn": 1},
+        "r2": {"version": "f" * 40, "healthy": True, "turn": 2},
+        "r3": {"version": NEW, "healthy": True, "turn": 3, "asked": "0.10.0"},
+    }
+    forced = "to deploy it all the same: -e force=true (--force)."
+    assert plan.ways("board", "e" * 40, "0.9.0", here, "r3") == forced
+    assert plan.ways("board", OLD, "", here, "r3") == (
+        "to keep what is live, write source.version: 0.10.0; "
+        f"to go back to it: berth rollback board --to r1; {forced}"
+    )
+    assert "berth rollback board;" in plan.ways("board", "f" * 40, "", here, "r3")
+
+
 def test_a_release_sorts_by_time_and_names_its_source() -> None:
     moment = datetime(2026, 11, 21, 1, 48, 37, tzinfo=UTC)
     assert plan.release_id("1a2b3c4d5e", moment) == "20261121T014837Z-1a2b3c4"

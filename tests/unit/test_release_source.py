@@ -40,6 +40,21 @@ def test_a_repository_that_hides_something_is_not_taken(tmp_path: Path, name: st
             source.checkout(place, wanted, commit, target)
 
 
+def test_which_commit_came_first_is_asked_of_the_mirror(tmp_path: Path) -> None:
+    place = Paths("board", tmp_path)
+    place.state.mkdir(parents=True)
+    assert not source.is_ancestor(place, "a" * 40, "b" * 40)
+    git(tmp_path, "init", "--quiet", "--bare", str(place.mirror))
+    tree = git(place.mirror, "mktree")
+    first = git(place.mirror, "commit-tree", tree, "-m", "one")
+    second, beside = (git(place.mirror, "commit-tree", tree, "-p", first, "-m", name) for name in "ab")
+    assert source.is_ancestor(place, first, second)
+    assert not source.is_ancestor(place, second, first)
+    assert not source.is_ancestor(place, first, first)
+    assert not source.is_ancestor(place, beside, second)
+    assert not source.is_ancestor(place, "a" * 40, second)
+
+
 def test_host_keys_that_are_given_are_the_only_ones_trusted(tmp_path: Path) -> None:
     place = Paths("board", tmp_path)
     place.state.mkdir(parents=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from . import ENGINE_VERSION, environment
+from . import ENGINE_VERSION, environment, prune
 from .errors import ReleaseError
 from .paths import Paths, template_files, text_digest
 
@@ -71,6 +71,33 @@ def decide(live: dict[str, Any], wanted: str, running: bool, force: bool, lost: 
     if not live.get("healthy"):
         return "resume"
     return "nothing" if running else "restart"
+
+
+def older(origin: dict[str, Any], commit: str, record: dict[str, Any]) -> str:
+    """The sentence for a wanted commit that came before what is live, and so would take something back."""
+    version = str(origin.get("version") or "HEAD")
+    wanted = commit[:7] if version == commit else f"{commit[:7]} ({version})"
+    before, asked = str(record.get("version", "")), str(record.get("asked") or "")
+    how = f"deployed with --version {asked}" if asked not in ("", before) else "deployed"
+    when = record.get("live_since") or record.get("created") or "a time that is not known"
+    return (
+        f"{wanted} is older than what is live ({before[:7]}, {how} by {record.get('by') or 'somebody'} "
+        f"at {when})."
+    )
+
+
+def ways(app: str, commit: str, asked: str, releases: dict[str, dict[str, Any]], live: str) -> str:
+    """What to do where an older commit is refused: a release of it that is here yet, or one word more."""
+    found = []
+    kept = str(releases[live].get("asked") or "")
+    if kept and not asked:
+        found.append(f"to keep what is live, write source.version: {kept}")
+    same = [name for name in prune.candidates(releases, live) if releases[name].get("version") == commit]
+    if same:
+        to = "" if same[0] == prune.previous(releases, live) else f" --to {same[0]}"
+        found.append(f"to go back to it: berth rollback {app}{to}")
+    found.append("to deploy it all the same: -e force=true (--force)")
+    return f"{'; '.join(found)}."
 
 
 _STAMP = "%Y%m%dT%H%M%SZ"

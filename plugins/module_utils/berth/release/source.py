@@ -179,6 +179,15 @@ def checkout(paths: Paths, source: dict[str, Any], commit: str, target: Path) ->
                     raise ReleaseError(f"Laying out commit {commit[:7]} failed: {_why(done)}.")
 
 
+def is_ancestor(paths: Paths, older: str, newer: str) -> bool:
+    """Whether one commit came before another one; not where the mirror lacks either of them."""
+    if older == newer or not (paths.mirror / "HEAD").exists():
+        return False
+    with _git_environment(paths, {}) as environment:
+        at = ["--git-dir", str(paths.mirror)]
+        return _git(environment, *at, "merge-base", "--is-ancestor", older, newer, timeout=30).code == 0
+
+
 def unpack(body: IO[bytes], target: Path) -> None:
     """Lay out an archive that the controller made; its tree is taken afterwards."""
     with tarfile.open(fileobj=body, mode="r:gz") as tar:

@@ -78,6 +78,8 @@ class Deploy:
         self.release = ""
         self.record: dict[str, Any] = {}
         self.commit = ""
+        # The version that was asked for instead of the inventory's.
+        self.asked = ""
         self.identity = ""
         self.fingerprint = ""
         # On the far side of the rename, until the last step has ended or all is put back.
@@ -188,7 +190,7 @@ class Deploy:
                 raise ReleaseError(
                     f"-e version is for a git source, and {self.paths.app} is deployed from a folder."
                 )
-            origin["version"] = args["version"]
+            origin["version"] = self.asked = str(args["version"])
         check = bool(args.get("check"))
         if self.problem:
             raise ReleaseError(self.problem)
@@ -232,6 +234,8 @@ class Deploy:
             disk.distrust(self.paths)
             if self.action == "deploy" and record and not record.get("healthy"):
                 record = self._prove_first(cut)
+        if self.action == "deploy" and self.commit and not force:
+            self._refuse_older(record)
         self.release = self.live
         if self.action == "deploy":
             self.release = plan.release_id(identity, here=prune.list_releases(self.paths))
@@ -259,6 +263,17 @@ class Deploy:
             "upload": self.action == "deploy" and not origin.get("git"),
             "msg": " ".join([msg, *self.notes]),
         }
+
+    def _refuse_older(self, record: Answer) -> None:
+        """No run goes back unasked, be it to the inventory's version or to a commit whose turn came late."""
+        before = str(record.get("version", ""))
+        if not record or not source.is_ancestor(self.paths, self.commit, before):
+            return
+        error = ReleaseError(plan.older(self.app["source"], self.commit, record))
+        error.also = [f"{self.live} stays live.", *self.notes]
+        here = prune.list_releases(self.paths)
+        error.advice = plan.ways(self.paths.app, self.commit, self.asked, here, self.live)
+        raise error
 
     def _sick(self) -> str:
         """What is wrong with a live release whose units run; it is never stopped for it."""
@@ -451,6 +466,7 @@ class Deploy:
             "by": self.by(),
             "source": source.public_url(origin.get("git") or "") or origin.get("path"),
             "version": self.commit or self.release.rsplit("-", 1)[-1],
+            "asked": self.asked,
             "fingerprint": self.fingerprint,
             "python": version,
             "installer": installer.kind,
