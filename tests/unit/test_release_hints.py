@@ -227,6 +227,19 @@ def test_settings_of_other_libraries(tmp_path: Path) -> None:
     assert {one.name for one in reads.find(tmp_path) if one.required} == {"A_KEY", "D", "F", "G", "I"}
 
 
+def test_only_settings_of_pydantic_are_read_from_the_environment(tmp_path: Path) -> None:
+    model = "class RedisSettings(BaseModel):\n    url: str\nclass Row(RedisSettings):\n    more: str\n"
+    base = "from pydantic_settings import BaseSettings\nclass AppSettings(BaseSettings):\n    a: str\n"
+    write(
+        tmp_path,
+        x_py=f"import os\nos.environ\n{model}",
+        base_py=base,
+        y_py="class B(AppSettings):\n    b: str\n",
+    )
+    write(tmp_path, z_py="# Settings\nclass C(NoSettings):\n    c: str\n")
+    assert {one.name for one in reads.find(tmp_path)} == {"A", "B"}
+
+
 PARTS = """
 from pydantic_settings import BaseSettings
 
@@ -249,6 +262,12 @@ def test_a_database_under_other_names(tmp_path: Path) -> None:
     )
     mine = yaml.safe_load(said.partition("write ")[2])["database"]
     assert told(tmp_path, database={"enabled": True, **mine}) == []
+    # Where it reads what it is told anyway, they are another way to say the same.
+    write(tmp_path, app__more_py='import os\nURL = os.getenv("DATABASE_URL")\n')
+    assert "{url: DATABASE_URL, host: POSTGRES_SERVER, user: POSTGRES_USER}" in told(tmp_path)[0]
+    write(tmp_path, app__config_py=PARTS.replace(": str\n", ': str = ""\n'))
+    assert told(tmp_path) == []
+    write(tmp_path, app__config_py=PARTS)
     # Without a database of Berth's they are settings like any other.
     assert (
         "write env: {POSTGRES_SERVER: …, POSTGRES_USER: …}" in told(tmp_path, database={"enabled": False})[0]
@@ -298,6 +317,10 @@ class Cache(BaseSettings):
             '{REDIS_QUEUE_HOST: {template: "${redis.host}"}}; beside a host it reads no password, and '
             "without one nothing gets in",
         ),
+        (
+            "from os import getenv\nX = getenv('REDIS_URL'), getenv('REDIS_HOST'), getenv('REDIS_PASSWORD')\n",
+            "redis: {enabled: true}",
+        ),
         ('import os\nX = os.getenv("REDIS_PREFIX")\n', ""),
         ("x = 1\n", ""),
     ],
@@ -310,9 +333,8 @@ def test_a_redis_that_nobody_sets(tmp_path: Path, text: str, key: str) -> None:
 
 def test_a_redis_that_is_set_or_not_needed(tmp_path: Path) -> None:
     write(tmp_path, config_py='import os\nX = os.getenv("REDIS_URL", None)\n')
-    unset = reads.unset(tmp_path, app())
-    assert hints.redis(app(), unset)
-    assert hints.redis(app(), unset, needed=True) == []
+    assert told(tmp_path)
+    assert hints.of_redis(app(), tmp_path) == []
     assert told(tmp_path, env={"REDIS_URL": "redis://mq.example.com"}) == []
     assert told(tmp_path, redis={"enabled": True, "variables": {"url": "REDIS_URL"}}) == []
     other = told(tmp_path, redis={"enabled": True, "variables": {"url": "CACHE"}})

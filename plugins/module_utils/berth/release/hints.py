@@ -39,9 +39,10 @@ _SHOWN = 8
 
 def of_source(app: Mapping[str, Any], folder: Path, root: Path, work: Path) -> list[str]:
     """Each as a sentence with the key to write; nothing where the inventory has it."""
-    unset = reads.unset(folder, app)
+    read = reads.find(folder)
+    unset = reads.unset(read, app)
     found = [*trusted_hosts(app, folder), *processes(app, folder, root)]
-    found += [*database(app, unset), *redis(app, unset), *required(app, unset)]
+    found += [*database(app, read, unset), *redis(app, unset), *required(app, unset)]
     found += [writes.sentence(one, folder) for one in writes.unlisted(folder, work, app)]
     return found
 
@@ -154,19 +155,27 @@ def _is_redis(name: str) -> bool:
     return bool(_REDIS.search(name) and not _OTHERS.search(name) and _part(name))
 
 
-def database(app: Mapping[str, Any], unset: Iterable[Variable]) -> list[str]:
+def database(app: Mapping[str, Any], read: Iterable[Variable], unset: Iterable[Variable]) -> list[str]:
     """The variables that the app reads its database from, where Berth would give it others."""
     settings = app.get("database") or {}
-    parts = _parts(one for one in unset if _is_database(one.name))
-    if not settings.get("enabled") or not parts.keys() & {"url", "host"}:
+    told = {str(name).upper() for name in (settings.get("variables") or {}).values() if name}
+    # What it is told already may be all that it needs: then only what it cannot do without is of interest.
+    enough = any(one.name.upper() in told for one in read)
+    parts = _parts(one for one in unset if _is_database(one.name) and (one.required or not enough))
+    if not settings.get("enabled") or not (enough or parts.keys() & {"url", "host"}):
         return []
-    if "url" in parts and not parts["url"].required and "host" not in parts:
+    if not parts or ("url" in parts and not parts["url"].required and "host" not in parts):
         # A URL that may be missing is one of several, as a rule: Alembic's, a replica's.
         return []
-    told = {part: one.name for part, one in parts.items()}
-    if "url" not in told:
-        told = {"url": "", **told}
-    return [_told(parts.values(), "the database", f"database: {{variables: {_mapping(told)}}}")]
+    known = settings.get("variables") or {} if enough else {"url": ""}
+    variables = {**known, **{part: one.name for part, one in parts.items()}}
+    return [_told(parts.values(), "the database", f"database: {{variables: {_mapping(variables)}}}")]
+
+
+def of_redis(app: Mapping[str, Any], folder: Path) -> list[str]:
+    """For a deploy, which looks into few files: a Redis that the code asks for and that nobody sets."""
+    mentioned = re.compile(r"redis|broker|result_backend", re.IGNORECASE)
+    return redis(app, reads.unset(reads.find(folder, mentioned), app), needed=True)
 
 
 def redis(app: Mapping[str, Any], unset: Iterable[Variable], *, needed: bool = False) -> list[str]:
@@ -175,6 +184,9 @@ def redis(app: Mapping[str, Any], unset: Iterable[Variable], *, needed: bool = F
     parts = _parts(mine)
     if not parts.keys() & {"url", "host"}:
         return []
+    if {"url", "password"} <= parts.keys():  # each is enough
+        mine = [one for one in mine if _part(one.name) == "url"]
+        parts = _parts(mine)
     settings = app.get("redis") or {}
     called = {"name": "db"}
     variables = {called.get(part, part): one.name for part, one in parts.items()}

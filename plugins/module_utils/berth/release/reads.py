@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,25 +33,46 @@ class Variable:
     optional: bool = False  # it says itself that there may be none
 
 
-def find(folder: Path) -> list[Variable]:
-    """Every variable once, the strictest of its readings first."""
-    found: dict[str, Variable] = {}
+def find(folder: Path, only: re.Pattern[str] = _MENTIONED) -> list[Variable]:
+    """Every variable once, the strictest of its readings first; of files that mention `only`, where given."""
+    read: list[tuple[Path, _Reading]] = []
+    bases: dict[str, set[str]] = {}
     for path in project.sources(folder):
         relative = path.relative_to(folder)
         if project.is_command(relative):
             continue
         try:
             text = untrusted.read_text(path, errors="replace")
-            if not _MENTIONED.search(text) or _is_alembics(path, text):
+            if not (_MENTIONED.search(text) and only.search(text)) or _is_alembics(path, text):
                 continue
-            read = list(_in_module(ast.parse(text)))
+            tree = ast.parse(text)
+            read += [(relative, one) for one in _in_module(tree)]
         except (OSError, SyntaxError, ValueError, RecursionError):
             continue
-        for name, line, required, optional in read:
-            known = found.get(name)
-            if not known or (required and not known.required):
-                found[name] = Variable(name, f"{relative}:{line}", required, optional)
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                bases.setdefault(node.name, set()).update(map(_last, node.bases))
+    found: dict[str, Variable] = {}
+    for relative, (owner, name, line, required, optional) in read:
+        if owner and not _is_settings(owner, bases):
+            continue
+        known = found.get(name)
+        if not known or (required and not known.required):
+            found[name] = Variable(name, f"{relative}:{line}", required, optional)
     return list(found.values())
+
+
+def _is_settings(name: str, bases: Mapping[str, set[str]]) -> bool:
+    """Whether a class is one of pydantic's for settings, over however many others of the project."""
+    todo, seen = [name], set()
+    while todo:
+        one = todo.pop()
+        if one == "BaseSettings":
+            return True
+        if one not in seen:
+            seen.add(one)
+            todo += bases.get(one, ())
+    return False
 
 
 def _is_alembics(path: Path, text: str) -> bool:
@@ -69,17 +90,18 @@ def given(app: Mapping[str, Any]) -> set[str]:
     return {str(name).upper() for name in names if name} | _GIVEN
 
 
-def unset(folder: Path, app: Mapping[str, Any]) -> list[Variable]:
+def unset(read: Iterable[Variable], app: Mapping[str, Any]) -> list[Variable]:
     """Those that nobody sets. A nested setting counts as set where one inside of it is."""
     known = given(app)
 
     def is_set(name: str) -> bool:
         return name in known or any(one.startswith(f"{name}__") or one.endswith(f"__{name}") for one in known)
 
-    return [one for one in find(folder) if not is_set(one.name.upper())]
+    return [one for one in read if not is_set(one.name.upper())]
 
 
-_Reading = tuple[str, int, bool, bool]
+# The class whose field it is, the variable, its line, whether it is required, whether it may be missing.
+_Reading = tuple[str, str, int, bool, bool]
 
 
 def _in_module(tree: ast.Module) -> Iterator[_Reading]:
@@ -136,7 +158,7 @@ def _named(
     node: ast.expr, line: int, *, required: bool = False, optional: bool = False
 ) -> Iterator[_Reading]:
     if isinstance(node, ast.Constant) and isinstance(node.value, str) and _VARIABLE.fullmatch(node.value):
-        yield node.value, line, required, optional
+        yield "", node.value, line, required, optional
 
 
 def prefix(node: ast.ClassDef) -> str | None:
@@ -170,7 +192,7 @@ def _fields(node: ast.ClassDef, start: str) -> Iterator[_Reading]:
         required = value is None or (isinstance(value, ast.Constant) and value.value is ...)
         # Of several names for one setting any will do, so none is asked for.
         for one in names:
-            yield one, field.lineno, required and len(names) == 1, _is_none(value)
+            yield node.name, one, field.lineno, required and len(names) == 1, _is_none(value)
 
 
 def _other_names(field: ast.Call) -> list[str]:

@@ -35,7 +35,6 @@ from . import (
     prune,
     pythons,
     randoms,
-    reads,
     recover,
     remove,
     retire,
@@ -487,8 +486,7 @@ class Deploy:
         lock = f"{installer.file}, " if installer.file else ""
         notes = builder.notes + built
         notes += [f"{one.sentence()}." for one in randoms.unset(builder.project, self.app)]
-        unset = reads.unset(builder.project, self.app)
-        notes += [f"{said}." for said in hints.redis(self.app, unset, needed=True)]
+        notes += [f"{said}." for said in hints.of_redis(self.app, builder.project)]
         self.notes += notes
         msg = " ".join([f"{what}Python {version}, {lock}{installed}.", *notes])
         return {"changed": True, "msg": msg}
