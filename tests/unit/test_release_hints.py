@@ -318,7 +318,8 @@ class Cache(BaseSettings):
             "without one nothing gets in",
         ),
         (
-            "from os import getenv\nX = getenv('REDIS_URL'), getenv('REDIS_HOST'), getenv('REDIS_PASSWORD')\n",
+            "from os import getenv\n"
+            + "\n".join(f"X = getenv('REDIS_{x}')" for x in ("URL", "HOST", "PASSWORD")),
             "redis: {enabled: true}",
         ),
         ('import os\nX = os.getenv("REDIS_PREFIX")\n', ""),
