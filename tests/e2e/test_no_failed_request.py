@@ -92,6 +92,8 @@ def ship(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         "source": {"path": str(source)},
         "database": {"enabled": False},
         "health": {"timeout": 20},
+        # The WebSockets from before the first deploy are to outlive all the others.
+        "drain": {"releases": DEPLOYS + 10},
     }
     host = boot("noloss", provisioned=True, publish={"443": 0})
     kit = Kit(tmp_path_factory.mktemp("kit"), host, apps=[app])
@@ -185,6 +187,53 @@ def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(ship: Ship, a
         assert time.time() < back + patience(60), ship.running()
         time.sleep(1)
     what_was_replaced_is_gone(ship)
+
+
+def test_of_too_many_that_retire_the_oldest_ends_early(ship: Ship, authority: Path) -> None:
+    port = ship.kit.host.published["443"]
+    ship.kit.app("loadapp")["drain"] = {"releases": 2}
+    while len(ship.running()) > 1:  # what earlier tests left
+        time.sleep(1)
+    clients: list[Traffic] = []
+
+    def held(index: int) -> list[tuple[float, str, int]]:
+        return clients[index].held.get("ws-0", [])
+
+    try:
+        with Traffic("loadapp.localhost", port, authority, sockets=0, slow=2) as traffic:
+            live, early = [ship.kit.release("loadapp")], []
+            for mark in ("first", "second", "third", "fourth", ""):
+                # One WebSocket on each release, and one request on the first that outlives its early end.
+                alone = {"http1": 0, "http2": 0, "slow": 0, "uploads": 0, "longest": 1 if not clients else 0}
+                clients.append(Traffic("loadapp.localhost", port, authority, sockets=1, **alone).__enter__())
+                while not held(-1):
+                    time.sleep(0.1)
+                if mark:
+                    early += re.findall(
+                        r"(\S+) ends early, since \d releases retire", ship.deploy(mark).output
+                    )
+                    live.append(ship.kit.release("loadapp"))
+            assert set(early) == set(live[:2])
+            ended = time.time() + patience(70)
+            while ship.running() != set(live[2:]):
+                assert time.time() < ended, (ship.running(), live)
+                time.sleep(1)
+            time.sleep(3)
+            # Those of the newest three, the live one among them, are open; nothing else was cut.
+            for index in (2, 3, 4):
+                assert time.time() - held(index)[-1][0] < 2, index
+                assert clients[index].failures == []
+        assert traffic.failures == []
+        assert min(traffic.sent[kind] for kind in ("h1 GET", "h1 POST", "h2 GET", "h1 upload")) > 100
+        for index in range(2):
+            (closed,) = clients[index].failures
+            assert "1012" in closed, closed
+    finally:
+        for one in clients:
+            one.__exit__()
+    longest = [answer for answer in clients[0].answers if answer.kind == "longest"]
+    print(f"\n{traffic.report(ship.windows)}\n  the longest request took {longest[0].took:.0f} s")
+    assert longest[0].took > 45
 
 
 def test_the_switch_waits_for_all_workers(ship: Ship) -> None:

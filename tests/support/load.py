@@ -192,12 +192,14 @@ class Traffic:
         slow: int = 6,
         uploads: int = 1,
         sockets: int = 2,
+        longest: int = 0,
         pause: float = 0.03,
     ) -> None:
         self.domain = domain
         self.port = port
         self.authority = authority
         self.counts = {"http1": http1, "http2": http2, "slow": slow, "uploads": uploads, "sockets": sockets}
+        self.counts["longest"] = longest
         self.pause = pause
         self.sent: Counter[str] = Counter()
         self.answers: list[Answer] = []
@@ -254,6 +256,8 @@ class Traffic:
         for number in range(self.counts["uploads"]):
             version = "h2" if number % 2 else "h1"
             work.append(self._client([self._upload(version)], http2=version == "h2"))
+        for _ in range(self.counts["longest"]):
+            work.append(self._client([self._longest()]))
         for number in range(self.counts["sockets"]):
             work.append(self._held_socket(f"ws-{number}"))
         if self.counts["sockets"]:
@@ -325,6 +329,14 @@ class Traffic:
             await asyncio.sleep(later)
             while not self._stop.is_set():
                 await self._ask(client, f"{version} slow", "GET", "/slow?seconds=5", _is_echo(b"slow"))
+
+        return job
+
+    def _longest(self) -> Job:
+        """One request, for longer than the proxy waits to let go of a replaced release."""
+
+        async def job(client: httpx.AsyncClient) -> None:
+            await self._ask(client, "longest", "GET", "/slow?seconds=55&most=56", _is_echo(b"slow"))
 
         return job
 

@@ -88,7 +88,7 @@ def test_the_smallest_app_comes_out_complete() -> None:
             "headers": {},
             "tls": "acme",
         },
-        "drain": {"requests": 60, "websocket": 3600},
+        "drain": {"requests": 60, "websocket": 3600, "releases": 2},
         "keep_releases": 5,
         "limits": {"cpu": "", "tasks": 512, "files": 65536, "build_memory": ""},
     }

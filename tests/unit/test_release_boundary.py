@@ -80,8 +80,9 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("pack.digest read_bytes", "seed.fill copy2", "seed.fill walk", "gunicorn_conf._load read_text"),
     ),
     "the kernel's": (
-        *("agent.main fdopen", "listening._sockets read_text", "listening._table read_text"),
+        *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),
         *("listening.accepting read_text", "listening._waited_for read_text"),
+        "memory._kilobytes read_text",
         *("prune._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
     ),
 }

@@ -26,6 +26,9 @@ APP: dict[str, Any] = {
 def test_a_fingerprint_covers_code_settings_and_units() -> None:
     first = plan.fingerprint(APP, "abc", "A=1", ["unit"])
     assert plan.fingerprint({**APP, "keep_releases": 9}, "abc", "A=1", ["unit"]) == first
+    drains = [{"requests": 60, "releases": 2}, {"requests": 60, "releases": 9}, {"requests": 61}]
+    found = [plan.fingerprint({**APP, "drain": drain}, "abc", "A=1", []) for drain in drains]
+    assert found[0] == found[1] != found[2]
     others = [
         plan.fingerprint(APP, "abd", "A=1", ["unit"]),
         plan.fingerprint(APP, "abc", "A=2", ["unit"]),

@@ -133,7 +133,10 @@ def test_pools_times_processes_against_what_there_is(tmp_path: Path) -> None:
     rows = detect.describe(app(processes=processes), tmp_path, 90)
     assert ("connections", "up to 120") in [row[:2] for row in rows]
     assert "too many" in [row[1] for row in rows]
-    assert "too many" not in [row[1] for row in detect.describe(app(processes=processes), tmp_path, 190)]
+    verdicts = [row[1] for row in detect.describe(app(processes=processes), tmp_path, 190)]
+    assert "too many" not in verdicts
+    assert "tight" in verdicts, "a deploy is two of them at a time"
+    assert "tight" not in [row[1] for row in detect.describe(app(processes=processes), tmp_path, 240)]
 
 
 def test_pools_of_one_size_are_told_together_and_command_lines_are_left_out(tmp_path: Path) -> None:
@@ -171,9 +174,21 @@ class _Database:
 @pytest.mark.parametrize(
     ("limits", "others", "said"),
     [
-        ((97, 45), [], "its share of max_connections leaves it 45"),
-        ((97, 200), [60], "max_connections beside the 60 of other apps leaves it 27"),
-        ((97, -1), [], ""),
+        ((97, 45, 9), [], "up to 60 database connections, 30 (db.py:2"),
+        ((97, 45, 9), [], "its share of max_connections leaves it 45"),
+        ((97, 200, 0), [60], "max_connections beside the 60 of other apps leaves it 27"),
+        ((97, -1, 0), [], ""),
+        ((97, -1, 27), [], ""),
+        (
+            (97, -1, 28),
+            [],
+            "may need 88 database connections, 60 for the new one, 30 (db.py:2: pool_size 30 +",
+        ),
+        (
+            (97, -1, 28),
+            [],
+            "beside the 28 that it holds now, and max_connections leaves it 87: make the pool",
+        ),
         (None, [], ""),
         (OSError("gone"), [], ""),
         (subprocess.TimeoutExpired("psql", 10), [], ""),

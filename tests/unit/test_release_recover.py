@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,61 @@ def test_a_rollback_follows_what_was_live_and_not_the_names(paths: Paths, system
     systemd.active.clear()
     health = {one["release"]: one["health"] for one in history.describe(paths)["releases"]}
     assert (health["r3"], health["r2"]) == ("withdrawn", "was well")
+
+
+def test_of_too_many_that_retire_the_oldest_ends_early(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By the order in which they were live, which is not that of their names.
+    for turn, name in enumerate(("r3", "r1", "r2", "r4"), 1):
+        lay(paths, name, turn=turn)
+        systemd.active.add(units.web("board", name))
+    monkeypatch.setattr(steps.retire, "connections", lambda path: 2 if "r3" in path else 1)
+    retirement = units.retiring("board", "r3")
+    systemd.active.add(retirement)
+    show = {
+        "Description": "Wait for r3",
+        "ActiveEnterTimestampMonotonic": str(int((time.monotonic() - 20) * 1e6)),
+    }
+    monkeypatch.setattr(steps.command, "show", lambda *_: show)
+    go_live(paths, "r5")
+    run = deploy(paths, systemd, "r4", "r5")
+    answer = step(run, "retire")
+    said = (
+        "r3 ends early, since 4 releases retire: its 2 open connections are closed, and requests in flight "
+        "have 5 s (drain.releases is 2)."
+    )
+    assert said in answer["msg"]
+    assert said in run.notes
+    assert "r1 ends early, since 4 releases retire: its open connection is closed" in answer["msg"]
+    assert not re.search("r2 ends early|r4 ends early", answer["msg"])
+    # The one that waited for its WebSockets ends, and the next lets the proxy's idle time pass, no more.
+    assert systemd.told(f"stop --no-block {retirement}")
+    (started,) = (line for line in systemd.said if "systemd-run" in line and "End early: wait for r3" in line)
+    assert re.search(r"r3\.sock \S+web\.sock 35 15 board-web@r3", started)
+    (other,) = (line for line in systemd.said if "systemd-run" in line and "End early: wait for r1" in line)
+    assert re.search(r"r1\.sock \S+web\.sock 35 35 board-web@r1", other)
+
+    # It is told once, and nothing begins anew.
+    show["Description"] = "End early: wait for r3"
+    systemd.active |= {retirement, units.retiring("board", "r1")}
+    systemd.said.clear()
+    assert "early" not in step(deploy(paths, systemd, "r4", "r5"), "retire")["msg"]
+    assert not systemd.told("End early")
+
+
+@pytest.mark.parametrize(("most", "connections", "early"), [(1, 1, True), (3, 1, False), (1, 0, False)])
+def test_how_many_may_retire_is_the_apps_to_say(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, most: int, connections: int, early: bool
+) -> None:
+    for turn, name in enumerate(("r1", "r2"), 1):
+        lay(paths, name, turn=turn)
+        systemd.active.add(units.web("board", name))
+    monkeypatch.setattr(steps.retire, "connections", lambda _: connections)
+    go_live(paths, "r3")
+    run = deploy(paths, systemd, "r2", "r3")
+    run.app = {**APP, "drain": {**APP["drain"], "releases": most}}
+    assert ("r1 ends early" in step(run, "retire")["msg"]) is early
 
 
 @pytest.mark.usefixtures("systemd")

@@ -36,6 +36,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "proxy.write_timeout": (1, _DAY, "seconds"),
     "drain.requests": (0, _DAY, "seconds"),
     "drain.websocket": (0, 7 * _DAY, "seconds"),
+    "drain.releases": (1, 100, ""),
     "keep_releases": (2, 100, "(the live one and at least one to go back to)"),
     "limits.tasks": (16, 1_000_000, ""),
     "limits.files": (256, 10_000_000, ""),

@@ -135,6 +135,9 @@ def _pools(app: dict[str, Any], folder: Path, connections: int) -> list[Row]:
         rows.append(("connections", f"up to {wanted.most}", wanted.sum))
     if connections and wanted.most > connections:
         rows.append(("", "too many", pools.shortage(connections, "the server")))
+    elif connections and 2 * wanted.most > connections:
+        twice = f"up to {2 * wanted.most} while two releases overlap, and "
+        rows.append(("", "tight", twice + pools.shortage(connections, "the server")))
     return rows
 
 

@@ -245,8 +245,14 @@ def redis_settings(app: Mapping[str, Any]) -> dict[str, Any]:
     return dict(redis) if redis.get("enabled") else {}
 
 
+def drain(app: Mapping[str, Any]) -> dict[str, Any]:
+    """What units and releases have of it; how many may retire is asked when one does."""
+    return {key: value for key, value in (app.get("drain") or {}).items() if key != "releases"}
+
+
 def provision_digest(app: Mapping[str, Any]) -> str:
     shape = {key: app.get(key) for key in _PROVISIONED}
+    shape["drain"] = drain(app)
     shape["format"] = _FORMAT
     shape["subdir"] = app.get("source", {}).get("subdir", "")
     shape["migrations.env"] = app.get("migrations", {}).get("env", {})

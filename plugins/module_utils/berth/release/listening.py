@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -41,13 +42,18 @@ def _waited_for(process: Path) -> set[int]:
     return found
 
 
+def processes(unit: str, proc: Path = Path("/proc")) -> Iterator[Path]:
+    """The folders in /proc of a unit's processes; each may be gone by the time it is looked at."""
+    for process in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"/{unit}" in (process / "cgroup").read_text():
+                yield process
+
+
 def _sockets(unit: str, proc: Path) -> set[str]:
     inodes = set()
-    for process in proc.glob("[0-9]*"):
-        # A process or a file of it may be gone by the time it is looked at.
+    for process in processes(unit, proc):
         with contextlib.suppress(OSError):
-            if f"/{unit}" not in (process / "cgroup").read_text():
-                continue
             for entry in list((process / "fd").iterdir()):
                 with contextlib.suppress(OSError):
                     found = re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink()))

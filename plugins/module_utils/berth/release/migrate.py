@@ -336,16 +336,20 @@ class Database:
             return None
         return out.strip() if process.returncode == 0 else None
 
-    def limits(self, role: str) -> tuple[int, int] | None:
-        """How many connections there are for all apps, and for this role (-1: no limit of its own)."""
+    def limits(self, role: str) -> tuple[int, int, int] | None:
+        """How many connections there are for all apps, and for this role (-1: no limit of its own).
+
+        Last, how many this role holds right now.
+        """
         query = (
             "select current_setting('max_connections')::int"
             " - current_setting('superuser_reserved_connections')::int"
-            " - coalesce(current_setting('reserved_connections', true), '0')::int, rolconnlimit"
+            " - coalesce(current_setting('reserved_connections', true), '0')::int, rolconnlimit,"
+            " (select count(*) from pg_stat_activity where usename = rolname and pid <> pg_backend_pid())"
             " from pg_roles where rolname = :'role';"
         )
-        both = (self._answer(f"\\set role {role}\n{query}", 10) or "").split("|")
-        return (int(both[0]), int(both[1])) if len(both) == 2 else None
+        found = (self._answer(f"\\set role {role}\n{query}", 10) or "").split("|")
+        return (int(found[0]), int(found[1]), int(found[2])) if len(found) == 3 else None
 
     @contextmanager
     def advisory_lock(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ def fingerprint(app: dict[str, Any], source: str, env: str, unit_texts: list[str
     shape["migrations"] = {
         key: value for key, value in (app.get("migrations") or {}).items() if key != "destructive"
     }
+    shape["drain"] = environment.drain(app)
     shape["subdir"] = app["source"].get("subdir", "")
     return text_digest(ENGINE_VERSION, source, json.dumps(shape, sort_keys=True), env, *unit_texts)
 

@@ -312,6 +312,16 @@ def warning(wanted: Demand, given: int, why: str) -> str:
     )
 
 
+def overlapping(wanted: Demand, held: int, given: int, why: str) -> str:
+    """The same for the time in which the new release serves beside those before it, as one role."""
+    if wanted.most + held <= given:
+        return ""
+    return (
+        f"While releases overlap the app may need {wanted.most + held} database connections, {wanted.most} "
+        f"for the new one, {wanted.sum}, beside the {held} that it holds now, and {shortage(given, why)}"
+    )
+
+
 def shortage(given: int, why: str) -> str:
     """The second half of it, for where the first has been said."""
     return (
@@ -330,13 +340,13 @@ def check(app: dict[str, Any], role: str, wanted: Demand) -> str:
         return ""
     if not limits:
         return ""
-    everything, own = limits
+    everything, own, held = limits
     others = sum(_of_others(app["name"]))
     usable = everything - RESERVE - others
+    given, why = usable, "max_connections" + (f" beside the {others} of other apps" if others else "")
     if 0 <= own < usable:
-        return warning(wanted, own, "its share of max_connections")
-    beside = f" beside the {others} of other apps" if others else ""
-    return warning(wanted, usable, f"max_connections{beside}")
+        given, why = own, "its share of max_connections"
+    return warning(wanted, given, why) or overlapping(wanted, held, given, why)
 
 
 def _of_others(name: str) -> Iterator[int]:

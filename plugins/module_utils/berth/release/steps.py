@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ from . import (
     history,
     jobs,
     journal,
+    memory,
     migrate,
     offline,
     places,
@@ -54,10 +55,16 @@ from .paths import Paths, instance_file, template_files
 Answer = dict[str, Any]
 _PROXY_IDLE = 30
 _MARGIN = 5
+# Seconds after which the proxy has let go of a release that is not live any more.
+_IDLE = _PROXY_IDLE + _MARGIN
 # Seconds for which the processes beside the web have to stay up: at least, and while they are still at work.
 _SETTLED = (1.0, 3.0)
-# Seconds of waiting for old processes that a run does not mention.
+# Seconds of waiting for what is old that a run does not mention.
 _SAID = 5
+# Retiring releases beside the live one, where the app says nothing.
+_RETIRING = 2
+# What the retirement is called of one that does not wait for WebSockets any more.
+_EARLY = "End early:"
 # Of pending migrations so many are told by name.
 _NAMED = 10
 
@@ -235,6 +242,8 @@ class Deploy:
                 record = self._prove_first(cut)
         if self.action == "deploy" and self.commit and not force:
             self._refuse_older(record)
+        if self.action == "deploy" and self.live:
+            self._has_room(force, check)
         self.release = self.live
         if self.action == "deploy":
             self.release = plan.release_id(identity, here=prune.list_releases(self.paths))
@@ -273,6 +282,38 @@ class Deploy:
         here = prune.list_releases(self.paths)
         error.advice = plan.ways(self.paths.app, self.commit, self.asked, here, self.live)
         raise error
+
+    def _has_room(self, force: bool, check: bool) -> None:
+        """Before anything is made: where two releases do not fit, the kernel would choose what it ends."""
+        need, room = memory.used(units.web(self.paths.app, self.live)), memory.free()
+        began = time.monotonic()
+        # What retires may be about to end: at the latest when the proxy's idle time is over.
+        while not (memory.fits(need, room) or force or check) and time.monotonic() < began + _IDLE + _MARGIN:
+            if not self._beside(("active", "deactivating")):
+                break
+            time.sleep(1)
+            room = memory.free()
+        waited = time.monotonic() - began
+        takes = f"{self.live} takes {need // memory.MB} MB and {room // memory.MB} MB are free, swap included"
+        if memory.fits(need, room):
+            if memory.is_short(need, room):
+                self.notes.append(f"Memory is short for two releases at a time: {takes}.")
+            if waited > _SAID:
+                self.notes.append(f"It waited {waited:.0f} s for memory, until an older release had ended.")
+            return
+        beside = len(self._beside(("active", "deactivating")))
+        old = f", and {beside} older still retire (drain.releases, drain.websocket)" if beside else ""
+        text = f"A second release does not fit into memory beside the live one: {takes}{old}."
+        if force or check:
+            self.notes.append(text if force else f"{text} The deploy would stop here.")
+            return
+        raise ReleaseError(
+            f"{text} Nothing was changed.",
+            advice=(
+                "give web fewer workers, or the server more memory or swap (server.swap_mb), then: "
+                f"{self._again()}; or {self._again()} --force, at the risk that the kernel ends something."
+            ),
+        )
 
     def _sick(self) -> str:
         """What is wrong with a live release whose units run; it is never stopped for it."""
@@ -813,29 +854,69 @@ class Deploy:
         if units.states([old]).get(old) == "inactive":
             return {"changed": False, "msg": f"{self.live} does not run any more."}
         self.let_go(self.live, self.live_app())
-        return {"changed": True, "msg": f"{self.live} ends in the background when its last connection does."}
+        early = self._make_room()
+        self.notes += early
+        msg = f"{self.live} ends in the background when its last connection does."
+        return {"changed": True, "msg": " ".join([msg, *early])}
 
-    def let_go(self, release: str, app: dict[str, Any]) -> None:
-        """Until its last connection is gone, or its time is over, whatever becomes of this run."""
+    def _beside(self, states: Collection[str] = ("active",)) -> list[str]:
+        """Releases whose web serves beside the live one; the one that was live longest ago comes first."""
+        live, releases = prune.live_release(self.paths), prune.list_releases(self.paths)
+        webs = {units.web(self.paths.app, name): name for name in releases if name != live}
+        found = [webs[unit] for unit, state in units.states(list(webs)).items() if state in states]
+        return sorted(found, key=lambda name: prune.last_live(releases[name]))
+
+    def _make_room(self) -> list[str]:
+        """Of too many that retire the oldest wait for no WebSocket any more; what was said of each."""
+        most = int(self.app["drain"].get("releases") or _RETIRING)
+        beside, said = self._beside(), []
+        for release in beside[: max(0, len(beside) - most)]:
+            # Without a connection it ends by itself.
+            count = retire.connections(str(self.paths.socket(release)))
+            app = journal.read_record(self.paths.release(release)).get("app") or self.app
+            if count and self.let_go(release, app, early=True):
+                closed = "its open connection is" if count == 1 else f"its {count} open connections are"
+                said.append(
+                    f"{release} ends early, since {len(beside)} releases retire: {closed} closed, and "
+                    f"requests in flight have {app['drain']['requests']} s (drain.releases is {most})."
+                )
+        return said
+
+    def let_go(self, release: str, app: dict[str, Any], *, early: bool = False) -> bool:
+        """Until its last connection is gone, or its time is over, whatever becomes of this run.
+
+        `early` is when the proxy has let go of it. Says whether anything is new about its end.
+        """
         unit = units.retiring(self.paths.app, release)
+        limit = max(_IDLE, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
+        what = f"Wait for {release} of {self.paths.app} to finish, then stop it"
+        passed = 0.0
         if units.states([unit]).get(unit) in ("active", "activating"):
-            return
-        idle = _PROXY_IDLE + _MARGIN
-        limit = max(idle, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
+            known = command.show(unit, "Description", "ActiveEnterTimestampMonotonic") if early else {}
+            if not early or known.get("Description", "").startswith(_EARLY):
+                return False
+            began = int(known.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
+            passed = time.monotonic() - began if began else 0.0
+            # Another takes over instead of a signal to this one: it may run the script of an earlier Berth.
+            units.stop([unit])
+        if early:
+            limit = max(0, round(_IDLE - passed))
+            what = f"{_EARLY} {what[0].lower()}{what[1:]}"
         script = self.paths.state / "retire.py"
         journal.replace_text(script, command.module_source(retire), 0o600)
         socket, link = str(self.paths.socket(release)), str(self.paths.web_sock)
         done = command.run(
             ["systemd-run", "--quiet", "--collect", f"--unit={unit.removesuffix('.service')}",
-             f"--description=Wait for {release} of {self.paths.app} to finish, then stop it",
+             f"--description={what}",
              "--property=Restart=on-failure", "--property=RestartSec=5",
-             "/usr/bin/python3", "-I", str(script), socket, link, str(idle), str(limit),
+             "/usr/bin/python3", "-I", str(script), socket, link, str(_IDLE), str(limit),
              *units.serving(self.paths, release), *units.beside_web(app, release)]
         )  # fmt: skip
         if done.code != 0:
             raise ReleaseError(
                 f"{release} could not be retired: {done.lines[0] if done.lines else done.code}."
             )
+        return True
 
     def prune(self, args: Answer) -> Answer:
         releases = prune.list_releases(self.paths)
