@@ -66,11 +66,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if check and step in PREDICTED | {"migrate", "gate", "verify", "retire", "prune", "finish", "unlock"}:
             return {**result, "changed": step in PREDICTED, "msg": f"Step {step} would run."}
         if step == "detect":
-            return {
-                **result,
-                "changed": False,
-                "table": self._detect(args["apps"], int(args.get("connections") or 0)),
-            }
+            table, refused = self._detect(args["apps"], int(args.get("connections") or 0))
+            return {**result, "changed": False, "table": table, "refused": refused}
         try:
             request = {**args, "name": name, "check": check}
             for flag in ("force", "purge", "after_site"):
@@ -111,22 +108,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return AnsibleActionFail(masking.Mask(masking.of_request(args))(text))
 
     @staticmethod
-    def _detect(apps: list[dict[str, Any]], connections: int) -> str:
-        """On this machine: a folder as it is, a repository as a shallow copy made with the user's own git."""
-        tables = []
+    def _detect(apps: list[dict[str, Any]], connections: int) -> tuple[str, list[str]]:
+        """On this machine: a folder as it is, a repository as a shallow copy made with the user's own git.
+
+        One app that cannot be looked at keeps no other from being shown; its name is told beside the tables.
+        """
+        tables, refused = [], []
         for app in apps:
-            origin = app["source"]
+            origin, name = app["source"], str(app["name"])
             try:
-                if not origin.get("git"):
-                    rows = detect.describe(app, Path(origin["path"]), connections)
-                    tables.append(detect.table(app["name"], rows))
-                    continue
                 with tempfile.TemporaryDirectory(prefix="berth-detect-") as folder:
-                    pack.clone(origin["git"], origin.get("version") or "HEAD", Path(folder))
-                    tables.append(detect.table(app["name"], detect.describe(app, Path(folder), connections)))
+                    root = Path(origin.get("path") or folder)
+                    if origin.get("git"):
+                        root = Path(folder)
+                        pack.clone(origin["git"], origin.get("version") or "HEAD", root)
+                    rows = detect.describe(app, root, connections)
             except ReleaseError as error:
-                raise ActionModule._failure(f"{app['name']}: {error.text()}", {"app": app}) from None
-        return "\n\n".join(tables)
+                refused.append(name)
+                rows = [("refused", "", masking.Mask(masking.of_request({"app": app}))(error.sentence))]
+            tables.append(detect.table(name, rows))
+        return "\n\n".join(tables), refused
 
     @staticmethod
     def _upload(engine: session.Session, step: str, request: dict[str, Any], root: Path) -> dict[str, Any]:

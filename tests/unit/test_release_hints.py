@@ -617,6 +617,21 @@ def test_a_deploy_of_a_folder_asks_before_it_asks_the_server(
     assert asked == ["plan"]
 
 
+def test_one_source_that_is_refused_hides_no_other(tmp_path: Path) -> None:
+    write(tmp_path, a__one__main_py=MAIN, a__two__main_py=MAIN, b__main_py=MAIN)
+    for name in ("a/one", "a/two", "b"):
+        (tmp_path / name / "requirements.txt").write_text("fastapi\n")
+    apps = [
+        app(name=name, source={"path": str(tmp_path / name), "subdir": ""}, database={"enabled": False})
+        for name in ("a", "b", "c")
+    ]
+    table, refused = release.ActionModule._detect(apps, 0)
+    assert refused == ["a", "c"]
+    assert "a\n  refused    The source holds 2 projects" in table
+    assert "main:app" in table
+    assert f"source.path: {tmp_path}/c is not a folder" in table
+
+
 def test_detect_shows_the_hints(tmp_path: Path) -> None:
     write(tmp_path, main_py=MAIN + 'import os\nX = os.environ["SITE"]\nos.makedirs("media")\n')
     (tmp_path / "requirements.txt").write_text("fastapi\n")
