@@ -426,6 +426,25 @@ def test_what_a_cut_off_run_left_live_is_proved_before_the_next_deploy(
     assert record["healthy"]
 
 
+@pytest.mark.parametrize("refused", ["", "Failed to start x: Unit x has a bad unit file setting."])
+def test_workers_that_systemd_does_not_start_again_are_told(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    lay(paths, "r1", turn=1)
+    go_live(paths, "r1")
+    run = deploy(paths, systemd, "r1", "r2")
+    before = systemd.run
+
+    def answer(argv: list[str], **more: Any) -> command.Result:
+        done = before(argv, **more)
+        return command.Result(1, "", refused) if refused and argv[:2] == ["systemctl", "start"] else done
+
+    monkeypatch.setattr(command, "run", answer)
+    recover.settle(run, {"release": "r2", "step": "fetch"})
+    told = [note for note in run.notes if note.startswith("Not all of r1 could be started again: Failed")]
+    assert bool(told) is bool(refused)
+
+
 @pytest.mark.parametrize("waited_for", [True, False])
 def test_a_release_that_nothing_waits_for_any_more_is_retired_again(
     paths: Paths, systemd: Systemd, waited_for: bool

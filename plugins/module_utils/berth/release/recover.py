@@ -42,7 +42,10 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     if deploy.action == "deploy" and mine:
         # The engine was killed before it started them, and the deploy that follows may fail.
         jobs.hand_over(deploy.paths, deploy.live_app(), deploy.live, deploy.live_app())
-        command.systemctl("start", "--no-block", *mine)
+        started = command.systemctl("start", "--no-block", *mine)
+        if started.code != 0:
+            said = started.lines[0] if started.lines else f"exit status {started.code}"
+            deploy.notes.append(f"Not all of {deploy.live} could be started again: {said}.")
     prune.sweep(deploy.paths)
     if deploy.action != "deploy":
         prune.remove_unused_envs(deploy.paths)
