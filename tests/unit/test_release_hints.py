@@ -262,6 +262,9 @@ def test_a_database_under_other_names(tmp_path: Path) -> None:
     )
     mine = yaml.safe_load(said.partition("write ")[2])["database"]
     assert told(tmp_path, database={"enabled": True, **mine}) == []
+    write(tmp_path, app__config_py=f"{PARTS}    POSTGRES_URL: str | None = None\n")
+    assert told(tmp_path) == [said], "another way to say the same"
+    write(tmp_path, app__config_py=PARTS)
     # Where it reads what it is told anyway, they are another way to say the same.
     write(tmp_path, app__more_py='import os\nURL = os.getenv("DATABASE_URL")\n')
     assert "{url: DATABASE_URL, host: POSTGRES_SERVER, user: POSTGRES_USER}" in told(tmp_path)[0]
@@ -314,8 +317,8 @@ class Cache(BaseSettings):
         (
             REDIS,
             "redis: {enabled: true, variables: {host: REDIS_CACHE_HOST, port: REDIS_CACHE_PORT}} and env: "
-            '{REDIS_QUEUE_HOST: {template: "${redis.host}"}}; beside a host it reads no password, and '
-            "without one nothing gets in",
+            '{REDIS_QUEUE_HOST: {template: "${redis.host}"}}; beside REDIS_CACHE_HOST, '
+            "REDIS_QUEUE_HOST no password is read, and without one nothing gets in",
         ),
         (
             "from os import getenv\n"
@@ -330,6 +333,20 @@ def test_a_redis_that_nobody_sets(tmp_path: Path, text: str, key: str) -> None:
     write(tmp_path, app__config_py=text)
     said = told(tmp_path)
     assert [one.partition(": write ")[2] for one in said] == ([key] if key else [])
+
+
+@pytest.mark.parametrize(
+    ("more", "bare"),
+    [
+        ("", ["A_REDIS_HOST"]),
+        ("A_REDIS_PASSWORD", []),
+        ("A_REDIS_URL", []),
+        ("B_REDIS_PASSWORD", ["A_REDIS_HOST"]),
+    ],
+)
+def test_a_host_without_a_password_beside_it(more: str, bare: list[str]) -> None:
+    names = [reads.Variable(name, "x.py:1") for name in ("A_REDIS_HOST", "A_REDIS_PORT", more) if name]
+    assert hints._without_password(names) == bare
 
 
 def test_a_redis_that_is_set_or_not_needed(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ _ENDS = (
     (r"(PASSWORD|PASS|PASSWD|PWD)$", "password"),
     (r"(DB|NAME|DATABASE|DBNAME|PGDATABASE|DB_INDEX)$", "name"),
 )
+_END = {part: end for end, part in _ENDS}
 _OTHERS = re.compile(r"TEST|MYSQL|MONGO|SQLITE")
 _DRAWN = re.compile(
     r"(^|_)(SECRET_KEY|JWT_SECRET|JWT_KEY|SESSION_SECRET|COOKIE_SECRET|SIGNING_KEY|SALT|PEPPER)$"
@@ -162,9 +163,11 @@ def database(app: Mapping[str, Any], read: Iterable[Variable], unset: Iterable[V
     # What it is told already may be all that it needs: then only what it cannot do without is of interest.
     enough = any(one.name.upper() in told for one in read)
     parts = _parts(one for one in unset if _is_database(one.name) and (one.required or not enough))
+    if "url" in parts and "host" in parts and not parts["url"].required:
+        del parts["url"]  # another way to say the same
     if not settings.get("enabled") or not (enough or parts.keys() & {"url", "host"}):
         return []
-    if not parts or ("url" in parts and not parts["url"].required and "host" not in parts):
+    if not parts or ("url" in parts and not parts["url"].required):
         # A URL that may be missing is one of several, as a rule: Alembic's, a replica's.
         return []
     known = settings.get("variables") or {} if enough else {"url": ""}
@@ -201,9 +204,18 @@ def redis(app: Mapping[str, Any], unset: Iterable[Variable], *, needed: bool = F
         templates = ", ".join(f'{name}: {{template: "${{redis.{what}}}"}}' for name, what in part.items())
         key += f" and env: {{{templates}}}"
     said = _told(mine, "Redis", key)
-    if "host" in parts and "password" not in parts:
-        said += "; beside a host it reads no password, and without one nothing gets in"
+    if bare := _without_password(mine):
+        said += f"; beside {', '.join(bare)} no password is read, and without one nothing gets in"
     return [said]
+
+
+def _without_password(names: Iterable[Variable]) -> list[str]:
+    """Hosts that are read, and neither a password nor an address of the same stem."""
+    stems = {
+        re.sub(_END[part], "", one.name) for one in names if (part := _part(one.name)) in ("password", "url")
+    }
+    hosts = [one.name for one in names if _part(one.name) == "host"]
+    return [name for name in hosts if re.sub(_END["host"], "", name) not in stems]
 
 
 def _told(names: Iterable[Variable], what: str, key: str) -> str:
