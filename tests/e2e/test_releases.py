@@ -131,6 +131,27 @@ def test_one_app_that_fails_keeps_no_other_from_its_turn(site: Kit, board: Path)
         assert "is meant for one app, and this inventory has board, notes" in refused
 
 
+def test_a_run_that_fails_after_the_switch_is_finished(site: Kit, board: Path, tmp_path: Path) -> None:
+    """What fails is no step of the engine, and the run goes on with the next app."""
+    touch(board, "switched")
+    before = site.release("board")
+    shutil.copytree(ROOT / "roles/release", tmp_path / "roles/release")
+    road = tmp_path / "roles/release/tasks/live.yml"
+    verify = "- name: Verify the public route"
+    fail = "- name: Fail\n  ansible.builtin.fail: {msg: Out of cheese.}\n  when: release_name == 'board'\n\n"
+    road.write_text(road.read_text().replace(verify, fail + verify))
+    roles = {"ANSIBLE_ROLES_PATH": f"{tmp_path / 'roles'}:{ROOT / 'roles'}"}
+    said = site.play("playbooks/deploy.yml", env=roles, succeed=False).output
+    live = site.release("board")
+    assert live != before
+    assert f"board  failed: Out of cheese. {live} was live by then, and is proved." in said, said
+    known = json.loads(site.host.sh("cat /srv/board/current/release.json"))
+    assert (known["id"], known["healthy"]) == (live, True)
+    assert site.host.sh(f"systemctl is-active 'board-worker@{live}.service'") == "active"
+    assert site.host.sh(f"systemctl is-active 'berth-retire-board-{before}.service'") == "active"
+    assert site.play("playbooks/deploy.yml").changed == 0
+
+
 BROKEN = {
     "syntax error": ("board/main.py", "def (\n", r"SyntaxError.*|main\.py"),
     "import error": ("board/main.py", "import no_such_module\n", r"no_such_module"),

@@ -191,9 +191,11 @@ def test_a_full_disk_stops_no_rollback(kit: Kit) -> None:
     )
     try:
         run = kit.play("playbooks/rollback.yml", "-e", "app=board")
+        retiring = kit.host.sh(f"systemctl is-active 'berth-retire-board-{live}.service'", check=False)
     finally:
         kit.host.sh(f"umount {folders}")
     assert kit.release("board") == before != live
+    assert retiring == "active", "what a rollback replaced ends, whatever is full"
     assert "Left to the next run" in run.output
     assert "No space left on device" in run.output
     deploy(kit)

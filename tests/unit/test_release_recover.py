@@ -274,11 +274,13 @@ def test_a_full_disk_after_the_switch_stops_nothing(
     assert "No space left on device" in answer["msg"]
 
 
-@pytest.mark.usefixtures("systemd")
-def test_a_full_disk_stops_no_rollback(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_stops_no_rollback(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lay(paths, "r1", turn=1)
     lay(paths, "r2", turn=2)
     go_live(paths, "r2")
+    systemd.active.add(units.web("board", "r2"))
     taken = lock.Lock(paths)
     monkeypatch.setattr(lock.os, "pwrite", _raise)
     taken.take({"user": "me"}, 0)
@@ -287,6 +289,7 @@ def test_a_full_disk_stops_no_rollback(paths: Paths, monkeypatch: pytest.MonkeyP
     run, _ = rollback(paths)
     step(run, "start", "gate", "switch", "verify", "retire", "prune", "finish")
     assert prune.live_release(paths) == "r1"
+    assert systemd.told(f"--unit={units.retiring('board', 'r2').removesuffix('.service')}")
     taken.release()
 
 
@@ -412,6 +415,37 @@ def test_a_run_that_is_gone_leaves_no_new_release_running(
 
 
 @pytest.mark.parametrize("good", [True, False])
+def test_a_run_that_fails_after_the_switch_leaves_nothing_unproved(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    """A task of the playbook failed, and no step of the engine: the run goes on with its other apps."""
+    lay(paths, "r1", turn=1)
+    go_live(paths, "r1")
+    engine = steps.Engine()
+    engine.deploys["board"] = deploy(paths, systemd)
+    step(engine.deploys["board"], "switch")
+    if not good:
+        monkeypatch.setattr(gate, "verify_public", lambda *_, **__: _fail("The public route failed."))
+    answer = engine.run("unlock", {"name": "board"}, None)
+    assert not engine.deploys
+    assert prune.live_release(paths) == ("r2" if good else "r1")
+    assert journal.read_record(paths.release("r2")).get("healthy") is good
+    said = "r2 was live by then, and is proved." if good else "The public route failed. r1 is live again."
+    assert answer["finished"] == said
+    assert engine.run("unlock", {"name": "board"}, None)["finished"] == ""
+
+
+def test_a_run_that_fails_before_the_switch_leaves_nothing_running(paths: Paths, systemd: Systemd) -> None:
+    lay(paths, "r1", turn=1)
+    go_live(paths, "r1")
+    engine = steps.Engine()
+    engine.deploys["board"] = deploy(paths, systemd)
+    assert engine.run("unlock", {"name": "board"}, None)["finished"] == ""
+    assert units.web("board", "r2") not in systemd.active
+    assert units.web("board", "r1") in systemd.active
+
+
+@pytest.mark.parametrize("good", [True, False])
 def test_what_a_cut_off_run_left_live_is_proved_before_the_next_deploy(
     paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, good: bool
 ) -> None:
@@ -465,22 +499,22 @@ def test_a_release_that_nothing_waits_for_any_more_is_retired_again(
     assert paths.release("r1").is_dir()
 
 
-def test_the_words_of_a_retirement_keep_their_places(
+def test_a_retirement_is_given_its_text_and_its_words(
     paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that an older engine began is started again with the text of the engine that came last."""
     lay(paths, "r1", turn=1)
     deploy(paths, systemd).let_go("r1", APP)
     line = next(line for line in systemd.said if line.startswith("systemd-run"))
-    words = line.partition(f"{paths.state}/retire.py ")[2].split()
+    text = command.module_source(retire)
+    assert not set("$%") & set(text), "systemd would read them as its own"
+    words = line.partition(f"/usr/bin/python3 -I -c {text} ")[2].split()
     assert words[:5] == [
         str(paths.socket("r1")), str(paths.web_sock), "35", "35", units.web("board", "r1"),
     ]  # fmt: skip
     seen: list[Any] = []
-    monkeypatch.setattr(retire, "main", lambda *given: seen.extend(given))
-    code = (paths.state / "retire.py").read_text().rpartition("if __name__")[2].partition(":\n")[2]
-    monkeypatch.setattr("sys.argv", ["retire.py", "socket", "link", "35", "60", "a.service", "b.timer"])
-    exec(textwrap.dedent(code), vars(retire) | {"main": retire.main})  # noqa: S102 - the file that is run
+    code = text.rpartition("if __name__")[2].partition(":\n")[2]
+    monkeypatch.setattr("sys.argv", ["-c", "socket", "link", "35", "60", "a.service", "b.timer"])
+    exec(textwrap.dedent(code), vars(retire) | {"main": lambda *given: seen.extend(given)})  # noqa: S102
     assert seen == ["socket", "link", 35.0, 60.0, ["a.service", "b.timer"]]
 
 

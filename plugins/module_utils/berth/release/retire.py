@@ -1,12 +1,10 @@
 """Waits until a replaced release has nothing left to do, then stops it. Standard library only.
 
-The engine copies this file into the app's state folder and runs it in the background: the deploy has long
-returned.
+The engine hands this text to a Python in the background: the deploy has long returned.
 
-usage: retire.py SOCKET LINK IDLE LIMIT UNIT...
+usage: python3 -c TEXT SOCKET LINK IDLE LIMIT UNIT...
 
-A newer engine writes its own copy over this one, and a retirement that was killed is started again with the
-words of the engine that began it: they keep their places for good.
+One that was killed is started again with the same text and the same words.
 """
 
 from __future__ import annotations

@@ -902,15 +902,14 @@ class Deploy:
         if early:
             limit = max(0, round(_IDLE - passed))
             what = f"{_EARLY} {what[0].lower()}{what[1:]}"
-        script = self.paths.state / "retire.py"
-        journal.replace_text(script, command.module_source(retire), 0o600)
-        socket, link = str(self.paths.socket(release)), str(self.paths.web_sock)
+        wait = ["/usr/bin/python3", "-I", "-c", command.module_source(retire)]
+        wait += [str(self.paths.socket(release)), str(self.paths.web_sock), str(_IDLE), str(limit)]
         done = command.run(
             ["systemd-run", "--quiet", "--collect", f"--unit={unit.removesuffix('.service')}",
              f"--description={what}",
              "--property=Restart=on-failure", "--property=RestartSec=5",
-             "/usr/bin/python3", "-I", str(script), socket, link, str(_IDLE), str(limit),
-             *units.serving(self.paths, release), *units.beside_web(app, release)]
+             # Not from a file: a full disk must not keep an old release at work.
+             *wait, *units.serving(self.paths, release), *units.beside_web(app, release)]
         )  # fmt: skip
         if done.code != 0:
             raise ReleaseError(
@@ -1001,11 +1000,33 @@ class Engine:
     def finish_alone(self) -> None:
         """What is left after a switch, when its run is gone: the release is proved, or taken back."""
         for deploy in self.deploys.values():
-            deploy.alone = True
             with contextlib.suppress(Exception):
-                for step in self.CHANGING[self.CHANGING.index("switch") + 1 :]:
-                    if deploy.switched and step not in deploy.times:
-                        self._step(deploy, step, {}, None)
+                self._finish(deploy)
+
+    def _finish(self, deploy: Deploy) -> None:
+        deploy.alone = True
+        for step in self.CHANGING[self.CHANGING.index("switch") + 1 :]:
+            if deploy.switched and step not in deploy.times:
+                self._step(deploy, step, {}, None)
+
+    def _unlock(self, name: str) -> Answer:
+        """The run itself may have failed between two steps, and go on with other apps."""
+        deploy = self.deploys.get(name)
+        finished = ""
+        if deploy:
+            # In sight meanwhile: a run that goes away now has to find it unfinished.
+            try:
+                if deploy.switched:
+                    self._finish(deploy)
+                    finished = f"{deploy.release} was live by then, and is proved."
+                elif not deploy.proved and not deploy.undone:
+                    recover.end_unproved(deploy)
+            except ReleaseError as error:
+                finished = error.text().splitlines()[0]
+            finally:
+                del self.deploys[name]
+                deploy.lock.release()
+        return {"changed": bool(finished), "msg": "The lock is free.", "finished": finished}
 
     def run(self, step: str, args: Answer, body: IO[bytes] | None) -> Answer:
         if step == "releases":
@@ -1033,10 +1054,7 @@ class Engine:
         if step == "lock":
             return self._lock(name, args)
         if step == "unlock":
-            deploy = self.deploys.pop(name, None)
-            if deploy:
-                deploy.lock.release()
-            return {"changed": False, "msg": "The lock is free."}
+            return self._unlock(name)
         try:
             return self._locked(step, name, args, body)
         except ReleaseError as error:
