@@ -77,10 +77,22 @@ def berth(
 
 @app.command(
     epilog="berth init\n\n"
-    "berth init prod --yes --host 203.0.113.7 --domain board.example.com --app board --source ../board",
+    "berth init -i staging --yes --host 203.0.113.7 --domain board.example.com --app board --source ../board",
 )
 def init(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The inventory's name.")] = "prod",
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="The inventory's name, as -i takes it.", show_default="prod"),
+    ] = None,
+    inventory: Annotated[
+        str | None,
+        typer.Option(
+            "-i",
+            "--inventory",
+            metavar="PATH",
+            help="The same as NAME; or the folder to write, with a slash.",
+        ),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="The server's address or host name.")] = None,
     user: Annotated[str | None, typer.Option(help="The SSH user: root, or one with sudo.")] = None,
     port: Annotated[int, typer.Option(help="The SSH port.")] = 22,
@@ -105,8 +117,7 @@ def init(
 
     Asks for what the options leave open. Refuses to touch an inventory that exists.
     """
-    scaffold.validate("name", name)
-    target = (folder or kit.ROOT / "inventories" / name).absolute()
+    target = scaffold.place(name, inventory, folder)
     scaffold.refuse_overwriting(target)
     ask = scaffold.Questions(asking=not yes)
     host = ask("host", "Server (address or host name)", host)

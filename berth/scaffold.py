@@ -73,6 +73,20 @@ def validate(kind: str, answer: str) -> str:
     raise kit.BerthError(f"{answer!r} {complaint}" if answer else f"An empty answer {complaint}")
 
 
+def place(name: str | None, option: str | None, folder: Path | None) -> Path:
+    """Where an inventory goes, whichever way it was named: NAME, `-i NAME`, `-i PATH` or `--folder PATH`."""
+    if name and option and name != option:
+        raise kit.BerthError(f"NAME says {name}, and -i says {option}: name the inventory once.")
+    given = name or option or Path(kit.DEFAULT_INVENTORY).name
+    path = Path(given).expanduser()
+    if folder is None and path.parent != Path():
+        # A folder of the kit is written from wherever the command is run, as it is found.
+        below = path.parent == Path(kit.DEFAULT_INVENTORY).parent
+        folder, given = kit.ROOT / path if below else path, path.name
+    validate("name", given)
+    return (folder or kit.ROOT / "inventories" / given).absolute()
+
+
 def _is_host(text: str) -> bool:
     return _is_address(text) or (
         len(text) < 254 and all(HOST_LABEL.fullmatch(label) for label in text.split("."))

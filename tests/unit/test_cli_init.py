@@ -228,3 +228,34 @@ def test_a_wrong_answer_gets_one_sentence(kind: str, answer: str) -> None:
 )
 def test_a_name_is_guessed_from_the_source(source: str | None, name: str | None) -> None:
     assert scaffold.guess_name(source) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "folder", "written"),
+    [
+        (None, None, None, ROOT / "inventories/prod"),
+        ("staging", None, None, ROOT / "inventories/staging"),
+        (None, "staging", None, ROOT / "inventories/staging"),
+        ("staging", "staging", None, ROOT / "inventories/staging"),
+        (None, "inventories/staging", None, ROOT / "inventories/staging"),
+        (None, "/etc/berth/staging/", None, Path("/etc/berth/staging")),
+        ("staging", None, Path("/etc/berth"), Path("/etc/berth")),
+    ],
+)
+def test_both_spellings_name_the_inventory(
+    name: str | None, option: str | None, folder: Path | None, written: Path
+) -> None:
+    assert scaffold.place(name, option, folder) == written
+
+
+def test_two_names_are_refused() -> None:
+    with pytest.raises(kit.BerthError, match="NAME says prod, and -i says staging"):
+        scaffold.place("prod", "staging", None)
+
+
+def test_the_option_of_all_verbs_names_it(project: Path, tmp_path: Path) -> None:
+    words = ["--yes", "--host", "203.0.113.7", "--domain", "board.test", "--source", str(project)]
+    done = init("-i", str(tmp_path / "staging"), *words)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "staging/hosts.yml").is_file()
+    assert f"berth up -i {tmp_path / 'staging'}" in done.stdout
