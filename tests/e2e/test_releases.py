@@ -92,6 +92,8 @@ def test_old_releases_retire_and_are_pruned(site: Kit) -> None:
     kept = site.host.sh("ls /srv/board/releases").split()
     assert len(kept) <= keep + 2, kept
     assert site.release("board") in kept
+    # Ends that are meant leave no errors behind.
+    assert "Bad file descriptor" not in site.host.sh("journalctl -o cat -u 'board-web@*.service'")
 
 
 def test_rollback_is_the_previous_release(site: Kit, board: Path) -> None:

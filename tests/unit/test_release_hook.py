@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import types
 from pathlib import Path
@@ -156,3 +157,21 @@ def test_code_from_a_folder_that_outlives_releases_is_noticed(
     assert gunicorn_conf.stray("strayed:app", data) == str(data / "src/strayed.py")
     module.__file__ = str(release / "main.py")
     assert gunicorn_conf.stray("strayed:app", data) == ""
+
+
+def test_a_listener_that_is_closed_already_is_nothing_to_tell(
+    link: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """uvloop closes it before gunicorn wants to, at the end of every worker."""
+    log = logging.getLogger("gunicorn.error.test")
+    worker = types.SimpleNamespace(wsgi=plain, log=types.SimpleNamespace(error_log=log))
+    settings = {"target": "main:app", "link": str(link), "socket": OWN}
+    monkeypatch.setattr(gunicorn_conf, "_settings", settings)
+    gunicorn_conf.post_worker_init(worker)
+    with caplog.at_level(logging.INFO):
+        log.info("Error while closing socket %s", "[Errno 9] Bad file descriptor")
+        log.info("Error while closing socket %s", "[Errno 5] Input/output error")
+        log.error("Exception in worker process: [Errno 9] Bad file descriptor")
+    assert [record.getMessage().partition("[")[0] for record in caplog.records] == [
+        "Error while closing socket ", "Exception in worker process: ",
+    ]  # fmt: skip

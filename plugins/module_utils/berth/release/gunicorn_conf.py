@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import os
 import signal
 import sys
@@ -99,6 +100,13 @@ def stray(target: str, data: Path) -> str:
     return str(file) if data.resolve() in file.parents else ""
 
 
+def worth_telling(record: logging.LogRecord) -> bool:
+    """Whether a line of gunicorn's says something: uvloop closes the listener before gunicorn wants to."""
+    return not (
+        str(record.msg).startswith("Error while closing socket") and "[Errno 9]" in record.getMessage()
+    )
+
+
 def post_worker_init(worker: Any) -> None:
     data = Path(__file__).resolve().parents[3] / "data"
     if found := stray(_settings["target"], data):
@@ -106,6 +114,7 @@ def post_worker_init(worker: Any) -> None:
             f"the code of {_settings['target']} was imported from {found} and not from the release: take its "
             "folder out of persistent"
         )
+    worker.log.error_log.addFilter(worth_telling)
     worker.wsgi = Retiring(worker.wsgi, _settings["link"], _settings["socket"])
 
 
