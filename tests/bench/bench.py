@@ -24,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "molecule" / "shared")]
 import testhost  # noqa: E402
 
 from tests.bench import throughput  # noqa: E402
-from tests.support.kit import INTERNAL_CA, Kit, demo_apps  # noqa: E402
+from tests.support.kit import Kit, demo_apps  # noqa: E402
 from tests.support.load import Load, Window  # noqa: E402
 
 NAME = "bench"
@@ -176,8 +176,7 @@ class Bench:
 
     def under_load(self, deploys: int) -> None:
         """Keep-alive clients in quiet time, while deploys run, and around their switches."""
-        authority = self.work / "ca.crt"
-        authority.write_text(self.host.sh(f"cat {INTERNAL_CA}") + "\n")
+        authority = self.kit.authority(self.work)
         switches: list[Window] = []
         with Load("board.localhost", self.host.published["443"], authority, clients=8) as load:
             time.sleep(1)

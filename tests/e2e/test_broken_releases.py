@@ -24,7 +24,7 @@ import pytest
 from testhost import Host
 
 from tests.support import canary
-from tests.support.kit import INTERNAL_CA, ROOT, Kit
+from tests.support.kit import ROOT, WELL, Kit
 from tests.support.load import Traffic
 
 FIXTURE = ROOT / "tests" / "fixtures" / "brokenapp"
@@ -421,7 +421,7 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
             {"name": "worker", "command": "python -m shop.worker"},
         ],
         "database": {"scheme": "postgresql+psycopg"},
-        "health": {**health, "timeout": 30},
+        "health": {**health, "timeout": WELL},
         "persistent": ["uploads"],
     }
     stall = {
@@ -430,7 +430,7 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         "source": {"path": str(source)},
         "processes": [{"name": "web", "command": "python stall.py {socket}"}],
         "database": {"enabled": False},
-        "health": {**health, "timeout": 30},
+        "health": {**health, "timeout": WELL},
     }
     kit = Kit(
         tmp_path_factory.mktemp("kit"),
@@ -446,11 +446,9 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         "git add -A; git -c user.name=a -c user.email=a@b commit -qm one;"
         f"git clone -q --bare /tmp/work {GIT}; rm -rf /tmp/work"
     )
-    path = tmp_path_factory.mktemp("ca") / "root.crt"
-    path.write_text(kit.host.sh(f"cat {INTERNAL_CA}") + "\n")
     for app in kit.apps:
         app["health"] = health
-    return Yard(kit, source, path)
+    return Yard(kit, source, kit.authority(tmp_path_factory.mktemp("ca")))
 
 
 def sentence(output: str) -> str:
@@ -583,7 +581,7 @@ def test_a_hostile_source_is_refused_or_harmless(yard: Yard) -> None:
     assert elsewhere(yard) == before
     assert yard.kit.release("shop") == live
     # What does no harm goes live, and did none.
-    yard.kit.app("shop")["health"]["timeout"] = 30
+    yard.kit.app("shop")["health"]["timeout"] = WELL
     yard.kit.play("playbooks/deploy.yml", "-e", "app=shop")
     assert elsewhere(yard) == before
     made = host.sh("cd /srv/shop/current/shop; stat -c '%F %U' __pycache__; ls __pycache__; cat costs.py")
@@ -626,7 +624,7 @@ def test_no_secret_is_seen(yard: Yard, tmp_path: Path) -> None:
     kit, loud = yard.kit, ("-vvv", "--diff")
     kit.vault = {"shop": canary.VAULT}
     shop = kit.app("shop")
-    shop["health"]["timeout"] = 30
+    shop["health"]["timeout"] = WELL
     shop["secrets"] = [{"name": name} for name in canary.VAULT] + [{"name": "CANARY_BORN", "generate": True}]
     shop["env"] = canary.ENV
     mended = copy.deepcopy(kit.apps)
@@ -641,7 +639,7 @@ def test_no_secret_is_seen(yard: Yard, tmp_path: Path) -> None:
             kit.apps = copy.deepcopy(mended)
             yard.apply(case)
             if name == "pydantic":
-                output, held = canary.berth(kit, tmp_path / "run", wanted - plain, "deploy", "shop")
+                output, held = canary.berth(kit, tmp_path / "run", wanted - plain, "deploy", "shop", status=2)
                 assert held == []
             else:
                 output = kit.play("playbooks/deploy.yml", "-e", "app=shop", *loud, succeed=False).output
@@ -665,7 +663,7 @@ def test_after_all_this_a_good_release_goes_live(yard: Yard) -> None:
     yard.mend()
     (yard.source / "shop" / "prices.py").write_text("TAX = 0.1\n")
     for name in ("shop", "stall"):
-        yard.kit.app(name)["health"]["timeout"] = 30
+        yard.kit.app(name)["health"]["timeout"] = WELL
     yard.kit.play("playbooks/deploy.yml")
     # A connection of the proxy's from before the switch may bring one more answer of the old release.
     answers = [yard.kit.json("https://shop.localhost/things")["tax"] for _ in range(20)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 from testhost import Host
 
-from tests.support.kit import BIN, ROOT, environment
+from tests.support.kit import BIN, ROOT, execute
 
 
 def test_the_example_deploys_as_it_stands(boot: Callable[..., Host], tmp_path: Path) -> None:
@@ -25,19 +24,9 @@ def test_the_example_deploys_as_it_stands(boot: Callable[..., Host], tmp_path: P
     hosts["all"]["hosts"][name] = host.connection()
     (folder / "hosts.yml").write_text(yaml.safe_dump(hosts, width=1000))
     for run in ("first", "second"):
-        done = subprocess.run(
-            [str(BIN / "ansible-playbook"), "site.yml", "-i", str(folder)],
-            cwd=ROOT,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        assert ("changed=0" in done.stdout) is (run == "second"), done.stdout
+        done = execute(str(BIN / "ansible-playbook"), "site.yml", "-i", str(folder))
+        assert done.status == 0, done.output
+        assert (done.changed == 0) is (run == "second"), done.output
     for app in ("board", "notes"):
         said = host.sh(
             f"curl -sSf --unix-socket /srv/{app}/web.sock -H 'Host: {app}.example.com' http://app/readyz"

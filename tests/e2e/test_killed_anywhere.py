@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -22,7 +21,7 @@ import pytest
 from testhost import Host
 
 from tests.support.freeze import Frozen, freeze, patience
-from tests.support.kit import INTERNAL_CA, ROOT, Kit, demo_apps, kill
+from tests.support.kit import WELL, Kit, board_copy, kill
 from tests.support.load import Load
 
 # Ends what hangs, no more: where the machine does much else at the same time, a case takes minutes. That the
@@ -110,14 +109,10 @@ with open("/var/lib/berth/board/lock") as lock:
 def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
     """A host of its own, with the board on it from a copy of its source."""
     folder = tmp_path_factory.mktemp("killed")
-    copy = folder / "board"
-    shutil.copytree(ROOT / "app", copy, ignore=shutil.ignore_patterns(".venv", "__pycache__", ".*_cache"))
-    app = next(app for app in demo_apps() if app["name"] == "board")
-    app["source"] = {"path": str(copy)}
+    app = board_copy(folder)
     app["keep_releases"] = 2
-    # Every deploy here would wait for the one, which is tested elsewhere. The other is for a busy machine,
-    # where the import of the app alone has taken a minute.
-    app["health"] = {**app["health"], "hold": 0.5, "timeout": 600}
+    # Every deploy here would wait for it, which is tested elsewhere.
+    app["health"] = {**app["health"], "hold": 0.5, "timeout": WELL}
     # Old releases are to be gone soon, so that every prune has something to do.
     app["drain"] = {"requests": 5, "websocket": 5}
     kit = Kit(folder / "inventory", boot("killed", provisioned=True, publish={"443": 0}), apps=[app])
@@ -127,9 +122,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def authority(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ca") / "root.crt"
-    path.write_text(kit.host.sh(f"cat {INTERNAL_CA}") + "\n")
-    return path
+    return kit.authority(tmp_path_factory.mktemp("ca"))
 
 
 def source(kit: Kit) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from testhost import Host
 
-from tests.support.kit import ROOT, Kit, environment
+from tests.support.kit import ROOT, WELL, Kit, environment
 
 FIXTURE = ROOT / "tests" / "fixtures" / "brokenapp"
 GIT = "/srv/repository.git"
@@ -59,7 +59,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
         "source": {"path": str(source)},
         "processes": [{"name": "web", "workers": 1}],
         "database": {"scheme": "postgresql+psycopg"},
-        "health": {"path": "/healthz", "timeout": 30},
+        "health": {"path": "/healthz", "timeout": WELL},
         "secrets": [{"name": "API_KEY"}],
         "env": {"GREETING": "hello"},
     }

@@ -14,7 +14,7 @@ import pytest
 from testhost import Host
 
 from tests.support.freeze import patience
-from tests.support.kit import INTERNAL_CA, ROOT, Kit, Run
+from tests.support.kit import ROOT, WELL, Kit, Run
 from tests.support.load import Traffic, Window
 
 FIXTURE = ROOT / "tests" / "fixtures" / "loadapp"
@@ -22,12 +22,12 @@ FIXTURE = ROOT / "tests" / "fixtures" / "loadapp"
 DEPLOYS = 20
 # Seconds for which the app can hold a slow request back, less what starting one may take.
 HELD = 40
-# Each worker's import takes four seconds, one after the other.
+# Each worker's import takes so many seconds, one after the other.
 TURNS = """
 import fcntl, time
 with open("/srv/loadapp/data/turn", "w") as turn:
     fcntl.flock(turn, fcntl.LOCK_EX)
-    time.sleep(4)
+    time.sleep({seconds})
 """
 UNITS = (
     "systemctl list-units --no-legend --plain 'loadapp-web@*.service' --state=active,deactivating"
@@ -91,7 +91,7 @@ def ship(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         "domains": ["loadapp.localhost"],
         "source": {"path": str(source)},
         "database": {"enabled": False},
-        "health": {"timeout": 20},
+        "health": {"timeout": WELL},
         # The WebSockets from before the first deploy are to outlive all the others.
         "drain": {"releases": DEPLOYS + 10},
     }
@@ -104,9 +104,7 @@ def ship(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture(scope="module")
 def authority(ship: Ship, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The CA of the host's proxy."""
-    path = tmp_path_factory.mktemp("ca") / "root.crt"
-    path.write_text(ship.kit.host.sh(f"cat {INTERNAL_CA}") + "\n")
-    return path
+    return ship.kit.authority(tmp_path_factory.mktemp("ca"))
 
 
 def what_was_replaced_is_gone(ship: Ship) -> None:
@@ -141,7 +139,7 @@ def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(ship: Ship, a
         ship.deploy("bad", "raise RuntimeError('out of cheese')\n", succeed=False)
         ship.kit.app("loadapp")["health"].update(path="/nowhere", timeout=3)
         ship.deploy("sick", succeed=False)
-        ship.kit.app("loadapp")["health"].update(path="", timeout=20)
+        ship.kit.app("loadapp")["health"].update(path="", timeout=WELL)
         assert ship.kit.release("loadapp") == ship.releases[str(DEPLOYS)]
 
         with ship.held(), ship.window():
@@ -240,13 +238,14 @@ def test_the_switch_waits_for_all_workers(ship: Ship) -> None:
     app, host = ship.kit.app("loadapp"), ship.kit.host
     before = ship.kit.release("loadapp")
     app["processes"] = [{"name": "web", "workers": 8}]
-    app["health"]["timeout"] = 12
-    said = ship.deploy("few", TURNS, succeed=False).output
+    turn = min(patience(4), 15)
+    app["health"]["timeout"] = round(3 * turn)
+    said = ship.deploy("few", TURNS.format(seconds=turn), succeed=False).output
     assert re.search(r"answered well, but only [1-6] of 8 workers were ready after \d+ s: raise", said), said
     assert ship.kit.release("loadapp") == before
 
-    app["health"]["timeout"] = 120
-    ship.deploy("all", TURNS)
+    app["health"]["timeout"] = WELL
+    ship.deploy("all", TURNS.format(seconds=turn))
     live = ship.kit.release("loadapp")
     switched = float(host.sh("stat -c %.Y /srv/loadapp/web.sock"))
     started = host.sh(

@@ -18,7 +18,7 @@ from testhost import Host
 
 from tests.support.disk import Disk
 from tests.support.freeze import freeze, patience
-from tests.support.kit import Kit
+from tests.support.kit import WELL, Kit
 
 pytestmark = [
     pytest.mark.long,
@@ -36,7 +36,7 @@ APP: dict[str, Any] = {
     "source": {"git": f"file://{GIT}", "version": "main"},
     "database": {"enabled": False},
     "processes": [{"name": "web"}, {"name": "worker", "command": "sleep infinity"}],
-    "health": {"path": "/healthz", "hold": 0.5, "timeout": 600},
+    "health": {"path": "/healthz", "hold": 0.5, "timeout": WELL},
     "drain": {"requests": 5, "websocket": 5},
 }
 CODE = """

@@ -16,7 +16,8 @@ import websockets.sync.client
 from testhost import Host
 
 from tests.support.aptrepo import AptRepository
-from tests.support.kit import BIN, INTERNAL_CA, ROOT, Kit, environment
+from tests.support.freeze import patience
+from tests.support.kit import BIN, ROOT, WELL, Kit, environment
 
 FIXTURES = ROOT / "tests/fixtures"
 # Caddy's own program of today, as it is packed for Python's installers: the Caddy project's repository cannot
@@ -33,7 +34,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
             "domains": [f"{name}.localhost"],
             "source": {"path": str(FIXTURES / name)},
             "database": {"enabled": name == "strictapp"},
-            "health": {"timeout": 30},
+            "health": {"timeout": WELL},
         }
         for name in ("strictapp", "loadapp")
     ]
@@ -44,8 +45,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
 @contextmanager
 def held_open(kit: Kit, folder: Path) -> Iterator[Callable[[str], int]]:
     """A WebSocket of loadapp; what is yielded sends a text, and returns how many it has echoed."""
-    authority = folder / "ca.crt"
-    authority.write_text(kit.host.sh(f"cat {INTERNAL_CA}") + "\n")
+    authority = kit.authority(folder)
     plain = socket.create_connection(("127.0.0.1", kit.host.published["443"]), 20)
     with websockets.sync.client.connect(
         "wss://loadapp.localhost/ws",
@@ -74,7 +74,7 @@ def test_an_app_that_knows_no_public_name_is_told_what_to_do(kit: Kit) -> None:
 
 
 def test_it_gets_the_host_name_that_it_accepts(kit: Kit) -> None:
-    kit.app("strictapp").update(proxy={"upstream_host": "strict.internal"}, health={"timeout": 90})
+    kit.app("strictapp").update(proxy={"upstream_host": "strict.internal"}, health={"timeout": WELL})
     run = kit.play("site.yml")
     seen = kit.json("https://strictapp.localhost/seen", "-H", "Origin: https://strictapp.localhost")
     assert seen == {
@@ -105,14 +105,16 @@ def test_a_release_is_asked_under_the_name_that_it_was_made_for(kit: Kit) -> Non
     """A new name reaches the release that is made for it, and none before."""
     seen = "https://strictapp.localhost/seen"
     live = kit.release("strictapp")
-    kit.app("strictapp").update(proxy={"upstream_host": "other.internal"}, health={"timeout": 5})
+    kit.app("strictapp").update(
+        proxy={"upstream_host": "other.internal"}, health={"timeout": round(patience(5))}
+    )
     refused = kit.play("site.yml", "-e", "app=strictapp", succeed=False)
     assert "answered 400 on any health path" in " ".join(refused.output.split())
     assert kit.release("strictapp") == live
     assert kit.json(seen)["host"] == "strict.internal"
     assert "well" in kit.play("playbooks/status.yml", "-e", "app=strictapp").output
     # Given up, all is as it was.
-    kit.app("strictapp").update(proxy={"upstream_host": "strict.internal"}, health={"timeout": 90})
+    kit.app("strictapp").update(proxy={"upstream_host": "strict.internal"}, health={"timeout": WELL})
     kit.play("site.yml", "-e", "app=strictapp")
     assert (kit.release("strictapp"), kit.json(seen)["host"]) == (live, "strict.internal")
     assert kit.play("site.yml", "-e", "app=strictapp").changed == 0

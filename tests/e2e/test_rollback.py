@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from testhost import Host
 
-from tests.support.kit import ROOT, Kit, demo_apps
+from tests.support.kit import Kit, board_copy
 
 
 @pytest.fixture(scope="module")
 def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
     """A host of its own, with the board on it from a copy of its source."""
     folder = tmp_path_factory.mktemp("rollback")
-    copy = folder / "board"
-    shutil.copytree(ROOT / "app", copy, ignore=shutil.ignore_patterns(".venv", "__pycache__", ".*_cache"))
-    app = next(app for app in demo_apps() if app["name"] == "board")
-    app["source"] = {"path": str(copy)}
+    app = board_copy(folder)
     app["secrets"].append({"name": "API_KEY"})
     app["processes"].append({"name": "clock", "command": "sleep infinity"})
     vault = {"board": {"API_KEY": "kV9zQm3TrustNoOne7xWb2LpYc5Hd8Rf"}}

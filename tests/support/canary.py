@@ -6,12 +6,11 @@ import base64
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.kit import ROOT, Kit, environment
+from tests.support.kit import Kit
 
 GIVEN = "cAnaryGivenPass"
 LINE = "cAnaryLineOfTheKey"
@@ -125,9 +124,8 @@ def watched(kit: Kit, wanted: set[str]) -> Iterator[list[str]]:
         seen += out.splitlines()
 
 
-def berth(kit: Kit, scratch: Path, wanted: set[str], *words: str) -> tuple[str, list[str]]:
+def berth(kit: Kit, scratch: Path, wanted: set[str], *words: str, status: int = 0) -> tuple[str, list[str]]:
     """The command line's output, and which of its runner's files held one while it ran."""
-    kit.write()
     scratch.mkdir(exist_ok=True)
     seen: set[str] = set()
     over = threading.Event()
@@ -142,18 +140,8 @@ def berth(kit: Kit, scratch: Path, wanted: set[str], *words: str) -> tuple[str, 
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "berth", words[0], "-i", str(kit.folder), *words[1:]],
-            cwd=ROOT,
-            env=environment(XDG_RUNTIME_DIR=str(scratch)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        said = kit.berth(*words, status=status, env={"XDG_RUNTIME_DIR": str(scratch)})
     finally:
         over.set()
         watcher.join()
-    return done.stdout, sorted(seen)
+    return said, sorted(seen)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from testhost import Host
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+# Seconds of health.timeout for what will be well. It ends what hangs: on a busy machine the import of an app
+# alone has taken a minute.
+WELL = 600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,24 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **more}
 
 
+def execute(*command: str, timeout: float = 900, env: Mapping[str, str] | None = None) -> Run:
+    """Run a command in this repository as a user would, with these variables beside a user's."""
+    started = time.monotonic()
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment(**(env or {})),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout, time.monotonic() - started)
+
+
 def demo_apps() -> list[dict[str, Any]]:
     """The two apps of the demo's inventory, with their source where it is."""
     text = (ROOT / "inventories/demo/group_vars/all/apps.yml").read_text()
@@ -55,6 +77,21 @@ def demo_apps() -> list[dict[str, Any]]:
     for app in apps:
         app["source"]["path"] = str(ROOT / "app")
     return apps
+
+
+def board_source(folder: Path) -> dict[str, str]:
+    """A copy of the board's source in this folder, which a test may change, as an app's entry names it."""
+    copied = folder / "board"
+    unwanted = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT / "app", copied, ignore=unwanted)
+    return {"path": str(copied)}
+
+
+def board_copy(folder: Path) -> dict[str, Any]:
+    """The demo's board, built from such a copy."""
+    app = next(app for app in demo_apps() if app["name"] == "board")
+    app["source"] = board_source(folder)
+    return app
 
 
 class Kit:
@@ -109,25 +146,20 @@ class Kit:
         ``succeed`` says how it must end; None takes either end.
         """
         self.write()
-        started = time.monotonic()
-        done = subprocess.run(
-            self.command(playbook, *arguments),
-            cwd=ROOT,
-            env=environment(**(env or {})),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-        )
-        run = Run(done.returncode, done.stdout, time.monotonic() - started)
+        run = execute(*self.command(playbook, *arguments), timeout=timeout, env=env)
         if succeed is not None and (run.status == 0) is not succeed:
             raise AssertionError(
                 f"{playbook} ended with {run.status} after {run.seconds:.0f} s:\n{run.output}"
             )
         return run
+
+    def berth(self, verb: str, *arguments: str, status: int = 0, env: Mapping[str, str] | None = None) -> str:
+        """Run a verb of the command line, which must end with this status; what it printed."""
+        self.write()
+        words = (sys.executable, "-m", "berth", verb, "-i", str(self.folder), *arguments)
+        run = execute(*words, env=env)
+        assert run.status == status, run.output
+        return run.output
 
     def start(self, playbook: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a playbook in a process group of its own, to be watched or killed."""
@@ -152,6 +184,12 @@ class Kit:
         """The live release of an app: what its live socket points to; empty where nothing is live."""
         target = self.host.sh(f"readlink /srv/{name}/web.sock || true")
         return Path(target).name.removesuffix(".sock") if target else ""
+
+    def authority(self, folder: Path) -> Path:
+        """The CA of the host's proxy as a file in this folder, for clients on this side to trust."""
+        path = folder / "ca.crt"
+        path.write_text(self.host.sh(f"cat {INTERNAL_CA}") + "\n")
+        return path
 
     def curl(self, url: str, *options: str, check: bool = True) -> str:
         """curl on the host itself, through the proxy, trusting its internal CA alone."""

@@ -25,15 +25,9 @@ from ansible.module_utils.berth.release import (
 from ansible.module_utils.berth.release.errors import ReleaseError
 from ansible.module_utils.berth.release.paths import Paths
 
-APP: dict[str, Any] = {
-    "name": "board",
-    "domains": ["board.localhost"],
-    "source": {"path": "/src"},
-    "processes": [{"name": "web"}],
-    "jobs": [],
-    "database": {"enabled": False},
-    "migrations": {},
-}
+from tests.support.entry import board
+
+APP = board(jobs=[], migrations={})
 MAIN = "from fastapi import FastAPI\n\napp = FastAPI()\n"
 
 

@@ -11,19 +11,19 @@ import pytest
 from ansible.module_utils.berth.release import diff, history, units
 from ansible.module_utils.berth.release.paths import Paths
 
-APP: dict[str, Any] = {
-    "name": "board",
-    "domains": ["board.example.com"],
-    "source": {"subdir": "", "path": "/x"},
-    "env": {"TITLE": "old", "GONE": "x"},
-    "secrets": [],
-    "processes": [{"name": "web", "workers": 2}, {"name": "worker", "command": "w"}],
-    "jobs": [],
-    "persistent": ["uploads"],
-    "limits": {"tasks": 512},
-    "database": {"enabled": True, "name": "board"},
-    "migrations": {"command": "", "enabled": True},
-}
+from tests.support.entry import board
+
+APP = board(
+    source={"subdir": "", "path": "/x"},
+    env={"TITLE": "old", "GONE": "x"},
+    secrets=[],
+    processes=[{"name": "web", "workers": 2}, {"name": "worker", "command": "w"}],
+    jobs=[],
+    persistent=["uploads"],
+    limits={"tasks": 512},
+    database={"enabled": True, "name": "board"},
+    migrations={"command": "", "enabled": True},
+)
 REVISION = (
     '"""Add likes."""\nrevision = "2"\ndown_revision = "1"\n\n\ndef upgrade():\n    op.drop_table("t")\n'
 )

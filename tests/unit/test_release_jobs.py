@@ -12,11 +12,9 @@ import pytest
 from ansible.module_utils.berth.release import jobs, prune, units
 from ansible.module_utils.berth.release.paths import Paths
 
-APP: dict[str, Any] = {
-    "name": "board",
-    "processes": [{"name": "web"}],
-    "jobs": [{"name": "nightly", "command": "n"}],
-}
+from tests.support.entry import board
+
+APP = board(jobs=[{"name": "nightly", "command": "n"}])
 NONE: dict[str, Any] = {**APP, "jobs": []}
 YESTERDAY, TODAY = 1_700_000_000, 1_700_086_400
 

@@ -14,13 +14,14 @@ from ansible.module_utils.berth.release import disk, journal, lock, paths, plan,
 from ansible.module_utils.berth.release.command import Result
 from ansible.module_utils.berth.release.errors import ReleaseError
 
-APP: dict[str, Any] = {
-    "name": "board",
-    "source": {"subdir": ""},
-    "processes": [{"name": "web", "workers": 2}, {"name": "worker", "command": "w", "instances": 2}],
-    "jobs": [{"name": "nightly", "command": "n"}],
-    "keep_releases": 5,
-}
+from tests.support.entry import board
+
+APP = board(
+    source={"subdir": ""},
+    processes=[{"name": "web", "workers": 2}, {"name": "worker", "command": "w", "instances": 2}],
+    jobs=[{"name": "nightly", "command": "n"}],
+    keep_releases=5,
+)
 
 
 def test_a_fingerprint_covers_code_settings_and_units() -> None:

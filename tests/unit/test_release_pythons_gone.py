@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible.module_utils.berth.release import (
@@ -20,13 +19,9 @@ from ansible.module_utils.berth.release import (
 from ansible.module_utils.berth.release.errors import ReleaseError
 from ansible.module_utils.berth.release.paths import Paths
 
-APP: dict[str, Any] = {
-    "name": "board",
-    "domains": ["board.localhost"],
-    "source": {"path": "/src"},
-    "processes": [{"name": "web"}],
-    "database": {"enabled": False},
-}
+from tests.support.entry import board
+
+APP = board()
 
 
 def environment(env: Path, made_for: str, interpreter: Path) -> Path:

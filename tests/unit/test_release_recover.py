@@ -28,16 +28,14 @@ from ansible.module_utils.berth.release import (
 from ansible.module_utils.berth.release.errors import ReleaseError
 from ansible.module_utils.berth.release.paths import Paths
 
-APP: dict[str, Any] = {
-    "name": "board",
-    "domains": ["board.test"],
-    "source": {"path": "/x"},
-    "processes": [{"name": "web"}, {"name": "worker", "command": "w"}],
-    "health": {"path": "/healthz", "timeout": 1, "interval": 0.1, "successes": 1, "hold": 0},
-    "drain": {"requests": 5, "websocket": 5},
-    "database": {"enabled": False},
-    "migrations": {},
-}
+from tests.support.entry import board
+
+APP = board(
+    processes=[{"name": "web"}, {"name": "worker", "command": "w"}],
+    health={"path": "/healthz", "timeout": 1, "interval": 0.1, "successes": 1, "hold": 0},
+    drain={"requests": 5, "websocket": 5},
+    migrations={},
+)
 FULL = OSError(28, "No space left on device")
 
 

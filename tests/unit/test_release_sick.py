@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible.module_utils.berth.release import gate, journal, plan, recover, settings, steps, units
 from ansible.module_utils.berth.release.errors import ReleaseError
 from ansible.module_utils.berth.release.paths import Paths
 
-APP: dict[str, Any] = {
-    "name": "board",
-    "domains": ["board.localhost"],
-    "source": {"path": "/src"},
-    "processes": [{"name": "web"}],
-    "health": {"timeout": 0.2, "interval": 0.01, "successes": 1, "hold": 0, "path": "/readyz"},
-}
+from tests.support.entry import board
+
+APP = board(
+    health={"timeout": 0.2, "interval": 0.01, "successes": 1, "hold": 0, "path": "/readyz"},
+)
 
 
 @pytest.fixture
