@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.freeze import patience
-from tests.support.kit import WELL, Kit, board_source, kill
+from tests.support.kit import ROOT, WELL, Kit, board_source, kill
 from tests.support.load import Load
 
 DEPLOYS = 6
