@@ -345,6 +345,8 @@ def test_detect_says_the_same_without_a_server(kit: Kit) -> None:
         "hint secret_key (api/settings.py:7) is drawn at random",
     ):
         assert part in told, told
+    told = said(kit.play("playbooks/detect.yml", "-e", "app=pdm"))
+    assert "hint the author runs Python 3.13 (Dockerfile:1)" in told
     told = said(kit.play("playbooks/detect.yml", "-e", "app=three"))
     assert "runs in server processes.web.directory" in told
     assert f"the lock names {COMPANY}" in told
@@ -364,6 +366,23 @@ def test_a_refused_path_is_named_with_the_way_out(kit: Kit) -> None:
     )
     assert 'add "cache" to persistent (outlives releases) or scratch (ends with its release)' in told
     assert kit.release("mono") == release
+
+
+@deployed
+def test_a_pin_older_than_the_servers_python(kit: Kit) -> None:
+    """A requirements file names no files, so the index says which Pythons there are wheels for."""
+    release = kit.release("requirements")
+    pins = Path(kit.app("requirements")["source"]["path"]) / "requirements.txt"
+    kept = pins.read_text()
+    pins.write_text(f"{kept.rstrip()}\nhttptools==0.4.0\n")
+    try:
+        told = said(kit.play("playbooks/deploy.yml", "-e", "app=requirements", succeed=False))
+    finally:
+        pins.write_text(kept)
+    assert f"httptools 0.4.0 has wheels up to Python 3.10 and none for {host_python(kit.host)}" in told, told
+    assert 'python: {version: "3.10", install: true}, then: berth deploy requirements' in told
+    assert "system_packages: [build-essential, python3-dev]" in told
+    assert kit.release("requirements") == release
 
 
 @deployed
