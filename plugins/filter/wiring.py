@@ -58,7 +58,7 @@ def deploy_summary(failed: Mapping[str, str], names: Sequence[str], check: bool 
     width = max(map(len, names))
     well = "would be deployed" if check else "live"
     lines = [f"  {name:{width}}  {'failed: ' + failed[name] if name in failed else well}" for name in names]
-    retry = " or ".join(f"-e app={name}" for name in names if name in failed)
+    retry = " or ".join(f"-e app={name} (berth deploy {name})" for name in names if name in failed)
     head = f"{len(failed)} of {len(names)} apps failed:"
     return "\n".join([head, *lines, f"Next: correct it, then repeat with {retry}."])
 

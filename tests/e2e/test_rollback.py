@@ -227,7 +227,7 @@ def test_what_only_site_can_apply_is_refused(kit: Kit) -> None:
     app["domains"].append("new.localhost")
     refused = kit.play("playbooks/deploy.yml", "-e", "app=board", succeed=False)
     assert "domains, static or proxy of board changed" in refused.output
-    assert "run site.yml" in refused.output
+    assert "Next: berth up (site.yml) applies them" in refused.output
     assert kit.release("board") == live
     kit.play("site.yml")
     assert kit.play("playbooks/deploy.yml", "-e", "app=board").changed == 0

@@ -198,8 +198,9 @@ def test_redis_by_variables_and_by_templates() -> None:
 
 
 def test_redis_without_its_role_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ReleaseError, match=r"has no Redis for board .*run site\.yml"):
+    with pytest.raises(ReleaseError, match="has no Redis for board") as refused:
         environment.read_redis(tmp_path, "board")
+    assert refused.value.text().endswith("Next: berth up (site.yml) sets it up first.")
     (tmp_path / "board").mkdir()
     (tmp_path / "board/port").write_text("6380\n")
     (tmp_path / "board/password").write_text("pw\n")

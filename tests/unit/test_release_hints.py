@@ -572,7 +572,10 @@ def test_a_failed_build_names_the_python_that_needs_none(
         builder.environment("/usr/bin/python3.13", builder.installer())
     said = failed.value.text()
     assert ("httptools 0.6.1 has wheels up to Python 3.12 and none for 3.13" in said) is bool(newest)
-    assert ('write python: {version: "3.12", install: true}, then: berth deploy shop' in said) is bool(newest)
+    advice = (
+        'write python: {version: "3.12", install: true}, then: berth deploy shop (deploy.yml -e app=shop)'
+    )
+    assert (advice in said) is bool(newest)
     assert "build-essential" in said, "whoever wants to build it still can"
     assert any("--dry-run" in words for words in asked) is (file != "uv.lock" or not newest)
 

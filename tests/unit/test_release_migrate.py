@@ -18,7 +18,7 @@ from ansible.module_utils.berth.release.paths import Paths
         (
             ["FAILED: Can't locate revision identified by 'abc'"],
             0,
-            "The database is at revision abc, which this code does not have: deploy a version that has it",
+            "The database is at revision abc, which this code does not have",
         ),
         (["x"], 9, "The migration ran longer than migrations.timeout (9 s) and was stopped"),
         (["FAILED: no such thing"], 0, "The migration failed: FAILED: no such thing"),
@@ -146,3 +146,22 @@ def test_an_app_that_creates_its_tables_itself_needs_no_migrations(tmp_path: Pat
     (tmp_path / "main.py").write_text("Base.metadata.create_all(engine)\n")
     assert "(main.py:1), write migrations: {enabled: false}" in migrate.makes_itself(tmp_path, "")
     assert migrate.makes_itself(tmp_path, "0001") == ""
+
+
+@pytest.mark.parametrize(
+    ("lines", "late", "advice"),
+    [
+        (["FAILED: Can't locate revision identified by 'abc'"], False, "deploy a version that has it"),
+        (["FAILED: Multiple head revisions are present"], False, "commit the file"),
+        (["psycopg.errors.DiskFull: could not extend file"], False, "df -h on the server"),
+        (["it took too long"], True, "raise migrations.timeout"),
+        (
+            ["Traceback (most recent call last):", "psycopg.errors.LockNotAvailable: lock timeout"],
+            True,
+            "deploy again when the lock is free",
+        ),
+        (["sqlalchemy.exc.ProgrammingError: no such table"], False, "correct the migration"),
+    ],
+)
+def test_what_to_do_about_a_failed_migration(lines: list[str], late: bool, advice: str) -> None:
+    assert migrate._advice(lines, migrate.Blockers("board", "board_owner", 0), late).startswith(advice)

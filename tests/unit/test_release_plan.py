@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import disk, journal, lock, paths, plan, prune, units
+from ansible.module_utils.berth.release import disk, journal, lock, paths, plan, prune, steps, units, uv
 from ansible.module_utils.berth.release.command import Result
 from ansible.module_utils.berth.release.errors import ReleaseError
 
@@ -80,9 +80,9 @@ def test_the_ways_on_from_an_older_commit() -> None:
     assert plan.ways("board", "e" * 40, "0.9.0", here, "r3") == forced
     assert plan.ways("board", OLD, "", here, "r3") == (
         "to keep what is live, write source.version: 0.10.0; "
-        f"to go back to it: berth rollback board --to r1; {forced}"
+        f"to go back to it: berth rollback board --to r1 (rollback.yml -e app=board -e to=r1); {forced}"
     )
-    assert "berth rollback board;" in plan.ways("board", "f" * 40, "", here, "r3")
+    assert "berth rollback board (rollback.yml -e app=board);" in plan.ways("board", "f" * 40, "", here, "r3")
 
 
 def test_a_release_sorts_by_time_and_names_its_source() -> None:
@@ -391,8 +391,53 @@ def test_a_wait_ends_with_a_refusal(tmp_path: Path) -> None:
 
 
 def test_without_provisioning_a_deploy_says_what_to_run(tmp_path: Path) -> None:
-    with pytest.raises(ReleaseError, match=r"run site\.yml"):
+    with pytest.raises(ReleaseError, match=r"board has no place on this server yet\.$") as refused:
         plan.server_side(paths.Paths("board", tmp_path), APP)
+    assert refused.value.advice == "berth up (site.yml) prepares the server and deploys."
+    run = steps.Deploy(paths.Paths("board", tmp_path), {})
+    run.problem = "domains, static or proxy of board changed."
+    with pytest.raises(ReleaseError) as refused:
+        run.plan({"app": APP})
+    assert refused.value.text().endswith("Next: berth up (site.yml) applies them, and deploys.")
+
+
+@pytest.mark.parametrize(("step", "verb"), [("plan", "deploy"), ("plan_rollback", "rollback")])
+def test_what_comes_next_is_said_once_for_both_kinds_of_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, verb: str
+) -> None:
+    engine = steps.Engine()
+    engine.deploys["board"] = steps.Deploy(paths.Paths("board", tmp_path), {})
+    for advice in ("", "another thing."):
+        error = ReleaseError("It is wrong.", advice=advice)
+        monkeypatch.setattr(steps.Deploy, step, lambda *_, error=error: _refuse(error))
+        with pytest.raises(ReleaseError) as refused:
+            engine.run(step, {"name": "board"}, None)
+        wanted = advice or f"correct it, then: berth {verb} board ({verb}.yml -e app=board)"
+        assert refused.value.text() == f"It is wrong.\nNext: {wanted}"
+
+
+_REACH = "let the server reach it (server.python names other addresses)"
+
+
+@pytest.mark.parametrize(
+    ("said", "doing", "advice"),
+    [
+        ("error sending request for url: dns error", uv.INSTALLING, _REACH),
+        ("Hash mismatch for fastapi", uv.INSTALLING, "correct the lock, or the index"),
+        ("No solution found", uv.INSTALLING, "correct the dependency files"),
+        ("No interpreter found", "Bringing Python", "correct python.version or server.python"),
+    ],
+)
+def test_what_to_do_where_nothing_could_be_installed(
+    tmp_path: Path, said: str, doing: str, advice: str
+) -> None:
+    program = uv.Uv(paths.Paths("board", tmp_path), APP, tmp_path)
+    again = ", then: berth deploy board (deploy.yml -e app=board)"
+    assert program._advice(doing, said) == advice + again
+
+
+def _refuse(error: ReleaseError) -> None:
+    raise error
 
 
 def test_a_failed_deploy_leaves_its_environment_for_the_next_try(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ def test_the_sentence_names_it(status: str) -> None:
         "/srv/board/releases/r1/.berth/run/web: 5: exec: /srv/board/releases/r1/.venv/bin/python: not found"
     ]
     assert cause.explain(lines, {"ExecMainStatus": status}, about) == (
-        "python3.11 is gone from this server since its upgrade: berth deploy board builds the release anew"
+        "python3.11 is gone from this server since its upgrade: berth deploy board (deploy.yml -e app=board) "
+        "builds the release anew"
     )
     assert "python3.11 is gone" not in cause.explain(lines, {"ExecMainStatus": "1"}, about)
 

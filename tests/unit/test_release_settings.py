@@ -111,7 +111,7 @@ def test_the_database_is_for_site(place: Paths) -> None:
     stale, _, problem = compare(place, database={"enabled": True, "name": "other"})
     assert not stale
     assert problem.startswith("The database settings of board changed")
-    assert "run site.yml" in problem
+    assert "a deploy does not apply them" in problem
 
 
 def test_redis_is_for_site(place: Paths) -> None:
@@ -161,7 +161,7 @@ def test_what_the_proxy_serves_is_for_site(place: Paths, change: dict[str, Any])
     assert "domains, static or proxy of board changed" in compare(place, **change)[2]
     # What would have been provisioned is not missed; what should have been is, as by `--skip-tags proxy`.
     assert compare(place, after_site=True, check=True, **change)[2] == ""
-    assert "run site.yml" in compare(place, after_site=True, **change)[2]
+    assert "a deploy does not apply them" in compare(place, after_site=True, **change)[2]
     apply_proxy(place, **change)
     assert compare(place, **change)[2] == ""
     assert settings.served(place, APP, "r1")["domains"] == change.get("domains", APP["domains"])

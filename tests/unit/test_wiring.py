@@ -12,6 +12,6 @@ def test_a_run_over_several_apps_ends_with_one_line_each() -> None:
         "  board  live\n"
         "  shop   failed: The new release did not start: no module named x.\n"
         "  notes  live\n"
-        "Next: correct it, then repeat with -e app=shop."
+        "Next: correct it, then repeat with -e app=shop (berth deploy shop)."
     )
     assert "  board  would be deployed\n" in deploy_summary(failed, ["board", "shop"], check=True)

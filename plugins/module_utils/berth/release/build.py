@@ -36,7 +36,7 @@ from . import (
     wheels,
 )
 from .command import Result, module_source, run, show, transient
-from .errors import ReleaseError, cut
+from .errors import ReleaseError, cut, run_of
 from .paths import CA_BUNDLE, Paths, ids, instance_file, text_digest
 from .project import Installer, PythonWish
 from .untrusted import Owner
@@ -340,8 +340,8 @@ class Builder:
         if better:
             error.sentence = f"{wheels.told(old, minor)}, and building it failed. {error.sentence}"
             error.advice = (
-                f"write {wheels.key(better)}, then: berth deploy {self.paths.app}. Or, to build it here: "
-                f"{error.advice or 'correct the dependency files'}"
+                f"write {wheels.key(better)}, then: {run_of('deploy', self.paths.app)}. "
+                f"Or, to build it here: {error.advice or 'correct the dependency files'}"
             )
 
     def _has_wheel(self, name: str, version: str, minor: int) -> bool:
@@ -536,7 +536,7 @@ class Builder:
                 raise ReleaseError(
                     f"The build command `{line}` failed with exit status {result.code}: {cut(last, 300)}",
                     log=result.lines[-20:],
-                    advice="correct it under build and deploy again; the live release is untouched.",
+                    advice=f"correct it under build, then: {run_of('deploy', self.paths.app)}",
                 )
         source.tidy(self.folder, self.while_built, "what was built")
         (self.folder / ".venv").symlink_to(env)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from .errors import ReleaseError
+from .errors import UP, ReleaseError
 
 # Transient units that must not outlive the engine when its connection breaks.
 TRANSIENT: set[str] = set()
@@ -54,7 +54,9 @@ def run(
             check=False,
         )
     except FileNotFoundError as error:
-        raise ReleaseError(f"{argv[0]} is not installed on the server: run site.yml first.") from error
+        raise ReleaseError(
+            f"{argv[0]} is not installed on the server.", advice=f"{UP} installs what is needed, and deploys."
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise ReleaseError(f"{argv[0]} took longer than {timeout:.0f} s and was stopped.") from error
     return Result(done.returncode, done.stdout, done.stderr)

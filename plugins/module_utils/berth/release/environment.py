@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ReleaseError
+from .errors import UP, ReleaseError
 from .paths import text_digest
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -216,7 +216,7 @@ def read_redis(folder: Path, app: str) -> dict[str, str]:
         port, password = ((folder / app / name).read_text().strip() for name in ("port", "password"))
     except OSError as error:
         raise ReleaseError(
-            f"The server has no Redis for {app} ({folder / app}): run site.yml, which sets it up first."
+            f"The server has no Redis for {app} ({folder / app}).", advice=f"{UP} sets it up first."
         ) from error
     return redis_parts(port, password)
 
@@ -226,8 +226,8 @@ def read_password(folder: Path, role: str) -> str:
         return (folder / role).read_text().strip()
     except OSError as error:
         raise ReleaseError(
-            f"The server has no password for the database role {role} ({folder / role}): run site.yml "
-            "which sets up PostgreSQL before the apps."
+            f"The server has no password for the database role {role} ({folder / role}).",
+            advice=f"{UP} sets up PostgreSQL before the apps.",
         ) from error
 
 

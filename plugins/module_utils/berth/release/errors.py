@@ -17,6 +17,19 @@ def cut(text: str, limit: int) -> str:
     return kept.rstrip() + CUT
 
 
+# What applies the settings that a deploy does not, as both kinds of users write it.
+UP = "berth up (site.yml)"
+
+
+def run_of(verb: str, app: str, **options: str | bool) -> str:
+    """A verb for one app, as both kinds of users write it."""
+    words, extra = [f"berth {verb} {app}"], [f"{verb}.yml -e app={app}"]
+    for name, value in options.items():
+        words.append(f"--{name}" if value is True else f"--{name} {value}")
+        extra.append(f"-e {name}={'true' if value is True else value}")
+    return f"{' '.join(words)} ({' '.join(extra)})"
+
+
 class ReleaseError(Exception):
     """A step cannot go on. `str()` is one sentence.
 

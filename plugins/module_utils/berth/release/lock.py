@@ -40,7 +40,11 @@ def refusal(app: str, holder: dict[str, Any], waited: float) -> str:
         f"{app} is locked: {who} (pid {holder.get('pid', '?')}) has been deploying it for "
         f"{age(holder.get('since', ''))}, "
         f"version {holder.get('version') or 'unknown'}"
-        + (f"; waited {waited:.0f} s." if waited else "; -e wait=300 waits up to 300 s for it to end.")
+        + (
+            f"; waited {waited:.0f} s."
+            if waited
+            else "; --wait 300 (-e wait=300) waits up to 300 s for it to end."
+        )
     )
 
 

@@ -442,7 +442,7 @@ def run(
         tries, pause, seen = tries + 1, min(pause * 2, _LONGEST_PAUSE), watch.last
     late = time.monotonic() - began >= limit
     reason = _reason(result.lines, result.code, str(folder), lock, limit if late else 0, watch, tries)
-    raise ReleaseError(f"{reason}.", log=result.lines[-20:], advice=_advice(result.lines, watch))
+    raise ReleaseError(f"{reason}.", log=result.lines[-20:], advice=_advice(result.lines, watch, late))
 
 
 def _watch(database: Mapping[str, Any], seen: str, limit: int) -> Blockers:
@@ -476,10 +476,7 @@ def _reason(
     if limit:
         return f"The migration ran longer than migrations.timeout ({limit} s) and was stopped"
     if unknown:
-        return (
-            f"The database is at revision {unknown[1]}, which this code does not have: deploy a version that "
-            "has it"
-        )
+        return f"The database is at revision {unknown[1]}, which this code does not have"
     if "Multiple head revisions" in text:
         return "The migrations have several heads: join them with `alembic merge heads`"
     if re.search(r"No space left on device|could not extend file", text):
@@ -488,11 +485,22 @@ def _reason(
     return f"The migration failed: {reason}" + (f" ({at})" if at else "")
 
 
-def _advice(lines: list[str], watch: Blockers) -> str:
+def _advice(lines: list[str], watch: Blockers, late: bool) -> str:
     found = re.match(r"[^|]*\|(\d+)\|", watch.last)
     if found and (watch.ended or "lock timeout" in "\n".join(lines)):
         return (
             "deploy again when it is done, or end it: runuser -u postgres -- psql -c "
             f"'select pg_terminate_backend({found[1]})'"
         )
+    text = "\n".join(lines)
+    if "Can't locate revision identified by" in text:
+        return "deploy a version that has it; the database is unchanged."
+    if "Multiple head revisions" in text:
+        return "commit the file that it writes, and deploy again."
+    if re.search(r"No space left on device|could not extend file", text):
+        return cause.ROOM
+    if watch.ended or _waited_for_lock(cause.last_error(lines)[0]):
+        return "deploy again when the lock is free, or raise migrations.lock_timeout or lock_retries."
+    if late:
+        return "raise migrations.timeout if it may take so long, and deploy again."
     return "correct the migration and deploy again."

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from . import ENGINE_VERSION, environment, prune
-from .errors import ReleaseError
+from .errors import UP, ReleaseError, run_of
 from .paths import Paths, template_files, text_digest
 
 # What of an app's entry is part of a release; the rest (proxy, keep_releases, …) may change without a new
@@ -42,8 +42,7 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
         env = (paths.etc / "env").read_text() + "\0" + (paths.etc / "migrate.env").read_text()
     except (OSError, ValueError, KeyError) as error:
         raise ReleaseError(
-            f"{name} has no place on this server yet: run site.yml, which prepares the server and then "
-            f"deploys."
+            f"{name} has no place on this server yet.", advice=f"{UP} prepares the server and deploys."
         ) from error
     texts = []
     for template in template_files(app):
@@ -51,12 +50,13 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
             texts.append((paths.units / template).read_text())
         except OSError as error:
             raise ReleaseError(
-                f"The unit {template} is not on this server yet: run site.yml once."
+                f"The unit {template} is not on this server yet.", advice=f"{UP} writes it, and deploys."
             ) from error
     if provisioned.get("digest") != environment.provision_digest(app):
         raise ReleaseError(
             f"The settings of {name} (env, secrets, processes, jobs, limits, database, redis) changed since "
-            "the server was prepared: run site.yml, which applies them and deploys."
+            "the server was prepared.",
+            advice=f"{UP} applies them, and deploys.",
         )
     return env, texts
 
@@ -95,8 +95,8 @@ def ways(app: str, commit: str, asked: str, releases: dict[str, dict[str, Any]],
         found.append(f"to keep what is live, write source.version: {kept}")
     same = [name for name in prune.candidates(releases, live) if releases[name].get("version") == commit]
     if same:
-        to = "" if same[0] == prune.previous(releases, live) else f" --to {same[0]}"
-        found.append(f"to go back to it: berth rollback {app}{to}")
+        to = {} if same[0] == prune.previous(releases, live) else {"to": same[0]}
+        found.append(f"to go back to it: {run_of('rollback', app, **to)}")
     found.append("to deploy it all the same: -e force=true (--force)")
     return f"{'; '.join(found)}."
 

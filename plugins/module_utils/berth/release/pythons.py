@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import needs, project
 from .command import Result
-from .errors import ReleaseError, cut
+from .errors import ReleaseError, cut, run_of
 from .project import PythonWish
 
 FOLDER = Path("/usr/local/lib/berth/pythons")
@@ -120,7 +120,8 @@ def gone(env: Path) -> str:
 
 def lost(name: str, app: str) -> str:
     """The sentence for a release whose Python is `gone`."""
-    return f"{name} is gone from this server since its upgrade: berth deploy {app} builds the release anew"
+    anew = f"{run_of('deploy', app)} builds the release anew"
+    return f"{name} is gone from this server since its upgrade: {anew}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import shutil
 from typing import Any
 
 from . import command, journal, prune, redis, units
+from .errors import UP
 from .paths import Paths
 from .plan import PROVISIONED
 
@@ -56,7 +57,7 @@ def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> di
         result="ok",
         **{"from": live, "to": ""},
     )
-    again = f"Take it out of apps.yml and run site.yml, or the next run brings {paths.app} back."
+    again = f"Take it out of apps.yml and run {UP}, or the next run brings {paths.app} back."
     return {"changed": True, "msg": f"{paths.app} is removed.{kept} {again}"}
 
 

@@ -82,10 +82,7 @@ def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> 
         what = "domains, static or proxy"
     else:
         return ""
-    return (
-        f"{what} of {app['name']} changed since the server was prepared: run site.yml, which applies them "
-        "and deploys."
-    )
+    return f"{what} of {app['name']} changed since the server was prepared, and a deploy does not apply them."
 
 
 def proxied(site: dict[str, Any]) -> dict[str, Any]:

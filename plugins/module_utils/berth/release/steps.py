@@ -47,7 +47,7 @@ from . import (
     units,
 )
 from .build import Builder
-from .errors import ReleaseError
+from .errors import UP, ReleaseError, run_of
 from .lock import Lock, hostwide
 from .migrate import Decision
 from .paths import Paths, instance_file, template_files
@@ -199,7 +199,7 @@ class Deploy:
             origin["version"] = self.asked = str(args["version"])
         check = bool(args.get("check"))
         if self.problem:
-            raise ReleaseError(self.problem)
+            raise ReleaseError(self.problem, advice=f"{UP} applies them, and deploys.")
         self.live = prune.live_release(self.paths)
         try:
             env, texts = plan.server_side(self.paths, self.app)
@@ -311,7 +311,8 @@ class Deploy:
             f"{text} Nothing was changed.",
             advice=(
                 "give web fewer workers, or the server more memory or swap (server.swap_mb), then: "
-                f"{self._again()}; or {self._again()} --force, at the risk that the kernel ends something."
+                f"{self._again()}; or {run_of('deploy', self.paths.app, force=True)}, at the risk that the "
+                "kernel ends something."
             ),
         )
 
@@ -424,7 +425,7 @@ class Deploy:
         if lost := pythons.gone(self.paths.release(target) / ".venv"):
             raise ReleaseError(
                 f"{target} cannot be started: {lost} is gone from this server, so {self.live} stays live.",
-                advice=f"berth deploy {self.paths.app} --version with its version builds it anew.",
+                advice=f"{self._again()} with its version (--version, -e version=) builds it anew.",
             )
         self.release = target
         self.record = releases[target]
@@ -840,12 +841,12 @@ class Deploy:
     def _ways_out(self) -> str:
         name = self.paths.app
         return (
-            f"It was left as it is: berth deploy {name} --force builds the same source anew, and "
-            f"berth rollback {name} goes back."
+            f"It was left as it is: {run_of('deploy', name, force=True)} builds the same source anew, and "
+            f"{run_of('rollback', name)} goes back."
         )
 
     def _again(self) -> str:
-        return f"berth deploy {self.paths.app}"
+        return run_of("deploy", self.paths.app)
 
     def retire(self, _args: Answer) -> Answer:
         if not self.live or self.live == self.release:
@@ -1058,7 +1059,7 @@ class Engine:
         try:
             return self._locked(step, name, args, body)
         except ReleaseError as error:
-            error.advice = error.advice or f"correct it, then: berth {ADVISED.get(step, 'deploy')} {name}"
+            error.advice = error.advice or f"correct it, then: {run_of(ADVISED.get(step, 'deploy'), name)}"
             raise
 
     def _locked(self, step: str, name: str, args: Answer, body: IO[bytes] | None) -> Answer:

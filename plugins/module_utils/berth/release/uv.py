@@ -13,11 +13,12 @@ from typing import Any
 
 from . import cause, environment, index, needs, sandbox, source, wheels
 from .command import Result, transient
-from .errors import ReleaseError, cut
+from .errors import ReleaseError, cut, run_of
 from .paths import CA_BUNDLE, UV, Paths
 
 LIMIT = 900.0
 INSTALLING = "Installing the dependencies"
+_UNREACHED = re.compile(r"dns error|error sending request|Connection refused|timed out")
 
 
 def ready(paths: Paths) -> None:
@@ -74,11 +75,14 @@ class Uv:
             if full:
                 why, advice = f"the server's disk is full ({reason(lines)})", cause.ROOM
             elif starved := sandbox.out_of_memory(result, self.app):
-                why, advice = f"{starved}.", f"then: berth deploy {self.paths.app}"
+                why, advice = f"{starved}.", f"then: {run_of('deploy', self.paths.app)}"
             elif missing := needs.to_build(text):
-                why, advice = f"{reason(lines)}: {missing}.", f"add it, then: berth deploy {self.paths.app}"
+                why, advice = (
+                    f"{reason(lines)}: {missing}.",
+                    f"add it, then: {run_of('deploy', self.paths.app)}",
+                )
             else:
-                why, advice = self._why(lines), self._advice(doing)
+                why, advice = self._why(lines), self._advice(doing, text)
             raise ReleaseError(f"{doing} failed: {why}", log=lines[-20:], advice=advice)
         return result
 
@@ -87,14 +91,21 @@ class Uv:
         why, text = reason(lines), "\n".join(lines)
         if self.index and re.search(r"[Hh]ash mismatch|--require-hashes", text):
             return f"{why}: what {self.index.public} serves is not what the lock recorded"
-        lost = re.search(r"dns error|error sending request|Connection refused|timed out", text)
+        lost = _UNREACHED.search(text)
         if lost and not self.index:
             return f"{why}: if this server shall use another index, name it in server.python.index_url"
         return why
 
-    def _advice(self, doing: str) -> str:
-        what = "the dependency files" if doing == INSTALLING else "python.version or server.python"
-        return f"correct {what}, then: berth deploy {self.paths.app}"
+    def _advice(self, doing: str, text: str) -> str:
+        if _UNREACHED.search(text):
+            what = "let the server reach it (server.python names other addresses)"
+        elif re.search(r"[Hh]ash mismatch|--require-hashes", text):
+            what = "correct the lock, or the index"
+        else:
+            what = "correct " + (
+                "the dependency files" if doing == INSTALLING else "python.version or server.python"
+            )
+        return f"{what}, then: {run_of('deploy', self.paths.app)}"
 
     @contextmanager
     def _index_file(self) -> Iterator[Path | None]:
