@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import disk, journal, lock, paths, plan, prune, steps, units, uv
+from ansible.module_utils.berth.release import disk, gate, journal, lock, paths, plan, prune, steps, units, uv
 from ansible.module_utils.berth.release.command import Result
-from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.release.errors import ReleaseError, next_run
 
 from tests.support.entry import board
 
@@ -434,6 +434,26 @@ def test_what_to_do_where_nothing_could_be_installed(
     program = uv.Uv(paths.Paths("board", tmp_path), APP, tmp_path)
     again = ", then: berth deploy board (deploy.yml -e app=board)"
     assert program._advice(doing, said) == advice + again
+
+
+@pytest.mark.parametrize(
+    ("sentence", "site"),
+    [
+        ("it gives Redis no password: under redis.variables write the name of the variable", True),
+        ("where nothing answers: write redis: {enabled: true}", True),
+        ("its role may not: set database.role: owner", True),
+        ("redis.exceptions.ConnectionError: Error 111", False),
+        ("the environment variable KEY is not set: add it to env or secrets of the app", False),
+    ],
+)
+def test_what_a_deploy_does_not_apply_is_left_to_up(sentence: str, site: bool) -> None:
+    up = "berth up (site.yml)"
+    assert next_run("deploy", "board", sentence) == (
+        up if site else "berth deploy board (deploy.yml -e app=board)"
+    )
+    advice = gate._failed(sentence, "board-web@r1.service", []).advice
+    assert advice.startswith(f"write it, then: {up}. ") is site
+    assert "journalctl -u board-web@r1.service" in advice
 
 
 def _refuse(error: ReleaseError) -> None:

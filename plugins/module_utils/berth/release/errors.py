@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 CUT = "…"
 # Of a log line so much is repeated.
 _LINE = 1000
@@ -28,6 +30,17 @@ def run_of(verb: str, app: str, **options: str | bool) -> str:
         words.append(f"--{name}" if value is True else f"--{name} {value}")
         extra.append(f"-e {name}={'true' if value is True else value}")
     return f"{' '.join(words)} ({' '.join(extra)})"
+
+
+# Keys that a sentence may tell to write, and that a deploy does not apply.
+_NOT_DEPLOYED = re.compile(
+    r"\bredis: \{|\bredis\.variables\b|\bdatabase\.role\b|\bproxy\.upstream_host\b|\bserver\.swap_mb\b"
+)
+
+
+def next_run(verb: str, app: str, sentence: str) -> str:
+    """What brings live what a sentence tells to correct."""
+    return UP if _NOT_DEPLOYED.search(sentence) else run_of(verb, app)
 
 
 class ReleaseError(Exception):

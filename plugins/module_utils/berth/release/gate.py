@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cause, command, listening
-from .errors import ReleaseError, cut
+from .errors import UP, ReleaseError, cut, next_run
 from .units import Past
 
 HEALTH_PATHS = (
@@ -328,9 +328,10 @@ def _stack(unit: str, inside: str) -> str:
 
 
 def _failed(sentence: str, unit: str, lines: list[str]) -> ReleaseError:
-    return ReleaseError(
-        sentence, log=lines[-20:], advice=f"journalctl -u {unit} -n 200 shows its whole log on the server."
-    )
+    log = f"journalctl -u {unit} -n 200 shows its whole log on the server."
+    # What a deploy would not apply is worth a word; the rest is as often a matter of the code.
+    first = f"write it, then: {UP}. " if next_run("deploy", "", sentence) == UP else ""
+    return ReleaseError(sentence, log=lines[-20:], advice=first + log)
 
 
 def verify_public(

@@ -47,7 +47,7 @@ from . import (
     units,
 )
 from .build import Builder
-from .errors import UP, ReleaseError, run_of
+from .errors import UP, ReleaseError, next_run, run_of
 from .lock import Lock, hostwide
 from .migrate import Decision
 from .paths import Paths, instance_file, template_files
@@ -800,7 +800,7 @@ class Deploy:
             raise ReleaseError(
                 f"{failed} does not stay up: {why}.",
                 log=lines[-20:],
-                advice=f"correct the process, then: {self._again()}",
+                advice=f"correct the process, then: {next_run('deploy', self.paths.app, why)}",
             )
         if not self.record.get("healthy"):
             self.notes += self._complaints()
@@ -1059,7 +1059,9 @@ class Engine:
         try:
             return self._locked(step, name, args, body)
         except ReleaseError as error:
-            error.advice = error.advice or f"correct it, then: {run_of(ADVISED.get(step, 'deploy'), name)}"
+            error.advice = error.advice or (
+                f"correct it, then: {next_run(ADVISED.get(step, 'deploy'), name, error.sentence)}"
+            )
             raise
 
     def _locked(self, step: str, name: str, args: Answer, body: IO[bytes] | None) -> Answer:
