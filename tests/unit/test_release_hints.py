@@ -614,6 +614,15 @@ def test_writable_code_is_refused_before_a_deploy(tmp_path: Path, more: dict[str
     assert what in refused[0]
 
 
+def test_what_else_is_wrong_with_a_source_is_said_by_the_deploy(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(MAIN)
+    (tmp_path / "pyproject.toml").symlink_to("/dev/zero")
+    detect.refuse_code(app(persistent=["media"]), tmp_path)
+    (tmp_path / "pyproject.toml").unlink()
+    (tmp_path / "pyproject.toml").write_text("[tool.poetry.dependencies]\nfastapi = '*'\n")
+    detect.refuse_code(app(persistent=["media"]), tmp_path)
+
+
 def test_a_deploy_of_a_folder_asks_before_it_asks_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -634,7 +634,8 @@ class Builder:
 
     def refuse_code(self, target: str) -> None:
         """Before anything is built: no folder that the app may write holds what a release consists of."""
-        refuse_code(self.app, self.folder, self.project, self.work, target)
+        parts = code_parts(self.app, self.folder, self.project, self.work, target)
+        places.refuse_code(self.app, self.project, parts)
 
     def scratch(self) -> list[Path]:
         return [self.project / name for name in self.app.get("scratch", [])]
@@ -690,8 +691,8 @@ class Builder:
         return [env, migrate_env]
 
 
-def refuse_code(app: dict[str, Any], root: Path, folder: Path, work: Path, target: str) -> None:
-    """`persistent` and `scratch` may hold neither the project nor what is installed, served or migrated."""
+def code_parts(app: dict[str, Any], root: Path, folder: Path, work: Path, target: str) -> dict[str, Path]:
+    """What no folder may hold that the app can write: the project, what is installed, served or migrated."""
     parts = {"the project": folder}
     installer = project.find_installer(folder, root, app.get("python", {}).get("directory", ""))
     if installer.file:
@@ -703,7 +704,7 @@ def refuse_code(app: dict[str, Any], root: Path, folder: Path, work: Path, targe
         for path in (module.with_suffix(".py"), module / "__init__.py"):
             if path.is_file():
                 parts[f"the code of {target}"] = path
-    places.refuse_code(app, folder, parts)
+    return parts
 
 
 def freeze_unit(paths: Paths, template: str, release: str) -> None:

@@ -66,10 +66,10 @@ def refuse_code(app: dict[str, Any], root: Path) -> None:
         target = str(project.web(app).get("app") or "")
         if not target and not app.get("build") and not project.web(app).get("command"):
             target = next((one.target for one in _targets(app, folder, root)), "")
-        work = _work_folder(app, folder, root)
-    except ReleaseError:
+        parts = build.code_parts(app, root, folder, _work_folder(app, folder, root), target)
+    except (ReleaseError, OSError):
         return  # whoever asks for these has a word for it
-    build.refuse_code(app, root, folder, work, target)
+    places.refuse_code(app, folder, parts)
 
 
 def _work(app: dict[str, Any], folder: Path, root: Path) -> Row:
