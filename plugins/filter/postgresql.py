@@ -257,11 +257,11 @@ def check_databases(databases: Sequence[Mapping[str, Any]]) -> list[dict[str, An
 
 
 def backups(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """What changed and where its former content is, from the results of template tasks."""
+    """What changed and where its former content is, from the files that `config_files` tells of."""
     return [
-        {"path": str(result["dest"]), "backup": str(result.get("backup_file") or "")}
+        {"path": str(result["path"]), "backup": str(result["backup"])}
         for result in results
-        if result.get("changed") and result.get("dest")
+        if result["changed"]
     ]
 
 

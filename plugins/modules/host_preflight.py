@@ -225,6 +225,17 @@ def cloud_init_running() -> bool:
     return Path("/run/cloud-init/enabled").exists() and not Path("/run/cloud-init/result.json").exists()
 
 
+def packages() -> dict[str, list[dict[str, str]]]:
+    """The installed packages and their versions, in the shape of M(ansible.builtin.package_facts)."""
+    found: dict[str, list[dict[str, str]]] = {}
+    form = "${db:Status-Status} ${Package} ${Version} ${Architecture}\\n"
+    for line in output_of("dpkg-query", "--show", f"--showformat={form}").splitlines():
+        state, name, version, architecture = line.split(" ")
+        if state == "installed":
+            found.setdefault(name, []).append({"version": version, "arch": architecture})
+    return found
+
+
 def unit_states() -> dict[str, str]:
     """Each unit's `systemctl is-enabled`; `absent` where there is none."""
     lines = output_of("systemctl", "is-enabled", *UNITS).splitlines()
@@ -300,7 +311,6 @@ def main() -> None:
         "locales": output_of("locale", "-a").splitlines(),
         "units": unit_states(),
         "sudo": Path("/etc/sudoers.d").is_dir(),
-        "journal_drop_ins": MARKER.parent.is_dir(),
         "authorities": Path("/usr/local/share/ca-certificates/berth").is_dir(),
     }
     facts = {
@@ -320,6 +330,8 @@ def main() -> None:
         "nodename": nodename,
         "service_mgr": "systemd",
         "pkg_mgr": "apt",
+        # As package_facts names it: a role need not ask for what is here already.
+        "packages": packages(),
     }
     module.exit_json(
         changed=False,

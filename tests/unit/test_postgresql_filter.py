@@ -150,8 +150,8 @@ def test_databases_that_clash_or_cannot_be(second: dict[str, Any], message: str)
 
 def test_backups_of_what_changed() -> None:
     results = [
-        {"changed": True, "dest": "/a", "backup_file": "/a.1~"},
-        {"changed": True, "dest": "/b"},
-        {"changed": False, "dest": "/c"},
+        {"changed": True, "path": "/a", "backup": "/a.1~"},
+        {"changed": True, "path": "/b", "backup": ""},
+        {"changed": False, "path": "/c", "backup": ""},
     ]
     assert postgresql.backups(results) == [{"path": "/a", "backup": "/a.1~"}, {"path": "/b", "backup": ""}]
