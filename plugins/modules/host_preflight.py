@@ -332,6 +332,7 @@ def main() -> None:
         "pkg_mgr": "apt",
         # As package_facts names it: a role need not ask for what is here already.
         "packages": packages(),
+        "postgresql_clusters": sorted(str(path) for path in Path("/etc/postgresql").glob("*/main")),
     }
     module.exit_json(
         changed=False,
