@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.berth import admins
 
 DOCUMENTATION = r"""
 module: host_preflight
@@ -311,6 +312,8 @@ def main() -> None:
         "locales": output_of("locale", "-a").splitlines(),
         "units": unit_states(),
         "sudo": Path("/etc/sudoers.d").is_dir(),
+        "admins": admins.present(admins.recorded()),
+        "login": os.environ.get("SUDO_USER") or "root",
         "authorities": Path("/usr/local/share/ca-certificates/berth").is_dir(),
     }
     facts = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.support.kit import Kit
+from tests.support.kit import Kit, Run
 
 APPS = ("board", "notes")
 
@@ -172,3 +175,81 @@ def test_a_job_runs(site: Kit) -> None:
     site.host.sh(f"systemctl start 'board-nightly@{site.release('board')}.service'", timeout=120)
     result = site.host.sh(f"systemctl show -p Result 'board-nightly@{site.release('board')}.service'")
     assert result == "Result=success"
+
+
+def test_former_keys_and_admins_let_nobody_in(site: Kit, tmp_path: Path) -> None:
+    keys = {}
+    for name in ("first", "second", "stranger"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(tmp_path / name)],
+            check=True,
+        )
+        keys[name] = (tmp_path / f"{name}.pub").read_text().strip()
+
+    def gets_in(user: str, key: str) -> bool:
+        """A login of its own, and what it may do there."""
+        words = site.host.ssh("sudo", "-n", "id", "-u", user=user)
+        words[words.index("-i") + 1] = str(tmp_path / key)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0 or "Permission denied" in done.stderr or "closed by" in done.stderr, done
+        return done.stdout.strip() == "0"
+
+    def base(*arguments: str, succeed: bool = True) -> Run:
+        """A run, and what it said without the line breaks of YAML's folding."""
+        run = site.play("site.yml", "--tags", "base", *arguments, succeed=succeed)
+        return dataclasses.replace(run, output=" ".join(run.output.split()))
+
+    connection = dict(site.connection)
+    try:
+        site.server["admin"] = {"name": "anna", "authorized_keys": [keys["first"], keys["second"]]}
+        base()
+        assert gets_in("anna", "first")
+        assert gets_in("anna", "second")
+        site.host.sh(f"echo '{keys['stranger']}' >> /home/anna/.ssh/authorized_keys")
+        site.server["admin"]["authorized_keys"] = [keys["second"]]
+        foretold = base("--check", "--diff")
+        assert foretold.changed == 1
+        assert f"-{keys['first']}" in foretold.output
+        assert gets_in("anna", "first")
+        said = base().output
+        assert "anna has a key that Berth did not put there: SHA256:" in said
+        assert not gets_in("anna", "first")
+        assert gets_in("anna", "second")
+        assert gets_in("anna", "stranger")
+        assert base().changed == 0
+        # Another name, in a run that logs in as the one before: she stays until another login ends it.
+        site.connection.update(
+            ansible_user="anna", ansible_ssh_private_key_file=str(tmp_path / "second"), ansible_become=True
+        )
+        site.server["admin"] = {"name": "berta", "authorized_keys": [keys["second"]]}
+        assert "this run logs in as anna" in base().output
+        assert gets_in("anna", "second")
+        assert gets_in("berta", "second")
+        site.server["admin"] = {"name": "", "authorized_keys": []}
+        refused = base(succeed=False)
+        assert "This run logs in as anna, and server.admin names nobody any more" in refused.output
+        assert refused.changed == 0
+        site.server["admin"] = {"name": "berta", "authorized_keys": [keys["second"]]}
+        site.connection["ansible_user"] = "berta"
+        assert "anna is no admin any more" in base().output
+        # Neither by the key that was Berth's nor by the stranger's: the account is locked, its files stay.
+        assert not gets_in("anna", "second")
+        assert not gets_in("anna", "stranger")
+        assert gets_in("berta", "second")
+        assert site.host.sh("id -nG anna") == "anna"
+        assert site.host.sh("cat /home/anna/.ssh/authorized_keys") == keys["stranger"]
+        assert base().changed == 0
+        # Back again, and then nobody.
+        site.connection = dict(connection)
+        site.server["admin"] = {"name": "anna", "authorized_keys": [keys["first"]]}
+        base()
+        assert gets_in("anna", "first")
+        assert not gets_in("berta", "second")
+        del site.server["admin"]
+        base()
+        assert not gets_in("anna", "first")
+        assert site.host.sh("ls /etc/sudoers.d/50-berth 2> /dev/null || echo gone") == "gone"
+        assert base().changed == 0
+    finally:
+        site.connection = connection
+        site.server.pop("admin", None)
