@@ -131,6 +131,12 @@ def test_sentences(lines: list[str], sentence: str) -> None:
     assert cause.explain(lines, {"Result": "exit-code", "ExecMainStatus": "3"}, ABOUT) == sentence
 
 
+def test_the_status_of_a_process_that_runs_again_is_not_that_of_the_one_before() -> None:
+    again = {"Result": "success", "ExecMainStatus": "0", "SubState": "running"}
+    assert cause.explain(["bye"], again, ABOUT) == "it ended and was started again, last saying: bye"
+    assert cause.explain([], {**again, "SubState": "auto-restart"}, ABOUT) == "it ended with exit status 0"
+
+
 @pytest.mark.parametrize(
     ("path", "folder"),
     [

@@ -297,10 +297,15 @@ def test_what_is_taken_back_ends_like_any_other(
     lay(paths, "r1", turn=1)
     run = deploy(paths, systemd)
     step(run, "switch")
-    monkeypatch.setattr(units, "fallen", lambda *_: units.beside_web(APP, "r2")[0])
+    worker = units.beside_web(APP, "r2")[0]
+    monkeypatch.setattr(units, "fallen", lambda *_: worker)
+    systemd.said.clear()
     with pytest.raises(ReleaseError, match="does not stay up") as failed:
         step(run, "verify")
     assert "r1 is live again." in failed.value.text()
+    # How it ended is asked before systemd starts it again, whose log may be slow to come.
+    asked = [line.split()[0] for line in systemd.said if "ExecMainStatus" in line or "journalctl" in line]
+    assert asked[:2] == ["systemctl", "journalctl"]
     assert prune.live_release(paths) == "r1"
     assert units.web("board", "r2") in systemd.active, "it has clients yet"
     assert systemd.told(f"--unit={units.retiring('board', 'r2').removesuffix('.service')}")

@@ -178,6 +178,9 @@ def explain(lines: list[str], state: dict[str, str], about: About) -> str:
     said = f", last saying: {words}" if words else ""
     if how:
         return f"the app ended itself with {how[-1]}{said}"
+    if status == "0" and state.get("SubState") == "running":
+        # That is the next process's: of how the one before ended systemd knows no more.
+        return f"it ended and was started again{said}"
     return f"it ended with exit status {status or 'unknown'}{said}"
 
 

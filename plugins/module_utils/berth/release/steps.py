@@ -794,8 +794,9 @@ class Deploy:
         patience = (0.0, 0.0) if self.record.get("healthy") else _SETTLED
         failed = units.fallen(units.workers(self.app, self.release), *patience, self.past)
         if failed:
+            # Before its log, which may be slow to come: two seconds later systemd starts it again.
+            state = command.show(failed, "Result", "ExecMainStatus", "SubState")
             lines = command.journal(failed, since=self.past.since)
-            state = command.show(failed, "Result", "ExecMainStatus")
             why = cause.explain(lines, state, self.about(self._process(failed)))
             raise ReleaseError(
                 f"{failed} does not stay up: {why}.",
