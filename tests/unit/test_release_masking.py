@@ -68,6 +68,8 @@ def test_every_secret_of_the_server_is_hidden(paths: Paths, secret: str) -> None
         quote(SECRET, safe="").lower().replace("%c3", "%c3"), json.dumps(SECRET)[1:-1], repr(SECRET)[1:-1],
         shlex.quote(SECRET)[1:-1], environment.quote(SECRET)[1:-1],
         json.dumps(SECRET, ensure_ascii=False)[1:-1],
+        SECRET.replace("'", "''").replace("%", "%%"),
+        SECRET.replace("'", "''").replace("%", "%%").replace("\\", "\\\\"),
     ],
 )  # fmt: skip
 def test_in_every_form(form: str) -> None:

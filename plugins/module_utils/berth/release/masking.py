@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import html
+import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -100,10 +101,10 @@ class Mask:
 
 def _forms(value: str) -> Iterator[str]:
     """However SQL, JSON, a shell, an address, a page or an environment file would write it."""
-    yield value
-    yield value.replace("'", "''")
-    yield value.replace("\\", "\\\\")
-    yield value.replace("%", "%%")
+    # SQL doubles its quotes, a driver percent signs, some dialects backslashes; a text may have met them all.
+    for some in range(4):
+        for doubled in itertools.combinations("'%\\", some):
+            yield value.translate({ord(one): 2 * one for one in doubled})
     yield value.replace("'", "'\"'\"'")
     yield environment.quote(value)[1:-1]
     yield repr(value)[1:-1]
