@@ -29,6 +29,27 @@ with open("/srv/loadapp/data/turn", "w") as turn:
     fcntl.flock(turn, fcntl.LOCK_EX)
     time.sleep({seconds})
 """
+# Seconds in which the proxy may still take a connection for good that was closed with its process.
+LEARNT = 0.5
+# A worker beside the web that works hard for a second and dies, when the new web serves already. Slow
+# requests that run by then are held.
+DIES = "cd /srv/loadapp/data; timeout 1 sh -c 'while :; do :; done'; test -e hold || echo 1 > hold; exit 3"
+# Each prints when it killed, and when all that it killed was gone.
+KILLS = {
+    "a worker": """
+        date +%s.%N; kill -9 ${workers%% *}
+        until [ "$(pgrep -P $main | xargs)" != "$workers" ]; do sleep 0.02; done; date +%s.%N
+        """,
+    "a worker out of memory": """
+        date +%s.%N
+        curl -s -m 60 -o /dev/null -X POST --unix-socket /srv/loadapp/web.sock http://app/hoard || true
+        until [ "$(pgrep -P $main | xargs)" != "$workers" ]; do sleep 0.02; done; date +%s.%N
+        """,
+    "the server": """
+        date +%s.%N; kill -9 $main
+        while kill -0 $main $workers 2>/dev/null; do sleep 0.02; done; date +%s.%N
+        """,
+}
 UNITS = (
     "systemctl list-units --no-legend --plain 'loadapp-web@*.service' --state=active,deactivating"
     " | awk '{print $1}'"
@@ -255,3 +276,65 @@ def test_the_switch_waits_for_all_workers(ship: Ship) -> None:
     assert len(started) == 8
     print(f"the last of 8 workers was ready {switched - max(map(float, started)):.1f} s before the switch")
     assert max(map(float, started)) < switched
+
+
+def test_a_release_that_is_taken_back_ends_its_work(ship: Ship, authority: Path) -> None:
+    app, host = ship.kit.app("loadapp"), ship.kit.host
+    before = ship.kit.release("loadapp")
+    app["processes"] = [{"name": "web"}, {"name": "worker", "command": DIES}]
+    host.sh("rm -f /srv/loadapp/data/hold")
+    with Traffic("loadapp.localhost", host.published["443"], authority, slow=12) as traffic:
+        time.sleep(2)
+        said = ship.deploy("withdrawn", succeed=False).output
+        returned = time.time()
+        taken = ship.running() - {before}
+        host.sh("rm -f /srv/loadapp/data/hold")
+        time.sleep(2)
+    closed = time.time()
+    print(f"\n{traffic.report(ship.windows)}")
+
+    assert re.search(r"loadapp-worker@\S+ does not stay up", said), said
+    assert ship.kit.release("loadapp") == before
+    assert traffic.failures == []
+    # It served, and ended what it had taken on when the old one was live again.
+    mine = [answer for answer in traffic.answers if answer.mark == "withdrawn"]
+    assert {"h1 GET", "h1 POST", "h2 GET", "h2 POST"} <= {answer.kind for answer in mine}
+    assert [a for a in mine if a.kind.endswith("slow") and a.began < returned < a.ended]
+    assert len(taken) == 1
+    while ship.running() != {before}:
+        assert time.time() < closed + patience(60), ship.running()
+        time.sleep(1)
+    assert host.sh("ls /run/berth/loadapp") == f"{before}.sock"
+
+
+def test_what_kills_a_server_costs_the_requests_in_flight(ship: Ship, authority: Path) -> None:
+    app, host = ship.kit.app("loadapp"), ship.kit.host
+    app["processes"] = [{"name": "web", "workers": 2, "memory": "300M"}]
+    ship.deploy("killed")
+    live = ship.kit.release("loadapp")
+    state = f"systemctl show -P MainPID -P NRestarts loadapp-web@{live}"
+    for what, script in KILLS.items():
+        main = host.sh(state).split()[0]
+        with Traffic("loadapp.localhost", host.published["443"], authority, sockets=0) as traffic:
+            time.sleep(2)
+            killing = f"main={main}; workers=$(pgrep -P $main | xargs)\n{script}"
+            killed, gone = map(float, host.sh(killing, timeout=patience(120)).split())
+            while not (after := [a for a in traffic.answers if a.began > gone]):
+                assert time.time() < gone + patience(30), f"nothing answers since {what} was killed"
+                time.sleep(0.1)
+            time.sleep(3)
+        late = [one for one, (began, ended) in zip(traffic.failures, traffic.broken, strict=True)
+                if ended < killed or began > gone + LEARNT]  # fmt: skip
+        again = min(answer.ended for answer in after) - gone
+        print(
+            f"\n{what}: {traffic.requests} requests, {len(traffic.failures)} failed, gone after "
+            f"{gone - killed:.2f} s, what was sent then was answered {again:.2f} s later"
+        )
+        assert late == []
+        # Two of them work in the server's place, which goes on where it can.
+        now, restarts = host.sh(state).split()
+        assert (now == main, restarts) == (what != "the server", str(int(what == "the server")))
+        assert len(host.sh(f"pgrep -P {now}").split()) == 2
+        if now == main:  # by the kernel, where the memory ran out
+            log = f"journalctl -q -o cat --since @{killed:.0f} _SYSTEMD_UNIT=loadapp-web@{live}.service"
+            assert re.search(r"Worker \(pid:\d+\) was sent SIGKILL", host.sh(log))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from testhost import Host
 
+from tests.support.freeze import patience
 from tests.support.kit import Kit, board_copy
 
 
@@ -194,6 +195,31 @@ def test_a_full_disk_stops_no_rollback(kit: Kit) -> None:
     assert retiring == "active", "what a rollback replaced ends, whatever is full"
     assert "Left to the next run" in run.output
     assert "No space left on device" in run.output
+    deploy(kit)
+
+
+def test_a_database_that_says_nothing_stops_no_rollback(kit: Kit) -> None:
+    """It takes connections and never answers; the schema is where the live release noted that it left it."""
+    app = kit.app("board")
+    ready = app["health"]
+    app["health"] = {"path": "/healthz"}  # the other one asks the database
+    migration(kit, 'op.add_column("posts", sa.Column("spare", sa.Text))')
+    before = deploy(kit)
+    number = migration(kit, 'op.drop_column("posts", "spare")')
+    live = deploy(kit)
+    kit.host.sh("pkill -STOP -u postgres")
+    try:
+        refused = kit.play("playbooks/rollback.yml", "-e", "app=board", succeed=False, timeout=patience(200))
+        assert f"{number}_test (drops column posts.spare), which its code does not expect" in refused.output
+        assert kit.release("board") == live
+        run = kit.play("playbooks/rollback.yml", "-e", "app=board", "-e", "force=true", timeout=patience(200))
+        assert kit.release("board") == before
+        assert kit.host.sh("pgrep -a psql || true") == ""
+    finally:
+        kit.host.sh("pkill -CONT -u postgres")
+    line = json.loads(kit.host.sh("tail -1 /var/log/berth/audit.jsonl"))
+    print(f"rollback beside a silent database: {run.seconds:.1f} s, on the server {line['seconds']} s")
+    app["health"] = ready
     deploy(kit)
 
 

@@ -204,6 +204,8 @@ class Traffic:
         self.sent: Counter[str] = Counter()
         self.answers: list[Answer] = []
         self.failures: list[str] = []
+        self.broken: list[Window] = []
+        """When each request that failed had been sent, and when it failed."""
         self.held: dict[str, list[tuple[float, str, int]]] = {}
         """What each WebSocket that stays open heard: (when, version, counter)."""
         self._serials = itertools.count(1)
@@ -301,6 +303,7 @@ class Traffic:
         except (httpx.HTTPError, ValueError, KeyError) as error:
             clock = time.strftime("%H:%M:%S", time.gmtime(began))
             took = time.time() - began
+            self.broken.append((began, began + took))
             self.failures.append(
                 f"{clock} {kind} {method} {path} after {took:.2f} s: {type(error).__name__} {error}"
             )
