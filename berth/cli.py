@@ -25,6 +25,10 @@ app = typer.Typer(
 )
 
 
+# The task of status.yml whose failure is its answer.
+_VERDICT = "Fail where something is not well"
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"berth {__version__}")
@@ -268,18 +272,35 @@ def releases(
     _run(ctx, "releases.yml", inventory, plain=plain, answer=True, app=app_name, json=json or None)
 
 
-@app.command(epilog="berth status\n\nberth status --json | jq .")
+@app.command(
+    epilog="berth status\n\nberth status --json | jq .\n\nberth status --check || mail …\n\n"
+    "With --check the exit status is 0 where all is well, 1 where something is not, and 2 or 4 where it "
+    "could not be asked."
+)
 def status(
     ctx: typer.Context,
     app_name: MaybeApp = None,
     json: Annotated[
         bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with status 1 where something is not well.")
+    ] = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
-    """Show what is live, for how long, and how it is. (playbooks/status.yml)"""
-    _run(ctx, "status.yml", inventory, plain=plain, answer=True, app=app_name, json=json or None)
+    """Show what is live, how it is, and what is wrong with it. (playbooks/status.yml)"""
+    _run(
+        ctx,
+        "status.yml",
+        inventory,
+        plain=plain,
+        answer=True,
+        verdict=_VERDICT,
+        app=app_name,
+        json=json or None,
+        check=check or None,
+    )
 
 
 @app.command(epilog="berth logs board\n\nberth logs board --process worker --lines 500")
@@ -335,6 +356,7 @@ def _run(
     plain: bool,
     options: Sequence[str] = (),
     answer: bool = False,
+    verdict: str = "",
     **variables: Any,
 ) -> None:
     run = Run(
@@ -345,6 +367,7 @@ def _run(
         passthrough=ctx.obj or (),
         plain=plain,
         answer=answer,
+        verdict=verdict,
     )
     raise typer.Exit(run.start())
 

@@ -22,9 +22,12 @@ class Account:
     to standard error, so that the answer can be piped on.
     """
 
-    def __init__(self, title: str, *, answer: bool) -> None:
+    def __init__(self, title: str, *, answer: bool, verdict: str = "") -> None:
         self.title = title
         self.answer = answer
+        # The task whose failure is an answer too, and whether it, or anything else, failed.
+        self.verdict = verdict
+        self.refused = self.broken = False
         stream = sys.stderr if answer else sys.stdout
         self.out = Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False)
         self.log = Console(file=stream, soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -98,10 +101,16 @@ class Account:
         self.hosts.add(str(data.get("host")))
         if data.get("ignore_errors"):
             return
+        if self.verdict and data.get("task") == self.verdict:
+            self.refused = True
+            self.log.print(Text(failure_text(data.get("res") or {}), "bold red"))
+            return
+        self.broken = True
         self._line("FAILED", "bold red", data)
         self._block(failure_text(data.get("res") or {}))
 
     def _on_runner_on_unreachable(self, data: Mapping[str, Any], _: Mapping[str, Any]) -> None:
+        self.broken = True
         self._line("UNREACHABLE", "bold red", data)
         self._block(failure_text(data.get("res") or {}))
 

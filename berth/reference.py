@@ -94,6 +94,7 @@ of roles.
 | `wait` | seconds to wait for the lock |
 | `force` | go on where the playbook would stop to ask |
 | `process` | the process or job whose log to show |
+| `check` | fail where something is not well |
 | `json`, `lines` | how to print |
 """
 

@@ -18,6 +18,8 @@ from berth import kit
 from berth.progress import Account
 
 INTERRUPTED = 130
+# All was asked, and something is not well.
+REFUSED = 1
 
 # These want the terminal for themselves or answer without running a task.
 _NEEDS_TERMINAL = (
@@ -43,6 +45,8 @@ class Run:
     passthrough: Sequence[str] = ()
     plain: bool = False
     answer: bool = False
+    # Name of the task whose failure is no failure of the run, but says no.
+    verdict: str = ""
 
     def arguments(self) -> list[str]:
         """The arguments of ansible-playbook; the user's come last, so that they win."""
@@ -59,7 +63,7 @@ class Run:
         return [*arguments, *self.passthrough]
 
     def start(self) -> int:
-        """Run it and return the exit status of ansible-playbook."""
+        """Run it and return the exit status of ansible-playbook, or 1 where its verdict is no."""
         program = kit.ansible_playbook()
         arguments = self.arguments()
         if self.plain or needs_terminal(self.passthrough):
@@ -74,7 +78,7 @@ class Run:
         with (
             # Runner keeps its command, environment and output in files; they go with the folder.
             tempfile.TemporaryDirectory(prefix="berth-", dir=_private_tmp()) as folder,
-            Account(title, answer=self.answer) as account,
+            Account(title, answer=self.answer, verdict=self.verdict) as account,
             Interrupts(account) as interrupts,
         ):
             runner = ansible_runner.run(
@@ -95,6 +99,8 @@ class Run:
                 "the next run picks up."
             )
             return INTERRUPTED
+        if account.refused and not account.broken:
+            return REFUSED
         account.recap(status)
         return status
 

@@ -52,7 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _VALID_ARGS = frozenset(
         {
             *("step", "app", "name", "apps", "version", "wait", "force", "to", "purge", "confirm", "keep"),
-            *("vault", "after_site", "secrets", "connections"),
+            *("vault", "after_site", "secrets", "connections", "absent", "only", "declared"),
         }
     )
 
@@ -70,7 +70,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return {**result, "changed": False, "table": table, "refused": refused}
         try:
             request = {**args, "name": name, "check": check}
-            for flag in ("force", "purge", "after_site"):
+            for flag in ("force", "purge", "after_site", "declared"):
                 request[flag] = truthy(args.get(flag, False))
             engine = self._engine(task_vars or {})
             if step == "lock":

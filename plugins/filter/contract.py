@@ -1,7 +1,7 @@
 """Filters of the contract: what is wrong with an inventory, and what it says.
 
 ``hostvars[inventory_hostname] | contract_errors(inventory_dir)`` → list of messages
-``hostvars[inventory_hostname] | contract_resolve(inventory_dir)`` → {"server": …, "apps": […]}
+``hostvars[inventory_hostname] | contract_resolve(inventory_dir)`` → {"server": …, "apps": […], "absent": […]}
 """
 
 from __future__ import annotations
@@ -137,11 +137,14 @@ def contract_errors(hostvars: Mapping[str, Any], inventory_dir: str = "") -> lis
 
 
 def contract_resolve(hostvars: Mapping[str, Any], inventory_dir: str = "") -> dict[str, Any]:
-    """`server` and `apps`, complete and typed, as plain data that no template engine touches again."""
+    """`server` and `apps`, complete and typed, as plain data that no template engine touches again.
+
+    `absent` are the names of the apps that shall not be on the server; `apps` does not hold them.
+    """
     result = _contract(hostvars, inventory_dir)
     if result.problems:
         raise AnsibleFilterError(contract_report(result.problems))
-    return {"server": result.server, "apps": result.apps}
+    return {"server": result.server, "apps": result.apps, "absent": result.absent}
 
 
 def contract_report(problems: list[str]) -> str:

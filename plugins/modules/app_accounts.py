@@ -23,6 +23,13 @@ options:
     description: Content for C(/etc/tmpfiles.d).
     type: str
     required: true
+  apps:
+    description:
+      - Names of the apps that are known. What is declared for another one that is still on the server stays
+        declared, or its units would fail after a reboot.
+    type: list
+    elements: str
+    default: []
   gone_users:
     description: Users that older versions made, and nobody needs any more.
     type: list
@@ -59,13 +66,34 @@ import stat  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.release import journal  # noqa: E402
+from ansible.module_utils.berth.release import journal, presence  # noqa: E402
 from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
+from ansible.module_utils.berth.release.paths import Paths  # noqa: E402
 
 
 def declared(text: str) -> list[list[str]]:
     """The lines of a declaration, as words."""
     return [shlex.split(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def kept(before: str, apps: list[str]) -> str:
+    """The lines of a declaration that belong to these apps."""
+    subjects = set()
+    for paths in map(Paths, apps):
+        subjects |= {paths.app, paths.build_user}
+        folders = (paths.base, paths.etc, paths.state, paths.build_home, paths.sockets, paths.run)
+        subjects |= {str(folder) for folder in folders}
+    bases = tuple(f"/srv/{app}/" for app in apps)
+    lines = []
+    for line in before.splitlines():
+        for _, subject, *_ in declared(line):
+            if subject in subjects or subject.startswith(bases):
+                lines.append(line)
+    if not lines:
+        return ""
+    return "\n# Still on this server, and named by no inventory any more.\n" + "".join(
+        f"{line}\n" for line in lines
+    )
 
 
 def missing_accounts(text: str) -> list[str]:
@@ -120,6 +148,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "sysusers": {"type": "str", "required": True},
             "tmpfiles": {"type": "str", "required": True},
+            "apps": {"type": "list", "elements": "str", "default": []},
             "gone_users": {"type": "list", "elements": "str", "default": []},
             "gone_folders": {"type": "list", "elements": "path", "default": []},
         },
@@ -131,10 +160,12 @@ def main() -> None:
         ("tmpfiles", ["systemd-tmpfiles", "--create"], wrong_folders),
     )
     missing: list[str] = []
+    orphans = presence.unnamed(module.params["apps"])
     for kind, command, look in steps:
         text: str = module.params[kind]
         path = Path(f"/etc/{kind}.d/{module.params['name']}.conf")
         before = path.read_text() if path.is_file() else ""
+        text += kept(before, orphans)
         absent = look(text)
         missing += absent
         if before == text and not absent:

@@ -45,6 +45,19 @@ def test_the_role_declares_the_users_and_folders_that_the_engine_builds_with() -
     assert ["d", home, "0700", "berth-build-board", "berth-build-board", "-"] in folders
 
 
+def test_what_an_app_needs_after_a_reboot_stays_declared_while_it_is_here() -> None:
+    for template in ("sysusers.conf.j2", "tmpfiles.conf.j2"):
+        before = rendered(template, "a", "a-b", "board")
+        kept = app_accounts.kept(before, ["a-b"])
+        assert app_accounts.declared(kept) == [
+            line for line in app_accounts.declared(rendered(template, "a-b")) if "a-b" in "".join(line[1:])
+        ]
+        # A second run finds what the first one wrote.
+        after = rendered(template, "board") + kept
+        assert after == rendered(template, "board") + app_accounts.kept(after, ["a-b"])
+        assert app_accounts.kept(before, []) == ""
+
+
 class Module:
     """What app_accounts asks of Ansible."""
 

@@ -48,6 +48,25 @@ PLAYBOOK = """
 """
 
 
+STATUS = """
+- name: Try what a question does
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Show the answer
+      ansible.builtin.debug:
+        msg: "board sick"
+    - name: Break
+      ansible.builtin.fail:
+        msg: "the server is away"
+      when: broken | default('') == inventory_hostname
+    - name: Fail where something is not well
+      ansible.builtin.fail:
+        msg: "Not well: board is sick."
+      when: check | default(false) | bool
+"""
+
+
 class Kit:
     """A copy of the command line over playbooks that do next to nothing."""
 
@@ -216,6 +235,22 @@ def test_remove_passes_on_what_was_typed(kit: Kit) -> None:
     closed = kit.run("remove", "board")
     assert closed.returncode == 1
     assert not kit.out.exists()
+
+
+def test_a_check_has_a_status_of_its_own(kit: Kit) -> None:
+    (kit.folder / "playbooks/status.yml").write_text(STATUS)
+    done = kit.run("status")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "board sick\n", "")
+    done = kit.run("status", "--check")
+    assert (done.returncode, done.stdout) == (1, "board sick\n")
+    assert done.stderr == "Not well: board is sick.\n"
+    # What could not be asked is not the same as what is not well, on another host either.
+    hosts = kit.folder / "inventories" / "prod" / "hosts.yml"
+    known = json.loads(hosts.read_text())["all"]["hosts"]["here"]
+    hosts.write_text(json.dumps({"all": {"hosts": {"here": known, "there": known}}}))
+    done = kit.run("status", "--check", "--", "-e", "broken=there")
+    assert done.returncode == 2
+    assert "the server is away" in done.stderr
 
 
 @pytest.mark.parametrize(

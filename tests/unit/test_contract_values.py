@@ -89,6 +89,7 @@ def test_the_smallest_app_comes_out_complete() -> None:
             "tls": "acme",
         },
         "drain": {"requests": 60, "websocket": 3600, "releases": 2},
+        "state": "present",
         "keep_releases": 5,
         "limits": {"cpu": "", "tasks": 512, "files": 65536, "build_memory": ""},
     }

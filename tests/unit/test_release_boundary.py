@@ -31,6 +31,8 @@ REASONS: dict[str, tuple[str, ...]] = {
             "journal.replace_text fchmod",
             "journal.replace_text fchown",
             "lock.take open",
+            "lock.holder open",
+            "presence.here read_text",
             "lock.hostwide open",
         ),
         *(
@@ -41,7 +43,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         ),
         *("pythons.locked open", "remove._database read_text", "settings._cut_off read_text"),
         *(
-            "settings._known read_text",
+            "settings.site read_text",
             "settings.changed_secrets read_text",
         ),
         *("settings.compare read_text", "settings.remember_applied read_text", "redis.used read_text"),
@@ -84,6 +86,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("listening.accepting read_text", "listening._waited_for read_text"),
         "memory._kilobytes read_text",
         *("prune._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
+        *("facts._memory read_text", "facts._started read_text", "facts.held_locks read_text"),
     ),
 }
 ALLOWED = {call for calls in REASONS.values() for call in calls}

@@ -111,6 +111,8 @@ def public(monkeypatch: pytest.MonkeyPatch, statuses: list[int], before_is_well:
     """The public route, which gives one of these after the other."""
 
     class Proxy:
+        certificate = b""
+
         def __init__(self, *_: object) -> None:
             self.status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
 

@@ -65,7 +65,7 @@ def opened(tmp_path: Path, run: subprocess.Popen[bytes]) -> session.Session:
 def test_it_answers_request_after_request(opened: session.Session) -> None:
     for _ in range(3):
         answer = opened.call("status", {"apps": ["no-such-app"]})
-        assert answer["apps"][0]["health"] == "not deployed"
+        assert answer["answer"]["apps"][0]["health"] == "not deployed"
         assert answer["table"].splitlines()[0].startswith("APP")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .contract_apps import check_app
+from .contract_apps import check_app, check_name
 from .contract_cross import check_across, check_for_one, check_selected
 from .contract_problem import Report
 from .contract_server import check_server
@@ -39,6 +39,8 @@ class Contract:
     server: dict[str, Any]
     apps: list[dict[str, Any]]
     problems: list[str]
+    # Names of those that shall not be on the server; they are not among `apps`.
+    absent: list[str] = field(default_factory=list)
 
 
 def resolve(
@@ -68,6 +70,9 @@ def resolve(
     tls = server["proxy"]["tls"]
     check_server(report, server, inventory_dir)
     for index, app in enumerate(apps):
+        if app["state"] == "absent":
+            _leave(report, app, f"apps[{index}]", walker, inventory_dir, tls)
+            continue
         check_app(report, app, f"apps[{index}]", walker.given, inventory_dir, tls)
         app["processes"] = [default_of_process(spec) | process for process in app["processes"]]
         app["packages"] = dict(server["python"])
@@ -76,9 +81,22 @@ def resolve(
         check_vault(report, written["vault"], apps, walker)
     if written["app"] is not ABSENT and not any(problem.path == "apps" for problem in report.problems):
         check_selected(report, written["app"], apps)
-    check_for_one(report, {name: written[name] for name in _CHOICES if written[name] is not ABSENT}, apps)
+    present = [app for app in apps if app["state"] != "absent"]
+    check_for_one(report, {name: written[name] for name in _CHOICES if written[name] is not ABSENT}, present)
     problems = sorted(report.problems, key=lambda problem: _order(problem.path))
-    return Contract(server, apps, [str(problem) for problem in problems])
+    absent = [app["name"] for app in apps if app["state"] == "absent"]
+    return Contract(server, present, [str(problem) for problem in problems], absent)
+
+
+def _leave(
+    report: Report, app: dict[str, Any], path: str, walker: Walker, inventory_dir: str, tls: str
+) -> None:
+    """Of an app that goes, the name says all; what else is written may be as old as it likes."""
+    spare = {f"{path}.domains", f"{path}.source"}
+    report.problems = [one for one in report.problems if one.path not in spare]
+    check_name(report, app["name"], f"{path}.name")
+    # What follows from other values, such as the name of its database, which stays.
+    check_app(Report(), app, path, walker.given, inventory_dir, tls)
 
 
 def _order(path: str) -> tuple[int, int]:

@@ -47,7 +47,7 @@ def check_app(
     report: Report, app: dict[str, Any], path: str, given: Collection[str], inventory_dir: str, tls: str
 ) -> None:
     """Check one app; fills in what follows from other values."""
-    _name(report, app["name"], f"{path}.name")
+    check_name(report, app["name"], f"{path}.name")
     app["domains"] = _domains(report, app["domains"], f"{path}.domains")
     _source(report, app["source"], f"{path}.source", given, inventory_dir)
     _python(report, app["python"], f"{path}.python")
@@ -105,7 +105,8 @@ def _tasks(report: Report, app: dict[str, Any], path: str, given: Collection[str
     )
 
 
-def _name(report: Report, name: str, path: str) -> None:
+def check_name(report: Report, name: str, path: str) -> None:
+    """Check the name of an app."""
     if report.touches(path):
         return
     if not names.APP.fullmatch(name):

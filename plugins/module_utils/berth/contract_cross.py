@@ -35,6 +35,8 @@ def _app_names(report: Report, server: dict[str, Any], apps: list[dict[str, Any]
 def _domains(report: Report, server: dict[str, Any], apps: list[dict[str, Any]]) -> None:
     first: dict[str, tuple[str, str]] = {}
     for index, app in enumerate(apps):
+        if app["state"] == "absent":
+            continue
         for number, domain in enumerate(app["domains"]):
             path = f"apps[{index}].domains[{number}]"
             if report.touches(path):
@@ -77,6 +79,8 @@ def _units(report: Report, apps: list[dict[str, Any]]) -> None:
     """App "a" with process "b-web" and app "a-b" would share the unit a-b-web."""
     units: dict[str, tuple[str, str]] = {}
     for index, app in enumerate(apps):
+        if app["state"] == "absent":
+            continue
         for kind in ("processes", "jobs"):
             for entry in app[kind]:
                 for number in range(1, min(entry.get("instances", 1), 100) + 1):

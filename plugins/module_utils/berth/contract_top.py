@@ -8,7 +8,7 @@ from .contract_problem import Report, did_you_mean, words
 
 OWN = ("server", "apps", "vault")
 # Extra variables (-e) that playbooks document.
-VERBS = ("app", "to", "version", "confirm", "purge", "json", "wait", "force", "lines", "process")
+VERBS = ("app", "to", "version", "confirm", "purge", "json", "wait", "force", "lines", "process", "check")
 _FREE = ("ansible_", "x_", "molecule_")
 # What Ansible itself puts among a host's variables.
 _MAGIC = words(

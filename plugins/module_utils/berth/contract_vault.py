@@ -80,7 +80,8 @@ def is_placeholder(value: str) -> bool:
 
 def check_vault(report: Report, vault: object, apps: list[dict[str, Any]], walker: Walker) -> None:
     """Check the vault against what the apps declare, and plain variables for forgotten placeholders."""
-    for index, app in enumerate(apps):
+    present = [(index, app) for index, app in enumerate(apps) if app["state"] != "absent"]
+    for index, app in present:
         _check_env(report, app, f"apps[{index}].env")
     if vault is None or vault is ABSENT:
         vault = {}
@@ -102,7 +103,7 @@ def check_vault(report: Report, vault: object, apps: list[dict[str, Any]], walke
         else:
             found[name] = dict(walker.items(secrets, f"vault.{name}"))
     for name, (index, app) in by_name.items():
-        if not report.touches(f"apps[{index}].name"):
+        if app["state"] != "absent" and not report.touches(f"apps[{index}].name"):
             _check_app(report, name, app, f"apps[{index}]", found.get(name, {}))
 
 

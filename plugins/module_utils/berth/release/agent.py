@@ -61,7 +61,7 @@ class Secrets:
     """What no answer may hold. It grows with the run, which may remove or renew what is on the server."""
 
     # By these the playbooks decide; the engine makes them itself, of names and of its own words.
-    KEPT = frozenset({"action", "release", "live", "secrets"})
+    KEPT = frozenset({"action", "release", "live", "secrets", "absent"})
 
     def __init__(self, root: Path = Path("/")) -> None:
         self.root = root

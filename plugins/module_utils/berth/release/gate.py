@@ -54,6 +54,9 @@ class _LoopbackHTTPS(http.client.HTTPSConnection):
     Its certificate may still be on its way, so it is not checked.
     """
 
+    # What the proxy showed, as DER.
+    certificate = b""
+
     def __init__(self, domain: str, timeout: float) -> None:
         context = ssl.create_default_context()
         context.check_hostname = False
@@ -63,7 +66,9 @@ class _LoopbackHTTPS(http.client.HTTPSConnection):
 
     def connect(self) -> None:
         plain = socket.create_connection(("127.0.0.1", 443), self.timeout)
-        self.sock = self.context.wrap_socket(plain, server_hostname=self.host)
+        secure = self.context.wrap_socket(plain, server_hostname=self.host)
+        self.certificate = secure.getpeercert(binary_form=True) or b""
+        self.sock = secure
 
 
 def _headers(domain: str, host: str) -> dict[str, str]:
@@ -334,6 +339,33 @@ def _failed(sentence: str, unit: str, lines: list[str]) -> ReleaseError:
     return ReleaseError(sentence, log=lines[-20:], advice=first + log)
 
 
+@dataclass(frozen=True)
+class PublicReply:
+    """What came through the proxy, with the certificate that it showed."""
+
+    status: int
+    release: str = ""
+    certificate: bytes = b""
+
+
+def ask_public(domain: str, path: str, timeout: float, release: str = "") -> PublicReply:
+    """One request as the world makes it, but to this machine. OSError or HTTPException without an answer."""
+    headers = {"Host": domain, "User-Agent": "berth-verify", "X-Berth-Verify": release}
+    connection = _LoopbackHTTPS(domain, timeout)
+    try:
+        connection.request("GET", path or "/", headers=headers)
+        response = connection.getresponse()
+        response.read()
+        return PublicReply(response.status, response.getheader("X-Berth-Release", ""), connection.certificate)
+    finally:
+        connection.close()
+
+
+def open_to_all(probe: Probe, status: int) -> bool:
+    """Whether a visitor gets to the app: it is well, or asks who is there."""
+    return probe.good(status) or status in (401, 403)
+
+
 def verify_public(
     domain: str,
     path: str,
@@ -348,22 +380,18 @@ def verify_public(
     until `release` itself answers, where its server can say so. Where the release before is no better (its
     database restarts in this moment), going back helps nobody, and there is time to wait.
     """
-    headers = {"Host": domain, "User-Agent": "berth-verify", "X-Berth-Verify": release}
     began = time.monotonic()
     deadline = began + limit
     said = ""
     while True:
-        connection = _LoopbackHTTPS(domain, 10)
         try:
-            connection.request("GET", path or "/", headers=headers)
-            response = connection.getresponse()
-            response.read()
-            itself = not release or response.getheader("X-Berth-Release", "") == release
-            if probe.good(response.status) or response.status in (401, 403):
-                if itself or response.status >= 400 or time.monotonic() >= began + 3:
+            reply = ask_public(domain, path, 10, release)
+            itself = not release or reply.release == release
+            if open_to_all(probe, reply.status):
+                if itself or reply.status >= 400 or time.monotonic() >= began + 3:
                     return ""
                 continue
-            said = f"https://{domain}{path or '/'} answers {response.status}"
+            said = f"https://{domain}{path or '/'} answers {reply.status}"
             # Everybody gets this answer now, so there is no time to be patient.
             if before_is_well():
                 deadline = min(deadline, time.monotonic() + (0.2 if release and itself else 1))
@@ -376,8 +404,6 @@ def verify_public(
                 )
         except (OSError, http.client.HTTPException) as error:
             said = f"the proxy does not answer on port 443 ({error})"
-        finally:
-            connection.close()
         if time.monotonic() >= deadline:
             raise ReleaseError(f"The public route failed after the switch: {said}.")
         time.sleep(0.1)

@@ -112,10 +112,10 @@ def unfinished(paths: Paths) -> dict[str, Any] | None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return {}
-    return record
+    return record if isinstance(record, dict) else {}
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

@@ -48,6 +48,26 @@ def refusal(app: str, holder: dict[str, Any], waited: float) -> str:
     )
 
 
+def holder(paths: Paths) -> dict[str, Any]:
+    """Who wrote themselves into the lock's file last; whether they hold it is another question."""
+    try:
+        descriptor = os.open(paths.state / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return {}
+    try:
+        return _said(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _said(descriptor: int) -> dict[str, Any]:
+    try:
+        said = json.loads(os.pread(descriptor, 65536, 0))
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
 class Lock:
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
@@ -66,7 +86,7 @@ class Lock:
                 os.close(descriptor)
                 continue
             except BlockingIOError:
-                current = self._holder(descriptor)
+                current = _said(descriptor)
                 os.close(descriptor)
             if time.monotonic() >= deadline:
                 raise ReleaseError(refusal(self.paths.app, current, wait))
@@ -76,14 +96,6 @@ class Lock:
         with contextlib.suppress(OSError):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
-
-    @staticmethod
-    def _holder(descriptor: int) -> dict[str, Any]:
-        try:
-            holder = json.loads(os.pread(descriptor, 65536, 0))
-        except (OSError, ValueError):
-            return {}
-        return holder if isinstance(holder, dict) else {}
 
     def release(self) -> None:
         if self.descriptor >= 0:

@@ -6,13 +6,16 @@ import json
 import shutil
 from typing import Any
 
-from . import command, journal, prune, redis, units
+from . import command, journal, prune, redis, settings, units
 from .errors import UP
 from .paths import Paths
 from .plan import PROVISIONED
 
 
-def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> dict[str, Any]:
+def remove(
+    paths: Paths, purge: bool, holder: dict[str, Any], check: bool, absent: bool = False
+) -> dict[str, Any]:
+    """`absent`: the inventory says that it shall not be here, so no further run brings it back."""
     live = prune.live_release(paths)
     releases = prune.list_releases(paths)
     database = _database(paths)
@@ -57,8 +60,14 @@ def remove(paths: Paths, purge: bool, holder: dict[str, Any], check: bool) -> di
         result="ok",
         **{"from": live, "to": ""},
     )
-    again = f"Take it out of apps.yml and run {UP}, or the next run brings {paths.app} back."
-    return {"changed": True, "msg": f"{paths.app} is removed.{kept} {again}"}
+    if absent:
+        again = f" Its site is with the proxy still: {UP} takes it away." if settings.site(paths) else ""
+    else:
+        again = (
+            f" Take it out of apps.yml, or write it there with state: absent, and run {UP}, or the next run "
+            f"brings {paths.app} back."
+        )
+    return {"changed": True, "msg": f"{paths.app} is removed.{kept}{again}"}
 
 
 def _set_up(paths: Paths) -> bool:

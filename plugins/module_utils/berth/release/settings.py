@@ -78,7 +78,7 @@ def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> 
         what = "The database settings"
     elif (provisioned.get("redis") or {}) != environment.redis_settings(app):
         what = "The Redis settings"
-    elif (known := _known(paths)) and proxied(known) != proxied({**app["proxy"], **app}):
+    elif (known := site(paths)) and proxied(known) != proxied({**app["proxy"], **app}):
         what = "domains, static or proxy"
     else:
         return ""
@@ -91,7 +91,7 @@ def proxied(site: dict[str, Any]) -> dict[str, Any]:
     return {"domains": site.get("domains"), "static": static, **{key: site.get(key) for key in PROXY_KEYS}}
 
 
-def _known(paths: Paths) -> dict[str, Any]:
+def site(paths: Paths) -> dict[str, Any]:
     """The app's site as role proxy applied it; nothing on a server that has no such receipt yet."""
     try:
         sites: dict[str, dict[str, Any]] = json.loads((paths.root / PROXY_RECEIPT).read_text())
@@ -102,14 +102,14 @@ def _known(paths: Paths) -> dict[str, Any]:
 
 def unserved(paths: Paths, app: dict[str, Any]) -> list[str]:
     """Static paths of a release that the proxy, as it is set up today, leaves to the app."""
-    known = _known(paths)
+    known = site(paths)
     urls = [one["url"] for one in known.get("static") or []]
     return [one["url"] for one in app.get("static") or [] if known and one["url"] not in urls]
 
 
 def served(paths: Paths, app: dict[str, Any], release: str) -> dict[str, Any]:
     """A release's own description, under the names that the proxy asks it by today."""
-    known = _known(paths)
+    known = site(paths)
     if not known.get("domains"):
         return app
     host = known.get("upstream_host", "")
@@ -123,5 +123,5 @@ def expects_another_name(paths: Paths, app: dict[str, Any], release: str) -> boo
     """Whether a release was made for being asked under another host name than the app's of today."""
     host = public.asked_as(app)
     folder = paths.release(release)
-    told = (folder / public.HOSTS).is_dir() or bool(_known(paths).get("before"))
+    told = (folder / public.HOSTS).is_dir() or bool(site(paths).get("before"))
     return told and not public.expects(folder, host)

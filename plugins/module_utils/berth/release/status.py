@@ -1,12 +1,11 @@
-"""What runs on this server, app by app. Reads only, needs no lock."""
+"""What runs on this server and how it is, app by app. Reads only, needs no lock."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from . import command, gate, lock, prune, redis, settings, units
-from .journal import read_record
+from . import facts, findings, presence
 from .paths import APP, Paths
 
 
@@ -20,62 +19,118 @@ def names(wanted: list[str]) -> list[str]:
     )
 
 
-def describe(paths: Paths) -> dict[str, Any]:
-    live = prune.live_release(paths)
-    record = read_record(paths.release(live)) if live else {}
-    if not record:
-        return {"app": paths.app, "release": "", "health": "not deployed", "previous": []}
-    app = record["app"]
-    web = units.web(paths.app, live)
-    beside = units.beside_web(app, live)
-    own_redis = redis.Redis(paths.app).unit if (app.get("redis") or {}).get("enabled") else ""
-    states = units.states([web, *beside, *filter(None, [own_redis])])
-    probe = gate.probe(
-        paths.socket(live), settings.served(paths, app, live), record.get("health_path") or "/"
-    )
-    code = probe.ask(5)
-    releases = prune.list_releases(paths)
-    size = command.run(["du", "-sxk", str(paths.base)], timeout=30).out.split()
+def describe(present: list[str], absent: list[str], only: str = "", root: Path = Path("/")) -> dict[str, Any]:
+    """The whole answer: of the apps that the inventory names, those that it does not, and the server.
+
+    `only` is one app's name, and then the answer is about that app, whatever the inventory says of it.
+    """
+    wanted = dict.fromkeys(present, "present") | dict.fromkeys(absent, "absent")
+    questions = facts.Questions()
+    if not only:
+        lost = questions("Which apps are here", lambda: presence.unnamed(list(wanted), root), [])
+        wanted |= dict.fromkeys(lost, "orphan")
+    elif only not in wanted:
+        wanted = {only: "orphan"}
+    else:
+        wanted = {only: wanted[only]}
+    server = facts.server(root)
+    apps, unknown = facts.apps(wanted, root)
+    server["unknown"] += questions.unknown + unknown
+    return judged(server, apps)
+
+
+def census(present: list[str], absent: list[str], root: Path = Path("/")) -> dict[str, Any]:
+    """Which apps are here that should not be: those to be taken away, and those that nobody names."""
+    orphans = presence.unnamed([*present, *absent], root)
     return {
-        "app": paths.app,
-        "release": live,
-        "version": record.get("version", ""),
-        "age": lock.age(record.get("live_since", "")),
-        "live_since": record.get("live_since", ""),
-        "health": "well" if probe.good(code) else (f"answers {code}" if code else "does not answer"),
-        "web": states.get(web, "unknown"),
-        "processes": {name.split("@")[0].removeprefix(f"{paths.app}-"): states[name] for name in beside},
-        "redis": states[own_redis] if own_redis else "",
-        "url": f"https://{probe.domain}",
-        "schema": (record.get("schema") or {}).get("to", ""),
-        "disk_mb": round(int(size[0]) / 1024) if size else 0,
-        "previous": prune.candidates(releases, live),
-        "retiring": [
-            name for name in releases
-            if name != live and units.states([units.web(paths.app, name)]).popitem()[1] == "active"
+        "changed": False,
+        "absent": [name for name in absent if presence.here(Paths(name, root))],
+        "orphans": orphans,
+        "said": [
+            f"{name} is on this server and not in apps.yml: {findings.LEFT_ALONE}; {findings.cure(name)}."
+            for name in orphans
         ],
-    }  # fmt: skip
+    }
 
 
-def table(apps: list[dict[str, Any]]) -> str:
-    """The same for people: one line an app, columns as wide as they must be."""
-    head = ["APP", "RELEASE", "LIVE FOR", "HEALTH", "PROCESSES", "URL", "DISK", "BEFORE"]
-    rows = [head]
-    for app in apps:
+def judged(server: dict[str, Any], apps: list[dict[str, Any]]) -> dict[str, Any]:
+    """Facts with what is to be said about them."""
+    said = findings.of_server(server)
+    bad = any(one["level"] != findings.NOTE for one in said)
+    whole = [_judged(app) for app in apps]
+    well = not bad and all(app["state"] in findings.FINE for app in whole)
+    return {
+        "state": "well" if well else "sick",
+        "server": {"state": "sick" if bad else "well", **server, "findings": said},
+        "apps": whole,
+    }
+
+
+def _judged(app: dict[str, Any]) -> dict[str, Any]:
+    said = findings.of_app(app)
+    state = findings.state_of(app, said)
+    return {"app": app["app"], "state": state, "health": _health(app), **app, "findings": said}
+
+
+def _health(app: dict[str, Any]) -> str:
+    """What the release itself answers."""
+    socket = app["socket"]
+    if not app["release"]:
+        return "unknown" if app["unknown"] else "not deployed"
+    if not socket or socket["well"] is None:
+        return "unknown"
+    if socket["well"]:
+        return "well"
+    return f"answers {socket['status']}" if socket["status"] else "does not answer"
+
+
+def table(answer: dict[str, Any]) -> str:
+    """The same for people: one line an app, columns as wide as they must be, then one line a finding."""
+    rows = [["APP", "STATE", "RELEASE", "LIVE FOR", "PROCESSES", "NEXT JOB", "URL", "SIZE", "BEFORE"]]
+    for app in answer["apps"]:
         if not app["release"]:
-            rows.append([app["app"], "-", "-", app["health"], "-", "-", "-", "-"])
+            rows.append([app["app"], app["state"], *["-"] * 7])
             continue
-        processes = {"web": app["web"], **app["processes"]}
-        if app["redis"]:
-            processes["Redis"] = app["redis"]
-        bad = [f"{name} {state}" for name, state in processes.items() if state != "active"]
-        running = ", ".join(bad) or f"{len(processes)} active"
+        size = "-" if app["releases_mb"] is None else f"{app['releases_mb']} MB"
         before = f"{len(app['previous'])} to go back to"
-        disk = f"{app['disk_mb']} MB"
-        rows.append(
-            [app["app"], app["release"], app["age"], app["health"], running, app["url"], disk, before]
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return "\n".join(
+        running, due = _running(app), _due(app["jobs"])
+        age, url = app["age"] or "-", app["url"] or "-"
+        rows.append([app["app"], app["state"], app["release"], age, running, due, url, size, before])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    ]
+    said = [_line("server", one) for one in answer["server"]["findings"]]
+    said += [_line(app["app"], one) for app in answer["apps"] for one in app["findings"]]
+    return "\n".join([*lines, "", *said] if said else lines)
+
+
+def verdict(answer: dict[str, Any]) -> str:
+    """One sentence on what is not well; empty where all is."""
+    bad = [f"{app['app']} is {app['state']}" for app in answer["apps"] if app["state"] not in findings.FINE]
+    if answer["server"]["state"] != "well":
+        bad.insert(0, "the server is sick")
+    return f"Not well: {', '.join(bad)}." if bad else ""
+
+
+def _line(where: str, one: dict[str, str]) -> str:
+    mark = " (note)" if one["level"] == findings.NOTE else ""
+    then = f" Next: {one['next']}." if one["next"] else ""
+    return f"{where}{mark}: {one['text'].rstrip('.')}.{then}"
+
+
+def _running(app: dict[str, Any]) -> str:
+    states = {one["name"]: one["state"] for one in app["processes"]}
+    states |= {job["name"]: job["timer"] for job in app["jobs"]}
+    if app["redis"]:
+        states["Redis"] = app["redis"]
+    bad = [f"{name} {state}" for name, state in states.items() if state != "active"]
+    return ", ".join(bad) or (f"{len(states)} active" if states else "-")
+
+
+def _due(jobs: list[dict[str, Any]]) -> str:
+    known = [(job["next"], job["name"]) for job in jobs if job["next"]]
+    if not known:
+        return "-"
+    when, name = min(known)
+    return f"{name} in {findings.span(max(0.0, -(facts.ago(when) or 0.0)))}"

@@ -1035,8 +1035,11 @@ class Engine:
             found = [history.describe(Paths(name)) for name in status.names(args["apps"])]
             return {"changed": False, "apps": found, "table": history.table(found)}
         if step == "status":
-            apps = [status.describe(Paths(name)) for name in status.names(args["apps"])]
-            return {"changed": False, "apps": apps, "table": status.table(apps)}
+            answer = status.describe(args["apps"], args.get("absent") or [], args.get("only") or "")
+            said = {"table": status.table(answer), "verdict": status.verdict(answer)}
+            return {"changed": False, "answer": answer, **said}
+        if step == "census":
+            return status.census(args["apps"], args.get("absent") or [])
         if step == "secrets":
             vault = args.get("vault") or {}
             return {
@@ -1075,9 +1078,8 @@ class Engine:
             answer: Answer = getattr(deploy, step)(args)
             return answer
         if step == "remove":
-            return remove.remove(
-                deploy.paths, bool(args.get("purge")), deploy.holder, bool(args.get("check"))
-            )
+            purge, check = bool(args.get("purge")), bool(args.get("check"))
+            return remove.remove(deploy.paths, purge, deploy.holder, check, bool(args.get("declared")))
         if step not in self.CHANGING:
             raise ReleaseError(f"There is no step {step}.")
         return self._step(deploy, step, args, body)
