@@ -81,7 +81,7 @@ def kept(before: str, apps: list[str]) -> str:
     subjects = set()
     for paths in map(Paths, apps):
         subjects |= {paths.app, paths.build_user}
-        folders = (paths.base, paths.etc, paths.state, paths.build_home, paths.sockets, paths.run)
+        folders = (paths.base, paths.etc, paths.state, paths.build_home, paths.git, paths.sockets, paths.run)
         subjects |= {str(folder) for folder in folders}
     bases = tuple(f"/srv/{app}/" for app in apps)
     lines = []

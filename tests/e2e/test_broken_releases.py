@@ -591,6 +591,85 @@ def test_a_hostile_source_is_refused_or_harmless(yard: Yard) -> None:
     host.sh("test ! -e /etc/planted; rm -rf /tmp/hostile")
 
 
+# A server of repositories that notes who comes, and what the host shows of it meanwhile.
+FORGE = rf"""
+id forge >/dev/null 2>&1 || useradd -m -s /bin/sh forge
+rm -rf /home/forge/* /tmp/forge
+git clone -q {GIT} /tmp/forge; cd /tmp/forge
+git checkout -q harmless 2>/dev/null || true
+echo 'TAX = 0.5' > shop/prices.py
+git -c user.name=a -c user.email=a@b commit -qam forged
+git clone -q --bare /tmp/forge /home/forge/shop.git; rm -rf /tmp/forge
+mkdir -p /home/forge/.ssh; cat > /home/forge/.ssh/authorized_keys
+cat > /home/forge/note <<'END'
+#!/bin/sh
+ps -ww -eo user:32,args | grep -E ' (ssh|git|/usr/bin/python3 -I -S -c) ' | grep -v grep >> /home/forge/seen
+exec sh -c "$SSH_ORIGINAL_COMMAND"
+END
+chmod 755 /home/forge/note; chown -R forge: /home/forge; chmod 700 /home/forge/.ssh
+"""
+# All that a look or a killed run could leave something in.
+KEPT = (
+    "find /var/cache/berth /var/lib/berth /srv/shop /var/tmp -xdev -not -name journal.jsonl"
+    r" \( -type d -printf '%p %m %u\n' -o -printf '%p %m %u %s %T@ %l\n' \) | sort"
+)
+
+
+def test_git_is_run_by_the_build_user_and_keeps_no_key(yard: Yard, tmp_path: Path) -> None:
+    yard.mend()
+    kit, host = yard.kit, yard.kit.host
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    private = (tmp_path / "key").read_text()
+    host.sh(FORGE, stdin=f'command="/home/forge/note",restrict {(tmp_path / "key.pub").read_text()}')
+    # What root's git kept before.
+    host.sh("mkdir -p /var/lib/berth/shop/git; touch /var/lib/berth/shop/git/HEAD")
+    kit.vault = {"shop": {"DEPLOY_KEY": private}}
+    shop = kit.app("shop")
+    shop["health"]["timeout"] = WELL
+    shop["source"] = {"git": "ssh://forge@127.0.0.1/home/forge/shop.git", "deploy_key": "DEPLOY_KEY"}
+    kit.play("playbooks/deploy.yml", "-e", "app=shop")
+    assert host.sh("cat /srv/shop/current/shop/prices.py") == "TAX = 0.5"
+    # Everything that ran for it was the build user's.
+    seen = [line.split(None, 1) for line in host.sh("cat /home/forge/seen").splitlines()]
+    assert {"git fetch", "git ls-remote"} <= {
+        f"git {word}" for _, words in seen for word in ("fetch", "ls-remote") if f" {word} " in words
+    }
+    # Root's part is to ask systemd for it.
+    mine = [
+        (user, words) for user, words in seen if user != "forge" and not re.match("sshd|systemd-run ", words)
+    ]
+    assert {user for user, _ in mine} == {"berth-build-shop"}, mine
+    assert any(words.startswith("ssh ") for _, words in mine)
+    owners = host.sh("find /var/cache/berth/git/shop -printf '%u\\n' | sort -u")
+    assert owners == "berth-build-shop"
+    assert "127.0.0.1" in host.sh("cat /var/cache/berth/git/shop/known_hosts")
+    assert host.sh("stat -c '%U %a' /srv/shop/releases /srv/shop/current/") == "root 751\nroot 751"
+    host.sh("test ! -e /var/lib/berth/shop/git; test ! -e /srv/shop/releases/.source")
+    # Nor is the key anywhere but among the secrets.
+    line = private.splitlines()[2]
+    found = host.sh(f"grep -rlsF -e {line} /etc /run /srv /tmp /var --exclude-dir=.git || true").split()
+    assert found == ["/etc/berth/shop/secrets.json"], found
+    assert not [words for _, words in seen if line in words]
+    # Whoever only looks leaves nothing, and knows the host all the same.
+    host.sh(
+        "cd /home/forge/shop.git;"
+        'git() { command git -c safe.directory=* -c user.name=a -c user.email=a@b "$@"; };'
+        "git update-ref HEAD $(git commit-tree HEAD^{tree} -p HEAD -m more); chown -R forge: .;"
+        "rm -rf /var/cache/berth/git/shop/mirror"
+    )
+    before = set(host.sh(KEPT).splitlines())
+    assert kit.play("playbooks/deploy.yml", "--check", "-e", "app=shop").changed > 0
+    assert set(host.sh(KEPT).splitlines()) ^ before == set()
+    assert "more" in kit.play("playbooks/diff.yml", "-e", "app=shop").output
+    assert set(host.sh(KEPT).splitlines()) ^ before == set()
+    other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
+    host.sh(f"sed -i 's|^127.0.0.1 .*|127.0.0.1 {other}|' /var/cache/berth/git/shop/known_hosts")
+    run = kit.play("playbooks/deploy.yml", "--check", "-e", "app=shop", succeed=False)
+    assert "name that in source.host_keys" in " ".join(run.output.split()), run.output
+    kit.vault = {}
+    host.sh("rm -rf /var/cache/berth/git/shop/known_hosts; userdel -r forge 2>/dev/null || true")
+
+
 TELL_ALL = """
 import base64, json, os, pydantic, sqlalchemy, sys
 print(json.dumps(dict(os.environ)), dict(os.environ), flush=True)

@@ -41,8 +41,8 @@ def test_the_role_declares_the_users_and_folders_that_the_engine_builds_with() -
     users = [line[1] for line in app_accounts.declared(rendered("sysusers.conf.j2", "board", LONG))]
     assert users == ["caddy", "board", "berth-build-board", LONG, build_user(LONG)]
     folders = app_accounts.declared(rendered("tmpfiles.conf.j2", "board"))
-    home = str(Paths("board").build_home)
-    assert ["d", home, "0700", "berth-build-board", "berth-build-board", "-"] in folders
+    for folder in (Paths("board").build_home, Paths("board").git):
+        assert ["d", str(folder), "0700", "berth-build-board", "berth-build-board", "-"] in folders
 
 
 def test_what_an_app_needs_after_a_reboot_stays_declared_while_it_is_here() -> None:

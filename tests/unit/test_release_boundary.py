@@ -48,18 +48,19 @@ REASONS: dict[str, tuple[str, ...]] = {
         ),
         *("settings.compare read_text", "settings.remember_applied read_text", "redis.used read_text"),
         *("environment.read_password read_text", "environment.read_redis read_text"),
-        *("index.configured parser.read", "source._deploy_key read_text"),
+        *("index.configured parser.read", "source._deploy_key read_text", "source._plain_text read_text"),
         *("build.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
     ),
     "a folder that root has just made, where nobody else can write": (
         *("build._bring_python chown", "build.environment chown", "build.environment chmod"),
+        *(),
         *(
-            "diff._from_git write_text",
-            "source._git_environment open",
-            "source._git_environment write_text",
-            "source._git_environment fdopen",
+            "source.unpack extractall",
+            "uv._index_file write_text",
+            "sandbox.ready chown",
+            "source.__init__ chown",
+            "folders.serve chmod",
         ),
-        *("source.unpack extractall", "uv._index_file write_text", "uv.ready chown", "folders.serve chmod"),
         *("public._make chmod", "public.mark touch", "steps.go_live chmod"),
     ),
     "a release that was taken: all of it is root's, and no link leads out": (
@@ -75,9 +76,11 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "goes down by descriptors and follows no link": (
         *("public.publish open", "public._copy open", "public._link open", "public._link fchmod"),
-        *("redis.purge rmtree", "remove._purge rmtree", "remove.remove rmtree", "source.checkout rmtree"),
+        *("redis.purge rmtree", "remove._purge rmtree", "remove.remove rmtree"),
     ),
-    "not run by root: on the controller, or as the app's user": (
+    "not run by root: on the controller, or as the app's user or the build user": (
+        *("gitwork.environment read_text", "gitwork.environment write_text", "gitwork.environment fchmod"),
+        *("gitwork.alone open", "gitwork.lay rmtree", "gitwork.sweep rmtree", "gitwork.sweep rglob"),
         *("keeper.end rmtree", "keeper.main open", "pack._from_walk walk", "pack.archive open"),
         *("pack.digest read_bytes", "seed.fill copy2", "seed.fill walk", "gunicorn_conf._load read_text"),
     ),

@@ -12,6 +12,7 @@ from ansible.module_utils.berth.release import diff, history, units
 from ansible.module_utils.berth.release.paths import Paths
 
 from tests.support.entry import board
+from tests.support.git import unconfined
 
 APP = board(
     source={"subdir": "", "path": "/x"},
@@ -127,7 +128,8 @@ def test_before_the_first_deploy(tmp_path: Path) -> None:
     assert answer["text"] == "board: nothing is live; a deploy brings bbbbbbb as a whole."
 
 
-def test_a_repository(place: Paths, tmp_path: Path) -> None:
+def test_a_repository(place: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unconfined(monkeypatch)
     repository = tmp_path / "repository"
     repository.mkdir()
 

@@ -562,7 +562,7 @@ def test_a_failed_build_names_the_python_that_needs_none(
         )
 
     monkeypatch.setattr("ansible.module_utils.berth.release.uv.transient", uv)
-    monkeypatch.setattr("ansible.module_utils.berth.release.uv.ready", lambda _: None)
+    monkeypatch.setattr("ansible.module_utils.berth.release.sandbox.ready", lambda *_: None)
     monkeypatch.setattr(build, "run", lambda *_, **__: command.Result(0, "3.13.1", ""))
     monkeypatch.setattr(build, "ids", lambda _: (-1, -1))
     paths.marks.mkdir(parents=True)

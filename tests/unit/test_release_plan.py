@@ -213,7 +213,7 @@ def test_what_may_be_half_written_after_a_power_cut_is_made_again(tmp_path: Path
     place, boot = paths.Paths("board", tmp_path), tmp_path / "boot_id"
     boot.write_text("monday\n")
     made = [place.mirror, place.uv_cache, place.envs / "new"]
-    for folder in (*made, place.envs / "live", place.release("r")):
+    for folder in (*made, place.envs / "live", place.release("r"), place.state):
         folder.mkdir(parents=True)
     (place.release("r") / ".venv").symlink_to(place.envs / "live")
     disk.begin(place, boot)
@@ -228,7 +228,7 @@ def test_what_may_be_half_written_after_a_power_cut_is_made_again(tmp_path: Path
 def test_what_is_on_the_disk_outlives_a_power_cut(tmp_path: Path) -> None:
     place, boot = paths.Paths("board", tmp_path), tmp_path / "boot_id"
     boot.write_text("monday\n")
-    for folder in (place.mirror, place.release("r")):
+    for folder in (place.mirror, place.release("r"), place.state):
         folder.mkdir(parents=True)
     disk.begin(place, boot)
     disk.end(place, disk.flush(place, "r"))

@@ -7,7 +7,16 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import build, launch, migrate, pack, project, source, untrusted
+from ansible.module_utils.berth.release import (
+    build,
+    gitwork,
+    launch,
+    migrate,
+    pack,
+    project,
+    source,
+    untrusted,
+)
 from ansible.module_utils.berth.release.errors import ReleaseError
 
 
@@ -230,7 +239,7 @@ LISTING = (
     ],
 )
 def test_versions_of_a_repository(version: str, commit: str) -> None:
-    assert source.match_ref(LISTING, version) == commit
+    assert gitwork.match_ref(LISTING, version) == commit
 
 
 def decided(root: Path, **wishes: object) -> str:

@@ -113,10 +113,10 @@ def test_a_dead_live_release_needs_no_repository_to_start(
         if refused:
             raise ReleaseError("Starting board-web@r1.service failed: bad unit file setting.")
 
-    def away(*_: object) -> str:
+    def away(*_: object, **__: object) -> str:
         raise ReleaseError("The repository git@x.example:y did not answer within 45 s.")
 
-    monkeypatch.setattr(steps.source, "resolve_commit", away)
+    monkeypatch.setattr(steps.source, "Repository", away)
     monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, "failed"))
     monkeypatch.setattr(units, "start", start)
     app = {**APP, "source": {"git": "git@x.example:y"}}

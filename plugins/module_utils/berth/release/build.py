@@ -183,7 +183,9 @@ def requirement_texts(path: Path) -> list[str]:
 
 
 class Builder:
-    def __init__(self, paths: Paths, app: dict[str, Any], release: str) -> None:
+    def __init__(self, paths: Paths, app: dict[str, Any], release: str, committed: str = "") -> None:
+        """`committed`: when the source was, where that is known, as git writes it."""
+        self.committed = committed
         self.paths = paths
         self.app = app
         self.release = release
@@ -462,7 +464,7 @@ class Builder:
 
     def _loose(self, words: list[str], target: Path) -> None:
         """Without a lock, what there was when the source was committed: the same then as now."""
-        moment = self._committed()
+        moment = self.committed
         if moment:
             try:
                 self.uv.run([*words, "--exclude-newer", moment], target)
@@ -476,13 +478,6 @@ class Builder:
                 f"The dependencies are not pinned: as of {moment[:10]}, the day of the commit, they could "
                 f"not be installed ({why}), so the newest were taken. A lock file makes them exact."
             )
-
-    def _committed(self) -> str:
-        commit = self.release.rsplit("-", 1)[-1]
-        if not self.app["source"].get("git") or not self.paths.mirror.is_dir():
-            return ""
-        query = ["git", "--git-dir", str(self.paths.mirror), "-c", "safe.directory=*", "log", "-1"]
-        return run([*query, "--format=%cI", commit], timeout=20).out.strip()
 
     def _export(self, installer: Installer, interpreter: str, choice: dict[str, Any], target: Path) -> Path:
         """The lock of Poetry as requirements with hashes, made by Poetry itself from a copy."""

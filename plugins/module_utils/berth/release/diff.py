@@ -80,11 +80,11 @@ def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) 
     ]
     with tempfile.TemporaryDirectory(prefix="berth-diff-", dir="/var/tmp") as work:
         tree = Path(work) / "tree"
-        tree.mkdir()
         if app["source"].get("git"):
             _from_git(paths, app, record, args.get("version") or "", answer, tree)
             said = scripts(tree, app)
         else:
+            tree.mkdir()
             answer["version"] = str(args["digest"])[:7]
             if record:
                 answer["files"] = file_changes(paths.release(live), args["files"], app)
@@ -227,35 +227,15 @@ def _from_git(
 ) -> None:
     """Commits, files and the tree from a repository of the moment, which borrows what the mirror has."""
     origin = {**app["source"], **({"version": version} if version else {})}
-    commit = source.resolve_commit(paths, origin)
-    answer["version"] = commit[:7]
     old = str(record.get("version", ""))
-    bare = tree.with_name("git")
-    with source._git_environment(paths, origin) as environment:
-
-        def git(*args: str, timeout: float = 120) -> str:
-            done = source._git(environment, "--git-dir", str(bare), *args, timeout=timeout, cwd=tree)
-            if done.code != 0:
-                raise ReleaseError(f"git {args[0]} failed: {source._why(done)}.")
-            return done.out
-
-        source._git(environment, "init", "--quiet", "--bare", str(bare), timeout=30)
-        if (paths.mirror / "objects").is_dir():
-            (bare / "objects/info/alternates").write_text(f"{paths.mirror}/objects\n")
-        specs = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
-        git("fetch", "--quiet", "--", origin["git"], *specs, timeout=600)
-        known = source._git(
-            environment, "--git-dir", str(bare), "cat-file", "-e", f"{old}^{{commit}}", timeout=30
-        )
-        if old and known.code == 0:
-            form = "--format=%h %ad %an: %s"
-            answer["commits"] = git("log", "--date=short", form, f"{old}..{commit}").splitlines()
-            changed = git("diff", "--name-status", "--no-renames", old, commit)
-            answer["files"] = [line.replace("\t", " ") for line in changed.splitlines()]
-        elif old:
-            answer["notes"].append(f"The live commit {old[:7]} is not in the repository any more.")
-        git("--work-tree", str(tree), "read-tree", commit)
-        git("--work-tree", str(tree), "checkout-index", "--all", timeout=300)
+    with source.Repository(paths, {**app, "source": origin}, target=tree) as repository:
+        commit = repository.resolve()
+        answer["version"] = commit[:7]
+        found = repository.compare(old, commit)
+    if found:
+        answer["commits"], answer["files"] = found[0], [line.replace("\t", " ") for line in found[1]]
+    elif old:
+        answer["notes"].append(f"The live commit {old[:7]} is not in the repository any more.")
     source.tidy(tree, _OWN)
 
 

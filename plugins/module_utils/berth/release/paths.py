@@ -103,8 +103,18 @@ class Paths:
         return self.root / "var/lib/berth" / self.app
 
     @property
+    def git(self) -> Path:
+        """What git keeps of the source, of the build user: apart from what a build may write."""
+        return self.root / "var/cache/berth/git" / self.app
+
+    @property
     def mirror(self) -> Path:
-        return self.state / "git"
+        return self.git / "mirror"
+
+    @property
+    def stage(self) -> Path:
+        """Where git lays a source out before it is a release."""
+        return self.releases / ".source"
 
     @property
     def audit(self) -> Path:

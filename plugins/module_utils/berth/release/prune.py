@@ -18,7 +18,8 @@ def list_releases(paths: Paths) -> dict[str, dict[str, Any]]:
     """Every release folder with its record, oldest first; an empty record is a partial release."""
     if not paths.releases.is_dir():
         return {}
-    return {path.name: read_record(path) for path in sorted(paths.releases.iterdir()) if path.is_dir()}
+    found = (path for path in sorted(paths.releases.iterdir()) if path != paths.stage and path.is_dir())
+    return {path.name: read_record(path) for path in found}
 
 
 def live_release(paths: Paths) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import cause, command, gate, history, jobs, journal, prune, settings, units
+from . import cause, command, gate, history, jobs, journal, prune, settings, units, untrusted
 from .errors import ReleaseError
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     if not cut:
         return
     units.end_transient(deploy.paths.app)
+    if not deploy.repository:
+        untrusted.remove(deploy.paths.stage)
     lost = str(cut.get("release", ""))
     mine: list[str] = []
     if deploy.live:

@@ -49,7 +49,7 @@ def there(root: Path = Path("/")) -> list[str]:
 
 def used(app: str, root: Path = Path("/")) -> bool:
     """Whether a release that is on the server, the live one or one to go back to, was made with a Redis."""
-    for path in Paths(app, root).releases.glob("*/release.json"):
+    for path in Paths(app, root).releases.glob("[!.]*/release.json"):
         try:
             described = json.loads(path.read_text())["app"]
         except (OSError, ValueError, KeyError):

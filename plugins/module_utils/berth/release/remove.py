@@ -6,7 +6,7 @@ import json
 import shutil
 from typing import Any
 
-from . import command, journal, prune, redis, settings, units
+from . import command, journal, prune, redis, settings, units, untrusted
 from .errors import UP
 from .paths import Paths
 from .plan import PROVISIONED
@@ -40,6 +40,7 @@ def remove(
     paths.web_sock.unlink(missing_ok=True)
     paths.current.unlink(missing_ok=True)
     prune.sweep(paths)
+    untrusted.remove(paths.stage)
     prune.remove_unused_envs(paths)
     for name in templates:
         (paths.units / name).unlink(missing_ok=True)
@@ -98,7 +99,7 @@ def _purge(paths: Paths, database: dict[str, Any]) -> None:
             command.run([*postgres, "dropuser", "--if-exists", role])
             (paths.root / "etc/berth/postgresql" / role).unlink(missing_ok=True)
     redis.purge(redis.Redis(paths.app, paths.root))
-    for folder in (paths.base, paths.etc, paths.build_home, paths.sockets, paths.run):
+    for folder in (paths.base, paths.etc, paths.build_home, paths.git, paths.sockets, paths.run):
         shutil.rmtree(folder, ignore_errors=True)
     for user in (paths.app, paths.build_user):
         command.run(["userdel", user])

@@ -7,6 +7,8 @@ other just-in-time compiler need it.
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 from .command import Result
@@ -81,6 +83,32 @@ def out_of_memory(result: Result, app: dict[str, Any]) -> str:
 def memory(app: dict[str, Any]) -> str:
     """How much memory a build of this app may use: of the server's, where the app names no limit."""
     return str((app.get("limits") or {}).get("build_memory") or BUILD_MEMORY)
+
+
+def git(app: dict[str, Any], local: str) -> list[str]:
+    """For git: of /srv and of homes nothing, but for a repository that lies there."""
+    common = COMMON
+    if re.match(r"/(home|root|run/user)/", local):
+        # Below a folder that is not to be entered, nothing could be shown.
+        common = tuple(line.replace("ProtectHome=yes", "ProtectHome=tmpfs") for line in COMMON)
+    return [
+        *common,
+        _NETWORK,
+        *_BESIDE,
+        "TasksMax=512",
+        f"MemoryMax={memory(app)}",
+        "TemporaryFileSystem=/srv:ro",
+        *(f"InaccessiblePaths=-{path}" for path in _HIDDEN_FROM_BUILDS),
+        *([f"BindReadOnlyPaths=-{local}"] if local else []),
+    ]
+
+
+def ready(folder: Path, user: str) -> None:
+    """A build user's folder below /var/cache, should somebody have emptied that."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        shutil.chown(folder, user, user)
 
 
 def build(paths: Paths, app: dict[str, Any]) -> list[str]:

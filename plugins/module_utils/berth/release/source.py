@@ -4,69 +4,186 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import stat
 import tarfile
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import unquote
 
-from . import untrusted
-from .command import Result, run
+from . import gitwork, sandbox, untrusted
+from .command import Session, in_unit, module_source
 from .errors import ReleaseError
 from .pack import is_env_file
 from .paths import CA_BUNDLE, Paths
 from .untrusted import Owner, shown
 
-_LOOK = 45.0
-_FETCH = 600.0
-# Every object is looked at as it comes in. Old tools wrote the three that are let through: harmless, and in
-# repositories that people use.
-_CHECKED = (
-    "transfer.fsckObjects=true",
-    "fetch.fsck.zeroPaddedFilemode=ignore",
-    "fetch.fsck.missingSpaceBeforeDate=ignore",
-    "fetch.fsck.badTimezone=ignore",
-    "core.hooksPath=/dev/null",
-)
+_FULL = re.compile(r"[0-9a-f]{40}")
+_DAY = re.compile(r"\d{4}-\d\d-\d\dT[0-9:]{8}(Z|[+-]\d\d:\d\d)")
+# Longer than all that is asked for at a time may take, and than a run may hold on to it.
+_PATIENCE, _LIFE = 2 * gitwork.LONGEST, 4 * gitwork.LONGEST
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_NOBODY = ("nobody", "nogroup")
 
 
-@contextmanager
-def _git_environment(paths: Paths, source: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """What git needs to reach the repository, the deploy key in a private file for this moment only."""
-    key_name, trusted = source.get("deploy_key", ""), source.get("host_keys") or []
-    ssh = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15"]
-    # Known hosts outlive the run, where the state folder exists (not before the first run, nor in check
-    # mode).
-    known = paths.state / "known_hosts"
-    if not trusted:
-        ssh += ["-o", "StrictHostKeyChecking=accept-new"]
-        ssh += ["-o", f"UserKnownHostsFile={known if paths.state.is_dir() else '/dev/null'}"]
-    with tempfile.TemporaryDirectory(
-        prefix="berth-git-", dir="/run" if os.geteuid() == 0 else None
-    ) as folder:
-        if trusted:
-            listed = Path(folder) / "known_hosts"
-            listed.write_text("".join(f"{line}\n" for line in trusted))
-            ssh += ["-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={listed}"]
-            ssh += ["-o", "GlobalKnownHostsFile=/dev/null"]
-        if key_name:
-            key = Path(folder) / "key"
-            descriptor = os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as handle:
-                handle.write(_deploy_key(paths, key_name).rstrip("\n") + "\n")
-            ssh += ["-i", str(key), "-o", "IdentitiesOnly=yes"]
-        yield {
-            "GIT_SSH_COMMAND": " ".join(ssh),
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_SSL_CAINFO": CA_BUNDLE,
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "HOME": folder,
-            "LC_ALL": "C",
+class Repository:
+    """An app's git source: all that git does is done by its build user, in one sandboxed unit.
+
+    The deploy key reaches that unit through its standard input and is in its memory alone. With `write` the
+    mirror and the known hosts are kept; otherwise nothing on the server is changed but `target`. That is made
+    here, git lays files out there, and once this is closed nobody else writes into it.
+    """
+
+    def __init__(
+        self, paths: Paths, app: dict[str, Any], *, target: Path | None = None, write: bool = False
+    ) -> None:
+        self.paths = paths
+        self.source: dict[str, Any] = app["source"]
+        self.write = write
+        url = self.source["git"]
+        self.local = unquote(url.removeprefix("file://")) if url.startswith("file://") else ""
+        self.target = target
+        self.user, group = _account(paths)
+        self.access = self._access()
+        if write:
+            sandbox.ready(paths.git, paths.build_user)
+            # Root's own, of before.
+            untrusted.remove(paths.state / "git")
+        if target:
+            untrusted.remove(target)
+            target.mkdir(mode=0o700, parents=True)
+            shutil.chown(target, self.user, group)
+        unit = f"berth-git-{paths.app}-{os.getpid()}"
+        command = in_unit(
+            unit,
+            ["/usr/bin/python3", "-I", "-S", "-c", module_source(gitwork)],
+            user=self.user,
+            group=group,
+            sandbox=sandbox.git(app, self.local),
+            writable=[paths.git] if write else [],
+            timeout=_LIFE,
+            env={"GIT_SSL_CAINFO": CA_BUNDLE},
+            properties=[f"BindPaths={target}"] if target else [],
+        )
+        self.session = Session(unit, command)
+
+    def __enter__(self) -> Repository:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it: git has no process left that could write."""
+        self.session.end()
+
+    def _access(self) -> dict[str, Any]:
+        """How to reach the repository, and whom to take for it."""
+        name, trusted = self.source.get("deploy_key", ""), self.source.get("host_keys") or []
+        system = self.paths.root / "etc/ssh/ssh_known_hosts"
+        proxies = [name for lower in _PROXIES for name in (lower, lower.upper())]
+        return {
+            "url": self.source["git"],
+            "local": self.local,
+            "key": _deploy_key(self.paths, name) if name else "",
+            "trusted": trusted,
+            "system": _plain_text(system),
+            "carried": _plain_text(_old_known(self.paths)),
+            "write": self.write,
+            "kept": str(self.paths.git),
+            "mirror": str(self.paths.mirror),
+            "target": str(self.target or ""),
+            "environment": {name: os.environ[name] for name in proxies if name in os.environ},
         }
+
+    def _ask(self, do: str, **more: str) -> dict[str, Any]:
+        answer = self.session.ask({**self.access, "do": do, **more}, _PATIENCE)
+        kind, url = answer.get("problem"), public_url(self.source["git"])
+        if not kind:
+            if self.write and do in ("resolve", "lay"):
+                _old_known(self.paths).unlink(missing_ok=True)
+            return answer
+        why = _why([str(line) for line in answer.get("said") or []])
+        if kind == "late" and do == "resolve":
+            raise ReleaseError(
+                f"The repository {url} did not answer within {gitwork.LOOK:.0f} s: check source.git and the "
+                "server's way out."
+            )
+        if kind == "resolve":
+            raise ReleaseError(
+                f"The repository {url} cannot be read from the server: {why.rstrip('.')}. {self._hint(why)}"
+            )
+        if kind == "fetch":
+            raise ReleaseError(f"Fetching {url} failed: {why}. The live release is untouched.")
+        if kind == "missing":
+            raise ReleaseError(f"source.version: commit {more['commit']} is not in {url}.")
+        raise ReleaseError(f"Laying out commit {more.get('commit', '')[:7]} failed: {why}.")
+
+    def _hint(self, why: str) -> str:
+        if "ost key" in why:
+            return "If its host has another key now, name that in source.host_keys."
+        if self.local:
+            return f"Check source.git; {self.user} reads it, and has to be allowed to."
+        return "Check source.git, and source.deploy_key if it is private."
+
+    def resolve(self) -> str:
+        """The full commit id that `source.version` stands for right now; nothing is written."""
+        version = self.source.get("version") or "HEAD"
+        if is_full(version):
+            return str(version)
+        commit = str(self._ask("resolve", version=version).get("commit"))
+        if not is_full(commit):
+            raise ReleaseError(
+                f"source.version: {version} is no branch, tag or full commit id in "
+                f"{public_url(self.source['git'])}."
+            )
+        return commit
+
+    def is_ancestor(self, older: str, newer: str) -> bool:
+        """Whether one commit came before another one; not where the mirror lacks either of them."""
+        return self._ask("older", older=older, newer=newer).get("older") is True
+
+    def lay(self, commit: str) -> str:
+        """Lay a commit's files out in `target`, out of the mirror; the moment at which it was made."""
+        day = str(self._ask("lay", commit=commit).get("day"))
+        return day if _DAY.fullmatch(day) else ""
+
+    def compare(self, older: str, commit: str) -> tuple[list[str], list[str]] | None:
+        """Commits and files between two, the newer one being laid out; None without an older one."""
+        found = self._ask("compare", older=older, commit=commit)
+        if found.get("known") is not True:
+            return None
+        commits, files = ([str(line) for line in found.get(name) or []] for name in ("commits", "files"))
+        return commits, files
+
+
+def is_full(version: str) -> bool:
+    """Whether a version is a commit's full id, which needs no look into the repository."""
+    return bool(_FULL.fullmatch(version))
+
+
+def _account(paths: Paths) -> tuple[str, str]:
+    """Who runs git: the build user; or nobody, for a look before site.yml has run."""
+    try:
+        pwd.getpwnam(paths.build_user)
+    except KeyError:
+        return _NOBODY
+    return paths.build_user, paths.build_user
+
+
+def _old_known(paths: Paths) -> Path:
+    """The hosts that git knew when it was root who ran it."""
+    return paths.state / "known_hosts"
+
+
+def _plain_text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _deploy_key(paths: Paths, name: str) -> str:
@@ -83,16 +200,9 @@ def _deploy_key(paths: Paths, name: str) -> str:
     return secrets[name]
 
 
-def _git(environment: dict[str, str], *args: str, timeout: float, cwd: Path | None = None) -> Result:
-    options = [word for setting in _CHECKED for word in ("-c", setting)]
-    options += ["-c", "safe.directory=*", "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=20"]
-    return run(["git", *options, *args], env=environment, timeout=timeout, cwd=cwd)
-
-
-def _why(result: Result) -> str:
-    lines = [line for line in result.lines if re.match(r"(fatal|error|ssh|remote|ERROR|.*denied)", line)]
-    line = (lines or result.lines or ["no reason given"])[0]
-    return public_url(line)
+def _why(said: list[str]) -> str:
+    lines = [line for line in said if re.match(r"(fatal|error|ssh:|remote|ERROR|Host key|.*denied)", line)]
+    return public_url((lines or said or ["no reason given"])[0])
 
 
 def public_url(url: str) -> str:
@@ -104,88 +214,6 @@ def _mask(found: re.Match[str]) -> str:
     whole = found.group(0)
     # The user of an ssh address is no secret.
     return whole if found.group(1) == ":" and whole.count(":") == 1 else f"{found.group(1)}//***@"
-
-
-def resolve_commit(paths: Paths, source: dict[str, Any]) -> str:
-    """The full commit id that `source.version` stands for right now; nothing is written."""
-    url, version = source["git"], source.get("version") or "HEAD"
-    if re.fullmatch(r"[0-9a-f]{40}", version):
-        return str(version)
-    with _git_environment(paths, source) as environment:
-        try:
-            listed = _git(environment, "ls-remote", "--", url, timeout=_LOOK)
-        except ReleaseError as error:
-            raise ReleaseError(
-                f"The repository {public_url(url)} did not answer within {_LOOK:.0f} s: check source.git "
-                f"and the "
-                "server's way out."
-            ) from error
-    if listed.code != 0:
-        raise ReleaseError(
-            f"The repository {public_url(url)} cannot be read from the server: {_why(listed)}. "
-            "Check source.git, and source.deploy_key if it is private."
-        )
-    found = match_ref(listed.out, version)
-    if not found:
-        raise ReleaseError(
-            f"source.version: {version} is no branch, tag or full commit id in {public_url(url)}."
-        )
-    return found
-
-
-def match_ref(listing: str, version: str) -> str:
-    """The commit of a branch, tag or ref in the output of `git ls-remote`; empty when there is none."""
-    refs = {}
-    for line in listing.splitlines():
-        commit, _, ref = line.partition("\t")
-        refs[ref] = commit
-    # `tag^{}` is the commit that an annotated tag points to.
-    for name in (f"refs/tags/{version}^{{}}", f"refs/tags/{version}", f"refs/heads/{version}", version):
-        if name in refs:
-            return refs[name]
-    if re.fullmatch(r"[0-9a-f]{7,39}", version):
-        hits = {commit for commit in refs.values() if commit.startswith(version)}
-        if len(hits) == 1:
-            return hits.pop()
-    return ""
-
-
-def checkout(paths: Paths, source: dict[str, Any], commit: str, target: Path) -> None:
-    """Bring the mirror up to date and lay the commit's files out in `target`."""
-    mirror = paths.mirror
-    with _git_environment(paths, source) as environment:
-        if not (mirror / "HEAD").exists():
-            shutil.rmtree(mirror, ignore_errors=True)
-            _git(environment, "init", "--quiet", "--bare", str(mirror), timeout=30)
-        at = ["--git-dir", str(mirror)]
-        if _git(environment, *at, "cat-file", "-e", f"{commit}^{{commit}}", timeout=30).code != 0:
-            specs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
-            fetched = _git(
-                environment, *at, "fetch", "--quiet", "--prune", "--", source["git"], *specs, timeout=_FETCH
-            )
-            if fetched.code != 0:
-                raise ReleaseError(
-                    f"Fetching {public_url(source['git'])} failed: {_why(fetched)}. The live release is "
-                    f"untouched."
-                )
-        if _git(environment, *at, "cat-file", "-e", f"{commit}^{{commit}}", timeout=30).code != 0:
-            raise ReleaseError(f"source.version: commit {commit} is not in {public_url(source['git'])}.")
-        # An index of its own: no file of a running release is involved, and export-ignore hides nothing.
-        with tempfile.TemporaryDirectory(prefix="berth-index-") as folder:
-            environment = {**environment, "GIT_INDEX_FILE": str(Path(folder) / "index")}
-            for args in (("read-tree", commit), ("checkout-index", "--all")):
-                done = _git(environment, *at, "--work-tree", str(target), *args, timeout=300, cwd=target)
-                if done.code != 0:
-                    raise ReleaseError(f"Laying out commit {commit[:7]} failed: {_why(done)}.")
-
-
-def is_ancestor(paths: Paths, older: str, newer: str) -> bool:
-    """Whether one commit came before another one; not where the mirror lacks either of them."""
-    if older == newer or not (paths.mirror / "HEAD").exists():
-        return False
-    with _git_environment(paths, {}) as environment:
-        at = ["--git-dir", str(paths.mirror)]
-        return _git(environment, *at, "merge-base", "--is-ancestor", older, newer, timeout=30).code == 0
 
 
 def unpack(body: IO[bytes], target: Path) -> None:

@@ -44,7 +44,9 @@ from . import (
     settings,
     source,
     status,
+    trim,
     units,
+    untrusted,
 )
 from .build import Builder
 from .errors import UP, ReleaseError, next_run, run_of
@@ -84,6 +86,9 @@ class Deploy:
         self.release = ""
         self.record: dict[str, Any] = {}
         self.commit = ""
+        # Open from the plan until the source is laid out.
+        self.repository: source.Repository | None = None
+        self.committed = ""
         # The version that was asked for instead of the inventory's.
         self.asked = ""
         self.identity = ""
@@ -188,7 +193,30 @@ class Deploy:
 
     # Steps --------------------------------------------------------------------------------------------------
 
+    def open_repository(self, check: bool = False) -> source.Repository:
+        """One for all that this run asks of git."""
+        if not self.repository:
+            target = None if check else self.paths.stage
+            self.repository = source.Repository(self.paths, self.app, target=target, write=not check)
+        return self.repository
+
+    def close_repository(self) -> None:
+        if self.repository:
+            self.repository.close()
+            self.repository = None
+            untrusted.remove(self.paths.stage)
+
     def plan(self, args: Answer) -> Answer:
+        """What to do; the repository stays open only where it is needed again."""
+        answer: Answer = {}
+        try:
+            answer = self._plan(args)
+        finally:
+            if args.get("check") or answer.get("action") != "deploy":
+                self.close_repository()
+        return answer
+
+    def _plan(self, args: Answer) -> Answer:
         self.app = args["app"]
         origin = self.app["source"]
         if args.get("version"):
@@ -241,7 +269,7 @@ class Deploy:
             if self.action == "deploy" and record and not record.get("healthy"):
                 record = self._prove_first(cut)
         if self.action == "deploy" and self.commit and not force:
-            self._refuse_older(record)
+            self._refuse_older(record, check)
         if self.action == "deploy" and self.live:
             self._has_room(force, check)
         self.release = self.live
@@ -272,10 +300,12 @@ class Deploy:
             "msg": " ".join([msg, *self.notes]),
         }
 
-    def _refuse_older(self, record: Answer) -> None:
+    def _refuse_older(self, record: Answer, check: bool) -> None:
         """No run goes back unasked, be it to the inventory's version or to a commit whose turn came late."""
         before = str(record.get("version", ""))
-        if not record or not source.is_ancestor(self.paths, self.commit, before):
+        if before in ("", self.commit) or not shutil.which("git"):
+            return
+        if not self.open_repository(check).is_ancestor(self.commit, before):
             return
         error = ReleaseError(plan.older(self.app["source"], self.commit, record))
         error.also = [f"{self.live} stays live.", *self.notes]
@@ -325,8 +355,10 @@ class Deploy:
         return f", but it answers {code}{where}" if code else ", but it does not answer"
 
     def _commit(self, origin: Answer, check: bool) -> str:
+        if source.is_full(origin.get("version") or ""):
+            return str(origin["version"])
         try:
-            return source.resolve_commit(self.paths, origin)
+            return self.open_repository(check).resolve()
         except ReleaseError as error:
             # What is live needs no repository to run.
             mine = [*units.serving(self.paths, self.live)[:2], *units.beside_web(self.live_app(), self.live)]
@@ -461,7 +493,15 @@ class Deploy:
         disk.begin(self.paths)
         self.folder.mkdir(parents=True, mode=0o700)
         if self.commit:
-            source.checkout(self.paths, self.app["source"], self.commit, self.folder)
+            try:
+                self.committed = self.open_repository().lay(self.commit)
+            except BaseException:
+                self.close_repository()
+                raise
+            # First git ends, then its tree goes where nobody else may write.
+            self.open_repository().close()
+            self.paths.stage.rename(self.folder)
+            self.close_repository()
         elif body is not None:
             with body:
                 source.unpack(body, self.folder)
@@ -478,7 +518,7 @@ class Deploy:
         return {"changed": True, "msg": " ".join(["Source is in place.", *self.notes])}
 
     def build(self, _args: Answer) -> Answer:
-        builder = Builder(self.paths, self.app, self.release)
+        builder = Builder(self.paths, self.app, self.release, self.committed)
         version, self.interpreter, installer = builder.choose()
         likely = str(project.web(self.app).get("app") or "")
         if not self.app.get("build"):  # whose commands may bring the code
@@ -936,6 +976,7 @@ class Deploy:
         if gone:
             # Or systemd remembers their units: they stay in what targets want until it reads its files again.
             command.systemctl("daemon-reload")
+        trim.begin(self.paths, self.app)
         what = f"Removed {', '.join(gone)}." if gone else "Nothing to prune."
         return {"changed": bool(gone or envs), "msg": what}
 
@@ -1026,6 +1067,7 @@ class Engine:
             except ReleaseError as error:
                 finished = error.text().splitlines()[0]
             finally:
+                deploy.close_repository()
                 del self.deploys[name]
                 deploy.lock.release()
         return {"changed": bool(finished), "msg": "The lock is free.", "finished": finished}

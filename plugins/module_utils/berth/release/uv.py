@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +18,6 @@ from .paths import CA_BUNDLE, UV, Paths
 LIMIT = 900.0
 INSTALLING = "Installing the dependencies"
 _UNREACHED = re.compile(r"dns error|error sending request|Connection refused|timed out")
-
-
-def ready(paths: Paths) -> None:
-    """The folder that builds keep things in, should somebody have emptied /var/cache."""
-    home = paths.build_home
-    if not home.is_dir():
-        home.parent.mkdir(parents=True, exist_ok=True)
-        home.mkdir(mode=0o700)
-        shutil.chown(home, paths.build_user, paths.build_user)
 
 
 class Uv:
@@ -54,7 +44,7 @@ class Uv:
         doing: str = INSTALLING,
     ) -> Result:
         """As the build user, who can write the new environment and the app's cache, and nothing else."""
-        ready(self.paths)
+        sandbox.ready(self.paths.build_home, self.paths.build_user)
         with self._index_file() as env_file:
             result = transient(
                 f"berth-build-{self.paths.app}",
