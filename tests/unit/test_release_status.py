@@ -317,6 +317,33 @@ def test_the_last_run_of_a_job_is_the_one_that_counts() -> None:
     assert facts.last_run([{"ActiveState": "inactive"}], began) is None
 
 
+def test_what_systemd_forgot_at_a_reboot_the_journal_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest word of any of the job's runs; half a line, or no answer in time, is no word."""
+    entry = {"__REALTIME_TIMESTAMP": str(int((time.time() - 3600) * 1e6)), "UNIT_RESULT": "timeout"}
+    asked: list[list[str]] = []
+
+    def said(kind: str) -> Callable[..., command.Result]:
+        def run(argv: list[str], **_: object) -> command.Result:
+            asked.append(argv)
+            return command.Result(0, json.dumps({**entry, "MESSAGE_ID": kind}) + '\n{"half', "")
+
+        return run
+
+    monkeypatch.setattr(command, "run", said(facts._FAILED))
+    known = facts._last_noted(["board-nightly@r1.service", "board-nightly@r2.service"])
+    assert known["failed"] == "timeout"
+    assert 3590 < (facts.ago(known["last"]) or 0) < 3700
+    assert {"UNIT=board-nightly@r1.service", "UNIT=board-nightly@r2.service", "_PID=1"} <= set(asked[0])
+    monkeypatch.setattr(command, "run", said(facts._FINISHED))
+    assert facts._last_noted(["board-nightly@r1.service"])["failed"] == ""
+    monkeypatch.setattr(command, "run", _late)
+    assert facts._last_noted(["board-nightly@r1.service"])["last"] == ""
+
+
+def _late(argv: list[str], **_: object) -> command.Result:
+    raise ReleaseError(f"{argv[0]} took longer than 5 s and was stopped.")
+
+
 def test_a_held_lock_is_seen_without_touching_it(tmp_path: Path) -> None:
     proc = tmp_path / "proc"
     (proc / "42/fd").mkdir(parents=True)
