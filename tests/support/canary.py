@@ -79,12 +79,16 @@ def forms(value: str) -> set[str]:
     return found
 
 
-def needles(kit: Kit, app: str) -> set[str]:
-    """The given ones, and those that were born on this host."""
+def values(kit: Kit, app: str) -> set[str]:
+    """The given ones, and those that were born on this host; the owner's password is for migrations alone."""
     born = json.loads(kit.host.sh(f"cat /etc/berth/{app}/secrets.json"))
     passwords = kit.host.sh(f"cat /etc/berth/postgresql/{app} /etc/berth/postgresql/{app}_owner").split()
-    values = {GIVEN, LINE, TYPED, born["CANARY_BORN"], *passwords}
-    return {form for value in values for form in forms(value)}
+    return {GIVEN, LINE, TYPED, born["CANARY_BORN"], *passwords}
+
+
+def needles(secrets: set[str]) -> set[str]:
+    """What to look for."""
+    return {form for value in secrets for form in forms(value)}
 
 
 def found_in(text: str, wanted: set[str]) -> list[str]:
