@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -136,10 +137,12 @@ def berth(kit: Kit, scratch: Path, wanted: set[str], *words: str, status: int = 
 
     def look() -> None:
         while not over.wait(0.05):
-            for path in scratch.rglob("*"):
-                with contextlib.suppress(OSError):
-                    if path.is_file() and found_in(path.read_text(errors="replace"), wanted):
-                        seen.add(str(path.relative_to(scratch)))
+            # Files and folders go while they are looked at.
+            for folder, _, names in os.walk(scratch):
+                for path in (Path(folder, name) for name in names):
+                    with contextlib.suppress(OSError):
+                        if path.is_file() and found_in(path.read_text(errors="replace"), wanted):
+                            seen.add(str(path.relative_to(scratch)))
 
     watcher = threading.Thread(target=look)
     watcher.start()
