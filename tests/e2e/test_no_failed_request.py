@@ -337,5 +337,5 @@ def test_what_kills_a_server_costs_the_requests_in_flight(ship: Ship, authority:
         assert (now == main, restarts) == (what != "the server", str(int(what == "the server")))
         assert len(host.sh(f"pgrep -P {now}").split()) == 2
         if now == main:  # by the kernel, where the memory ran out
-            log = f"journalctl -q -o cat --since @{killed:.0f} _SYSTEMD_UNIT=loadapp-web@{live}.service"
+            log = f"journalctl -q -o cat --since @{int(killed)} _SYSTEMD_UNIT=loadapp-web@{live}.service"
             assert re.search(r"Worker \(pid:\d+\) was sent SIGKILL", host.sh(log))
