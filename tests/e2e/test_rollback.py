@@ -184,7 +184,9 @@ def test_a_full_disk_stops_no_rollback(kit: Kit) -> None:
     kit.host.sh(
         f"for folder in {folders}; do cp -a $folder /tmp/kept; mount -t tmpfs -o size=256k none $folder; "
         "cp -a /tmp/kept/. $folder/ 2> /dev/null || true; rm -rf /tmp/kept; "
-        "cat /dev/zero > $folder/full 2> /dev/null || true; done"
+        # Also the rest of each file's last page, where some more lines would fit.
+        "for file in $folder/*.jsonl; do head -c $((-$(stat -c %s $file) & 4095)) /dev/zero | tr '\\0' '\\n' "
+        ">> $file; done; cat /dev/zero > $folder/full 2> /dev/null || true; done"
     )
     try:
         run = kit.play("playbooks/rollback.yml", "-e", "app=board")
