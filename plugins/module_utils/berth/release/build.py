@@ -35,7 +35,7 @@ from . import (
     untrusted,
     wheels,
 )
-from .command import Result, module_source, run, show, transient
+from .command import Result, main_pid, module_source, run, transient
 from .errors import ReleaseError, cut, run_of
 from .paths import CA_BUNDLE, Paths, ids, instance_file, text_digest
 from .project import Installer, PythonWish
@@ -737,7 +737,7 @@ def grow(folder: Path, unit: str) -> None:
     journal.replace_text(
         path, json.dumps(settings, indent=2) + "\n", known.st_mode & 0o777, known.st_uid, known.st_gid
     )
-    main = int(show(unit, "MainPID").get("MainPID") or 0)
+    main = main_pid(unit)
     for _ in range(settings["workers"] - 1 if main else 0):
         os.kill(main, signal.SIGTTIN)
         time.sleep(0.1)  # signals of one kind that are pending together count once

@@ -294,6 +294,11 @@ def show(unit: str, *properties: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in result.out.splitlines() if "=" in line)
 
 
+def main_pid(unit: str) -> int:
+    """The unit's main process; 0 where it has none, or systemd takes too long to tell."""
+    return int(show(unit, "MainPID").get("MainPID") or 0)
+
+
 def journal(unit: str, lines: int = 200, since: float = 0.0) -> list[str]:
     """What the unit's processes wrote last, oldest line first; nothing from before `since`.
 

@@ -169,10 +169,7 @@ class Crew:
 
     def ready(self, probe: Probe, unit: str) -> int:
         """How many of them take connections; all of them where that is not to be seen."""
-        try:
-            server = int(command.show(unit, "MainPID").get("MainPID") or 0)
-        except ReleaseError:
-            return self.workers
+        server = command.main_pid(unit)
         # Somebody has just answered: where nobody is seen to listen, this kernel does not tell.
         return listening.accepting(probe.socket, server) or self.workers
 

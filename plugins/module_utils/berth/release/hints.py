@@ -85,10 +85,7 @@ def _accepts(pattern: str, host: str) -> bool:
 
 
 def _host_lists(text: str) -> Iterator[tuple[list[str], int]]:
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
-        return
+    tree = project.parse(text)
     constants = {
         target.id: node.value
         for node in tree.body

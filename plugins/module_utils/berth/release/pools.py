@@ -157,23 +157,16 @@ def find(folder: Path, env: Mapping[str, Any]) -> list[Pool]:
     for path, text in texts.items():
         if not _MENTIONED.search(text) or project.is_command(path.relative_to(folder)):
             continue
-        tree = _parse(text)
+        tree = project.parse(text)
         # An expression may be nested deeper than can be followed, and a name may stand for itself.
         with contextlib.suppress(RecursionError):
             found += _Reader(str(path.relative_to(folder)), _imports(tree), values).inside(tree)
     return found
 
 
-def _parse(text: str) -> ast.Module:
-    try:
-        return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ast.Module([], [])
-
-
 def _assigned(text: str, name: str) -> Iterator[ast.expr]:
     """Every value that a file gives to a name."""
-    for node in ast.walk(_parse(text)):
+    for node in ast.walk(project.parse(text)):
         if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
             continue
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]

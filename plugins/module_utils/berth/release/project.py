@@ -372,6 +372,14 @@ def texts(project: Path) -> Iterator[tuple[Path, str]]:
             continue
 
 
+def parse(text: str) -> ast.Module:
+    """A source, as its syntax says; empty where it has none, or is nested deeper than can be followed."""
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ast.Module([], [])
+
+
 def syntax_error(project: Path) -> str:
     """The first file that does not parse, with its line: why no application was found in it."""
     for path in sources(project):

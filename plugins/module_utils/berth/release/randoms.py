@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import project, reads, untrusted
+from . import project, reads
 
 _RANDOM = {
     *("token_urlsafe", "token_hex", "token_bytes", "urandom", "uuid4", "generate_key", "get_random_bytes"),
@@ -53,15 +53,10 @@ def _is_set(default: Default, known: Collection[str]) -> bool:
 def find(folder: Path) -> list[Default]:
     """Every one in the sources, which are read and not run."""
     found = []
-    for path in project.sources(folder):
-        try:
-            text = untrusted.read_text(path, errors="replace")
-            if not any(name in text for name in _RANDOM):
-                continue
-            tree = ast.parse(text)
-        except (OSError, SyntaxError, ValueError):
+    for path, text in project.texts(folder):
+        if not any(name in text for name in _RANDOM):
             continue
-        for name, constant, line in _in_module(tree):
+        for name, constant, line in _in_module(project.parse(text)):
             found.append(Default(name, f"{path.relative_to(folder)}:{line}", constant))
     return found
 

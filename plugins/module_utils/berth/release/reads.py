@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import project, untrusted
+from . import project
 
 _MENTIONED = re.compile(r"environ|getenv|Settings\b|decouple|starlette\.config|environs")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -37,17 +37,16 @@ def find(folder: Path, only: re.Pattern[str] = _MENTIONED) -> list[Variable]:
     """Every variable once, the strictest of its readings first; of files that mention `only`, where given."""
     read: list[tuple[Path, _Reading]] = []
     bases: dict[str, set[str]] = {}
-    for path in project.sources(folder):
+    for path, text in project.texts(folder):
         relative = path.relative_to(folder)
-        if project.is_command(relative):
+        if project.is_command(relative) or not (_MENTIONED.search(text) and only.search(text)):
             continue
+        if _is_alembics(path, text):
+            continue
+        tree = project.parse(text)
         try:
-            text = untrusted.read_text(path, errors="replace")
-            if not (_MENTIONED.search(text) and only.search(text)) or _is_alembics(path, text):
-                continue
-            tree = ast.parse(text)
             read += [(relative, one) for one in _in_module(tree)]
-        except (OSError, SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError):
             continue
         for node in tree.body:
             if isinstance(node, ast.ClassDef):

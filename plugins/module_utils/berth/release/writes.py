@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from . import pools, project, untrusted
+from . import pools, project
 
 _MENTIONED = re.compile(
     r"open\(|mkdir|makedirs|FileHandler|basicConfig|write_text|write_bytes|touch\(|logger\.add\(|sqlite3"
@@ -60,22 +60,20 @@ def find(folder: Path, work: Path, env: Mapping[str, Any]) -> list[Written]:
     """Every such folder once. `work` is where the app runs, `env` what the inventory sets."""
     found: dict[str, Written] = {}
     start = _Path(()).join(os.path.relpath(work, folder)) or _Path(())
-    values = pools.Values(env, dict(project.texts(folder)))
-    for path in project.sources(folder):
+    texts = dict(project.texts(folder))
+    values = pools.Values(env, texts)
+    for path, text in texts.items():
         relative = path.relative_to(folder)
-        if project.is_command(relative):
+        if project.is_command(relative) or not _MENTIONED.search(text):
             continue
+        tree = project.parse(text)
         try:
-            text = untrusted.read_text(path, errors="replace")
-            if not _MENTIONED.search(text):
-                continue
-            tree = ast.parse(text)
             reader = _Reader(_Path(relative.parts), start, _constants(tree), values)
             for place, line, name, is_folder in reader.inside(tree):
                 parts = place.parts if is_folder or place.below else place.parts[:-1]
                 one = Written("/".join(parts) or ".", f"{relative}:{line}", name)
                 found.setdefault(one.folder if one.folder != "." else name, one)
-        except (OSError, SyntaxError, ValueError, RecursionError):
+        except (SyntaxError, ValueError, RecursionError):
             continue
     outer = {one.folder for one in found.values() if not _holds_code(folder, one)}
     return [
