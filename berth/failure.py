@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from plugins.module_utils.berth.release import masking
+from plugins.module_utils.berth.diagnosis import masking
 
 NOT_SHOWN = {"changed", "deprecations", "exception", "failed", "results", "skipped", "warnings"}
 HIDDEN = "Its output is hidden, as it may hold secrets."

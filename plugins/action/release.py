@@ -20,11 +20,17 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
-    from plugins.module_utils.berth.release import detect, diff, masking, pack, session
-    from plugins.module_utils.berth.release.errors import ReleaseError
+    from plugins.module_utils.berth.diagnosis import masking
+    from plugins.module_utils.berth.errors import ReleaseError
+    from plugins.module_utils.berth.reports import detect, diff
+    from plugins.module_utils.berth.sources import pack
+    from plugins.module_utils.berth.transport import session
 else:
-    from ansible.module_utils.berth.release import detect, diff, masking, pack, session
-    from ansible.module_utils.berth.release.errors import ReleaseError
+    from ansible.module_utils.berth.diagnosis import masking
+    from ansible.module_utils.berth.errors import ReleaseError
+    from ansible.module_utils.berth.reports import detect, diff
+    from ansible.module_utils.berth.sources import pack
+    from ansible.module_utils.berth.transport import session
 
 # What check mode says will change when the plan is to deploy; the others report, wait or tidy up.
 PREDICTED = {"fetch", "build", "start", "switch"}

@@ -15,9 +15,9 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
-    from plugins.module_utils.berth.release import masking
+    from plugins.module_utils.berth.diagnosis import masking
 else:
-    from ansible.module_utils.berth.release import masking
+    from ansible.module_utils.berth.diagnosis import masking
 
 DOCUMENTATION = """
     name: berth

@@ -13,13 +13,13 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
-    from plugins.module_utils.berth.release import sandbox
-    from plugins.module_utils.berth.release.paths import build_user
-    from plugins.module_utils.berth.release.shell import keeps_shell
+    from plugins.module_utils.berth.host import sandbox
+    from plugins.module_utils.berth.paths import build_user
+    from plugins.module_utils.berth.runtime.shell import keeps_shell
 else:
-    from ansible.module_utils.berth.release import sandbox
-    from ansible.module_utils.berth.release.paths import build_user
-    from ansible.module_utils.berth.release.shell import keeps_shell
+    from ansible.module_utils.berth.host import sandbox
+    from ansible.module_utils.berth.paths import build_user
+    from ansible.module_utils.berth.runtime.shell import keeps_shell
 
 
 def unit_sandbox(_name: str) -> str:

@@ -25,9 +25,13 @@ if (_utils := str(ROOT / "plugins" / "module_utils")) not in ansible.module_util
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
-    from plugins.module_utils.berth import contract, contract_spec, contract_top
+    from plugins.module_utils.berth.contract import resolve as contract
+    from plugins.module_utils.berth.contract import spec as contract_spec
+    from plugins.module_utils.berth.contract import top as contract_top
 else:
-    from ansible.module_utils.berth import contract, contract_spec, contract_top
+    from ansible.module_utils.berth.contract import resolve as contract
+    from ansible.module_utils.berth.contract import spec as contract_spec
+    from ansible.module_utils.berth.contract import top as contract_top
 
 
 @functools.cache

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.berth import admins
-from ansible.module_utils.berth.release import journal
+from ansible.module_utils.berth.host import admins
+from ansible.module_utils.berth.store import journal
 
 DOCUMENTATION = r"""
 module: admin_accounts

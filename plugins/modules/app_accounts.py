@@ -66,9 +66,9 @@ import stat  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.release import journal, presence  # noqa: E402
-from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
-from ansible.module_utils.berth.release.paths import Paths  # noqa: E402
+from ansible.module_utils.berth.paths import Paths  # noqa: E402
+from ansible.module_utils.berth.store import journal, presence  # noqa: E402
+from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 
 def declared(text: str) -> list[list[str]]:

@@ -46,10 +46,11 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.release import environment, journal  # noqa: E402
-from ansible.module_utils.berth.release.errors import ReleaseError  # noqa: E402
-from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
-from ansible.module_utils.berth.release.paths import Paths  # noqa: E402
+from ansible.module_utils.berth import environment  # noqa: E402
+from ansible.module_utils.berth.errors import ReleaseError  # noqa: E402
+from ansible.module_utils.berth.paths import Paths  # noqa: E402
+from ansible.module_utils.berth.store import journal  # noqa: E402
+from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 PASSWORDS = Path("/etc/berth/postgresql")
 REDIS = Path("/etc/berth/redis")

@@ -41,7 +41,7 @@ import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
+from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 

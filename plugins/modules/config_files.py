@@ -88,7 +88,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.release.journal import replace_text  # noqa: E402
+from ansible.module_utils.berth.store.journal import replace_text  # noqa: E402
 
 
 def ids(file: dict[str, Any]) -> tuple[int, int] | None:

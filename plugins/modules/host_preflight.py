@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.berth import admins
+from ansible.module_utils.berth.host import admins
 
 DOCUMENTATION = r"""
 module: host_preflight

@@ -80,7 +80,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.postgresql import (  # noqa: E402
+from ansible.module_utils.berth.services.postgresql import (  # noqa: E402
     USABLE,
     UnreachableError,
     connect,
@@ -91,7 +91,7 @@ from ansible.module_utils.berth.postgresql import (  # noqa: E402
     rows,
     verifier,
 )
-from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
+from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 TABLE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
 SEQUENCE = {"USAGE", "SELECT"}

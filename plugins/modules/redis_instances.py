@@ -63,9 +63,11 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.release import command, environment, journal  # noqa: E402
-from ansible.module_utils.berth.release import redis as place  # noqa: E402
-from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
+from ansible.module_utils.berth import environment  # noqa: E402
+from ansible.module_utils.berth.host import command  # noqa: E402
+from ansible.module_utils.berth.services import redis as place  # noqa: E402
+from ansible.module_utils.berth.store import journal  # noqa: E402
+from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 PORTS = range(6380, 7380)
 # Directives that CONFIG SET changes while Redis runs.

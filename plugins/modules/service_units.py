@@ -51,8 +51,8 @@ import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.release import journal  # noqa: E402
-from ansible.module_utils.berth.release.lock import hostwide  # noqa: E402
+from ansible.module_utils.berth.store import journal  # noqa: E402
+from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 FOLDER = Path("/etc/systemd/system")
 INSTANCE = "00000000T000000Z-0000000"

@@ -96,7 +96,7 @@ for pattern in ("/tmp/berth-*", "/run/berth-*", "/srv/board/.*.new", "/etc/berth
     for path in glob.glob(pattern): print("temporary", path)
 for path in glob.glob("/proc/[0-9]*/cmdline"):
     try:
-        if b"berth.release.agent" in Path(path).read_bytes() and str(os.getpid()) not in path:
+        if b"berth.transport.agent" in Path(path).read_bytes() and str(os.getpid()) not in path:
             print("engine", path)
     except OSError: pass
 with open("/var/lib/berth/board/lock") as lock:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import source
+from ansible.module_utils.berth.sources import source
 
 
 def unconfined(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:

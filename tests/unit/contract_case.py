@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plugins.filter.contract import contract_errors, contract_resolve
-from plugins.module_utils.berth.contract_spec import load_spec
+from plugins.module_utils.berth.contract.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 INVENTORY = str(ROOT / "inventories" / "example")

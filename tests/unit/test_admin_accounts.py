@@ -7,7 +7,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from ansible.module_utils.berth import admins
+from ansible.module_utils.berth.host import admins
 
 
 def key(name: str, kind: str = "ssh-ed25519") -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 import jinja2
 import pytest
-from ansible.module_utils.berth.release.paths import Paths, build_user
+from ansible.module_utils.berth.paths import Paths, build_user
 
 from plugins.filter.app import FilterModule
-from plugins.module_utils.berth.contract_names import APP
+from plugins.module_utils.berth.contract.names import APP
 from plugins.modules import app_accounts, app_uv
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/app/templates"

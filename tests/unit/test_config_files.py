@@ -20,8 +20,8 @@ ME = pwd.getpwuid(os.getuid()).pw_name
 RUN = """
 import sys, runpy
 sys.path.insert(0, {root!r})
-import plugins.module_utils.berth.release.journal as journal
-sys.modules['ansible.module_utils.berth.release.journal'] = journal
+import plugins.module_utils.berth.store.journal as journal
+sys.modules['ansible.module_utils.berth.store.journal'] = journal
 runpy.run_path({module!r}, run_name='__main__')
 """
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from plugins.module_utils.berth.contract_vault import is_placeholder
+from plugins.module_utils.berth.contract.vault import is_placeholder
 from tests.unit.contract_case import PRIVATE_KEY, SECRET, problems
 
 DECLARED = {"apps[0].secrets": [{"name": "SECRET_KEY"}]}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import environment
-from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth import environment
+from ansible.module_utils.berth.errors import ReleaseError
 from hypothesis import given
 from hypothesis import strategies as st
 

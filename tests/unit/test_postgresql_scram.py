@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from ansible.module_utils.berth import postgresql
+from ansible.module_utils.berth.services import postgresql
 
 from plugins.modules import postgresql_databases
 

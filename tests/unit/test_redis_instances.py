@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.berth.release import redis
+from ansible.module_utils.berth.services import redis
 
 from plugins.filter.redis import default_memory, redis_instances
 from plugins.filter.wiring import redis_of_apps

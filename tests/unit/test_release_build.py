@@ -9,21 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import (
-    build,
-    command,
-    environment,
-    journal,
-    lock,
-    migrate,
-    plan,
-    project,
-    pythons,
-    source,
-    steps,
-)
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth import environment
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command
+from ansible.module_utils.berth.migrations import migrate
+from ansible.module_utils.berth.packaging import build, pythons
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.reading import project
+from ansible.module_utils.berth.release import plan, steps
+from ansible.module_utils.berth.sources import source
+from ansible.module_utils.berth.store import journal, lock
 
 from tests.support.entry import board
 

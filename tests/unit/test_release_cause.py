@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import cause, needs, pythons, uv
-from ansible.module_utils.berth.release.command import Result
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.session import reason
+from ansible.module_utils.berth.diagnosis import cause, needs
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host.command import Result
+from ansible.module_utils.berth.packaging import pythons, uv
+from ansible.module_utils.berth.transport.session import reason
 
 HERE = "/srv/board/releases/r"
 

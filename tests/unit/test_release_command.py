@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
-from ansible.module_utils.berth.release import command
-from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command
 
 MIB = 1 << 20
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import diff, history, units
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.reports import diff, history
+from ansible.module_utils.berth.runtime import units
 
 from tests.support.entry import board
 from tests.support.git import unconfined

@@ -8,9 +8,12 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import build, cause, command, gate
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.units import Past
+from ansible.module_utils.berth.diagnosis import cause
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command
+from ansible.module_utils.berth.packaging import build
+from ansible.module_utils.berth.runtime import gate
+from ansible.module_utils.berth.runtime.units import Past
 
 NEW = Past()
 HEALTH = {"timeout": 5, "interval": 0.01, "successes": 1, "hold": 0}

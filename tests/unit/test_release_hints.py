@@ -9,21 +9,13 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
-from ansible.module_utils.berth.release import (
-    build,
-    command,
-    detect,
-    hints,
-    launch,
-    project,
-    reads,
-    untrusted,
-    wheels,
-    writes,
-)
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
-from ansible.module_utils.berth.release.project import PythonWish
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command, untrusted
+from ansible.module_utils.berth.packaging import build
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.reading import launch, project, reads, wheels, writes
+from ansible.module_utils.berth.reading.project import PythonWish
+from ansible.module_utils.berth.reports import detect, hints
 from ansible.plugins.action import ActionBase
 
 from plugins.action import release
@@ -561,8 +553,8 @@ def test_a_failed_build_names_the_python_that_needs_none(
             1, "", "error: Failed to build `httptools==0.6.1`\nerror: command 'gcc' failed: No such file"
         )
 
-    monkeypatch.setattr("ansible.module_utils.berth.release.uv.transient", uv)
-    monkeypatch.setattr("ansible.module_utils.berth.release.sandbox.ready", lambda *_: None)
+    monkeypatch.setattr("ansible.module_utils.berth.packaging.uv.transient", uv)
+    monkeypatch.setattr("ansible.module_utils.berth.host.sandbox.ready", lambda *_: None)
     monkeypatch.setattr(build, "run", lambda *_, **__: command.Result(0, "3.13.1", ""))
     monkeypatch.setattr(build, "ids", lambda _: (-1, -1))
     paths.marks.mkdir(parents=True)

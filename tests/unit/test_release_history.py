@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import history, migrate, schema
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.migrations import migrate, schema
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.reports import history
 
 INI = "[alembic]\nscript_location = %(here)s/migrations\n"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import gunicorn_conf, retire
+from ansible.module_utils.berth.payload import gunicorn_conf, retire
 
 OWN = "/run/board/a.sock"
 

@@ -6,9 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import journal, lock, prune, units
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.store import journal, lock, prune
 
 
 def test_one_run_at_a_time_reads_and_writes(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import jobs, prune, units
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.runtime import jobs, units
+from ansible.module_utils.berth.store import prune
 
 from tests.support.entry import board
 

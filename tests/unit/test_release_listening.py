@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ansible.module_utils.berth.release import listening
+from ansible.module_utils.berth.runtime import listening
 
 
 def test_own_sockets_are_found(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from ansible.module_utils.berth.release import environment, journal, masking
-from ansible.module_utils.berth.release.agent import Secrets
-from ansible.module_utils.berth.release.errors import ReleaseError, cut
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth import environment
+from ansible.module_utils.berth.diagnosis import masking
+from ansible.module_utils.berth.errors import ReleaseError, cut
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.store import journal
+from ansible.module_utils.berth.transport.agent import Secrets
 
 from berth.failure import failure_text
 

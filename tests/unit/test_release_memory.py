@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import memory, prune, steps, units
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import memory
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.release import steps
+from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.store import prune
 
 MB = 2**20
 

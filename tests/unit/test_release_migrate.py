@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import migrate
-from ansible.module_utils.berth.release.command import Result
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host.command import Result
+from ansible.module_utils.berth.migrations import migrate
+from ansible.module_utils.berth.paths import Paths
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import environment, offline
-from ansible.module_utils.berth.release.command import Result
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth import environment
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host.command import Result
+from ansible.module_utils.berth.migrations import offline
+from ansible.module_utils.berth.paths import Paths
 
 
 @pytest.fixture

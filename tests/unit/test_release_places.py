@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import build, index, launch, places, project, pythons, randoms
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.packaging import build, index, pythons
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.reading import launch, places, project, randoms
 
 MAIN = "from fastapi import FastAPI\napp = FastAPI()\n"
 APP: dict[str, Any] = {"source": {"subdir": ""}, "processes": [{"name": "web"}]}

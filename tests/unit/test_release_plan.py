@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import disk, gate, journal, lock, paths, plan, prune, steps, units, uv
-from ansible.module_utils.berth.release.command import Result
-from ansible.module_utils.berth.release.errors import ReleaseError, next_run
+from ansible.module_utils.berth import paths
+from ansible.module_utils.berth.errors import ReleaseError, next_run
+from ansible.module_utils.berth.host.command import Result
+from ansible.module_utils.berth.packaging import uv
+from ansible.module_utils.berth.release import plan, steps
+from ansible.module_utils.berth.runtime import gate, units
+from ansible.module_utils.berth.store import disk, journal, lock, prune
 
 from tests.support.entry import board
 
@@ -330,14 +334,15 @@ def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path, monkeypatch: pytest
     assert prune.sweep(place) == []
 
 
-def test_folders_for_git_go_unless_another_engine_may_use_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["from berth.transport.agent import main", "berth.release.agent"])
+def test_folders_for_git_go_unless_another_engine_may_use_them(tmp_path: Path, engine: str) -> None:
     key = tmp_path / "run/berth-git-abc/key"
     key.parent.mkdir(parents=True)
     key.write_text("private")
     proc = tmp_path / "proc"
     other, shell = proc / "1/cmdline", proc / "2/cmdline"
     for path, words in (
-        (other, ["python3", "-c", "berth.release.agent"]),
+        (other, ["python3", "-c", engine]),
         (shell, ["sh", "berth.release.agent"]),
     ):
         path.parent.mkdir(parents=True)

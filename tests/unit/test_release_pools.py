@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import detect, pools
+from ansible.module_utils.berth.reading import pools
+from ansible.module_utils.berth.reports import detect
 
 SA = "from sqlalchemy import create_engine\n"
 

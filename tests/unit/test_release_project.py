@@ -7,17 +7,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import (
-    build,
-    gitwork,
-    launch,
-    migrate,
-    pack,
-    project,
-    source,
-    untrusted,
-)
-from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import untrusted
+from ansible.module_utils.berth.migrations import migrate
+from ansible.module_utils.berth.packaging import build
+from ansible.module_utils.berth.payload import gitwork
+from ansible.module_utils.berth.reading import launch, project
+from ansible.module_utils.berth.sources import pack, source
 
 
 def write(root: Path, **files: str) -> Path:

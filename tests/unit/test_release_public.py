@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import public
-from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.packaging import public
 
 WEB = "web/dist"
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import (
-    build,
-    cause,
-    history,
-    journal,
-    plan,
-    prune,
-    pythons,
-    steps,
-    units,
-)
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.diagnosis import cause
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.packaging import build, pythons
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.release import plan, steps
+from ansible.module_utils.berth.reports import history
+from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.store import journal, prune
 
 from tests.support.entry import board
 

@@ -11,22 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import (
-    command,
-    gate,
-    history,
-    journal,
-    lock,
-    plan,
-    prune,
-    recover,
-    retire,
-    schema,
-    steps,
-    units,
-)
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command
+from ansible.module_utils.berth.migrations import schema
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.payload import retire
+from ansible.module_utils.berth.release import plan, recover, steps
+from ansible.module_utils.berth.reports import history
+from ansible.module_utils.berth.runtime import gate, units
+from ansible.module_utils.berth.store import journal, lock, prune
 
 from tests.support.entry import board
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth import contract_names
-from ansible.module_utils.berth.release import command, remove, steps
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.contract import names as contract_names
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.release import remove, steps
 
 NO_NAMES = ("", ".", "..", "../x", "a/b", "/", "Board", "1st", "a" * 32, "board\n", "-x", "böard")
 

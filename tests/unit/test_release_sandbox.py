@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import command, sandbox
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.host import command, sandbox
+from ansible.module_utils.berth.paths import Paths
 
 from plugins.filter.app import FilterModule
 

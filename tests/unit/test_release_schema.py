@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import schema
+from ansible.module_utils.berth.migrations import schema
 
 
 def revision(body: str, name: str = "2", down: str = '"1"', after: str = "") -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from ansible.module_utils.berth.release import history, migrate, scripts
+from ansible.module_utils.berth.migrations import migrate, scripts
+from ansible.module_utils.berth.reports import history
 
 REVISION = "revision = {name!r}\ndown_revision = None\n"
 

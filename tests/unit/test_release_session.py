@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import agent, session
+from ansible.module_utils.berth.transport import agent, session
 
 BERTH = Path(session.__file__).parents[1]
 

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.berth.release import environment, gate, public, settings
-from ansible.module_utils.berth.release.paths import Paths, template_files
+from ansible.module_utils.berth import environment
+from ansible.module_utils.berth.packaging import public
+from ansible.module_utils.berth.paths import Paths, template_files
 from ansible.module_utils.berth.release.plan import PROVISIONED
+from ansible.module_utils.berth.runtime import gate
+from ansible.module_utils.berth.store import settings
 
 from plugins.filter.proxy import proxy_receipt
 from plugins.filter.wiring import proxy_sites

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import shell
+from ansible.module_utils.berth.runtime import shell
 
 # Says its process, what it was given, and ends well when it is asked to.
 PROGRAM = """

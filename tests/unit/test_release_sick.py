@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import gate, journal, plan, recover, settings, steps, units
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.release import plan, recover, steps
+from ansible.module_utils.berth.runtime import gate, units
+from ansible.module_utils.berth.store import journal, settings
 
 from tests.support.entry import board
 

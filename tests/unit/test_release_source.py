@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import gitwork, sandbox, source, trim
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import sandbox
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.payload import gitwork
+from ansible.module_utils.berth.sources import source
+from ansible.module_utils.berth.store import trim
 
 from tests.support.git import git, unconfined
 

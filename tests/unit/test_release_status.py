@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.release import (
-    certificate,
-    command,
-    facts,
-    findings,
-    journal,
-    presence,
-    remove,
-    status,
-    units,
-)
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.release import remove
+from ansible.module_utils.berth.reports import certificate, facts, findings, status
+from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.store import journal, presence
 
 NOW = datetime.now(UTC)
 SERVER: dict[str, Any] = {

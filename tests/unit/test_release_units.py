@@ -6,9 +6,9 @@ import os
 import time
 
 import pytest
-from ansible.module_utils.berth.release import units
-from ansible.module_utils.berth.release.command import Result
-from ansible.module_utils.berth.release.errors import ReleaseError
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host.command import Result
+from ansible.module_utils.berth.runtime import units
 
 
 @pytest.mark.parametrize(

@@ -14,27 +14,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.berth.release import (
-    detect,
-    diff,
-    folders,
-    launch,
-    migrate,
-    origins,
-    pack,
-    places,
-    pools,
-    project,
-    prune,
-    randoms,
-    seed,
-    source,
-    untrusted,
-)
-from ansible.module_utils.berth.release.command import Result
-from ansible.module_utils.berth.release.errors import ReleaseError
-from ansible.module_utils.berth.release.paths import Paths
-from ansible.module_utils.berth.release.untrusted import Owner
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import untrusted
+from ansible.module_utils.berth.host.command import Result
+from ansible.module_utils.berth.host.untrusted import Owner
+from ansible.module_utils.berth.migrations import migrate
+from ansible.module_utils.berth.packaging import folders
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.payload import seed
+from ansible.module_utils.berth.reading import launch, places, pools, project, randoms
+from ansible.module_utils.berth.reports import detect, diff
+from ansible.module_utils.berth.sources import origins, pack, source
+from ansible.module_utils.berth.store import prune
 
 ME = Owner(os.getuid(), os.getgid())
 

@@ -8,9 +8,13 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from . import ENGINE_VERSION, environment, prune
-from .errors import UP, ReleaseError, run_of
-from .paths import Paths, template_files, text_digest
+from .. import environment
+from ..errors import UP, ReleaseError, run_of
+from ..paths import Paths, template_files, text_digest
+from ..store import prune
+
+# Part of every fingerprint: raise it when a release built by an older engine must be built again.
+ENGINE_VERSION = "2"
 
 # What of an app's entry is part of a release; the rest (proxy, keep_releases, …) may change without a new
 # one.

@@ -7,8 +7,12 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import cause, command, gate, history, jobs, journal, prune, settings, units, untrusted
-from .errors import ReleaseError
+from ..diagnosis import cause
+from ..errors import ReleaseError
+from ..host import command, untrusted
+from ..reports import history
+from ..runtime import gate, jobs, units
+from ..store import journal, prune, settings
 
 if TYPE_CHECKING:
     from .steps import Deploy

@@ -6,9 +6,12 @@ import json
 import shutil
 from typing import Any
 
-from . import command, journal, prune, redis, settings, units, untrusted
-from .errors import UP
-from .paths import Paths
+from ..errors import UP
+from ..host import command, untrusted
+from ..paths import Paths
+from ..runtime import units
+from ..services import redis
+from ..store import journal, prune, settings
 from .plan import PROVISIONED
 
 

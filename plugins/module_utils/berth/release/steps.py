@@ -14,45 +14,22 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from . import (
-    build,
-    cause,
-    command,
-    diff,
-    disk,
-    gate,
-    hints,
-    history,
-    jobs,
-    journal,
-    memory,
-    migrate,
-    offline,
-    places,
-    plan,
-    pools,
-    project,
-    prove,
-    prune,
-    pythons,
-    randoms,
-    recover,
-    remove,
-    retire,
-    sandbox,
-    schema,
-    settings,
-    source,
-    status,
-    trim,
-    units,
-    untrusted,
-)
-from .build import Builder
-from .errors import UP, ReleaseError, next_run, run_of
-from .lock import Lock, hostwide
-from .migrate import Decision
-from .paths import Paths, instance_file, template_files
+from ..diagnosis import cause
+from ..errors import UP, ReleaseError, next_run, run_of
+from ..host import command, memory, sandbox, untrusted
+from ..migrations import migrate, offline, schema
+from ..migrations.migrate import Decision
+from ..packaging import build, prove, pythons
+from ..packaging.build import Builder
+from ..paths import Paths, instance_file, template_files
+from ..payload import retire
+from ..reading import places, pools, project, randoms
+from ..reports import diff, hints, history, status
+from ..runtime import gate, jobs, units
+from ..sources import source
+from ..store import disk, journal, prune, settings, trim
+from ..store.lock import Lock, hostwide
+from . import plan, recover, remove
 
 Answer = dict[str, Any]
 _PROXY_IDLE = 30

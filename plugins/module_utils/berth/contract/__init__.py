@@ -1,0 +1,1 @@
+"""From an inventory to apps that are checked and complete."""

@@ -1,0 +1,239 @@
+"""What must hold for `server` beyond its types."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import zoneinfo
+from typing import Any
+
+from . import names as names
+from .files import on_controller
+from .problem import Report, did_you_mean, show
+
+_KEY = re.compile(
+    r"(?:^|\s)(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-ssh-ed25519@openssh\.com"
+    r"|sk-ecdsa-sha2-nistp256@openssh\.com)\s+([A-Za-z0-9+/]+={0,3})(?:\s|$)"
+)
+_LOCALE = re.compile(r"(C|[a-z]{2,3}_[A-Z]{2}(@[a-z]+)?)\.(UTF-8|utf8)(@[a-z]+)?")
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s(.+?)-----END CERTIFICATE-----", re.DOTALL)
+
+
+def check_server(report: Report, server: dict[str, Any], inventory_dir: str) -> None:
+    """Check `server`; makes the certificates' paths absolute."""
+    _system(report, server)
+    _admin(report, server["admin"])
+    server["extra_ca_certificates"] = [
+        _certificate(report, f"server.extra_ca_certificates[{index}]", value, inventory_dir)
+        for index, value in enumerate(server["extra_ca_certificates"])
+    ]
+    _updates(report, server["updates"])
+    _postgresql(report, server["postgresql"])
+    _python(report, server["python"])
+    _proxy(report, server["proxy"])
+
+
+def _system(report: Report, server: dict[str, Any]) -> None:
+    hostname = server["hostname"]
+    if hostname and (len(hostname) > 64 or not all(map(names.LABEL.fullmatch, hostname.lower().split(".")))):
+        report.add(
+            "server.hostname", f'{show("", hostname)} is not a host name; write e.g. "web1.example.com"'
+        )
+    _timezone(report, server["timezone"])
+    if not _LOCALE.fullmatch(server["locale"]):
+        report.add(
+            "server.locale",
+            f'{show("", server["locale"])} is not a UTF-8 locale; write e.g. "C.UTF-8" or "en_US.UTF-8"',
+        )
+    for index, package in enumerate(server["packages"]):
+        check_package(report, f"server.packages[{index}]", package)
+    names.check_range(report, "server.swap_mb", server["swap_mb"], 0, 65536, "(MiB; 0 makes none)")
+    check_size(report, "server.journal_max", server["journal_max"])
+
+
+def check_package(report: Report, path: str, value: str) -> None:
+    """Report what is not a Debian package's name."""
+    names.check_pattern(report, path, value, names.PACKAGE, 'write the name of an apt package, e.g. "libpq5"')
+
+
+def check_size(report: Report, path: str, value: str) -> None:
+    """Report what is not a systemd size with a unit (systemd takes a bare number for bytes)."""
+    if value.isdecimal():
+        report.add(path, f'{show(path, value)} has no unit; write e.g. "512M" (K, M, G or T)')
+    else:
+        names.check_pattern(report, path, value, names.SYSTEMD_SIZE, 'write e.g. "512M" (K, M, G or T)')
+
+
+def size_bytes(value: str) -> int:
+    """A systemd size in bytes."""
+    return int(float(value[:-1]) * 1024 ** ("KMGT".index(value[-1]) + 1))
+
+
+def _timezone(report: Report, value: str) -> None:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        known = zoneinfo.available_timezones()
+        if not known:  # No tz database here, so nothing can be said.
+            return
+        # Case and spaces are what people get wrong most.
+        by_spelling = {zone.lower(): zone for zone in known}
+        guess = by_spelling.get(value.strip().lower().replace(" ", "_"))
+        hint = f'; did you mean "{guess}"?' if guess else did_you_mean(value, known)
+        report.add(
+            "server.timezone",
+            f"{show('', value)} is not a time zone" + (hint or '; write e.g. "Europe/Berlin" or "Etc/UTC"'),
+        )
+
+
+def _admin(report: Report, admin: dict[str, Any]) -> None:
+    name = admin["name"]
+    if name:
+        rule = 'write lower-case letters, digits, "-" and "_", e.g. "anna"'
+        if (
+            names.check_pattern(report, "server.admin.name", name, names.USER, rule)
+            and name in names.SYSTEM_NAMES
+        ):
+            report.add(
+                "server.admin.name", f'"{name}" is a system user; write a name of your own, e.g. "anna"'
+            )
+        if not admin["authorized_keys"] and not report.touches("server.admin.authorized_keys"):
+            report.add(
+                "server.admin.authorized_keys",
+                f'is empty, so "{name}" could not log in; write the line of your .pub file',
+            )
+    elif admin["authorized_keys"]:
+        report.add(
+            "server.admin.name", "is empty, but there are authorized_keys; write the name of their user"
+        )
+    for index, key in enumerate(admin["authorized_keys"]):
+        _public_key(report, f"server.admin.authorized_keys[{index}]", key)
+
+
+def _public_key(report: Report, path: str, value: str) -> None:
+    text = value.strip()
+    if "PRIVATE KEY" in text:
+        report.add(
+            path, "is a private key, which must never leave your machine; write the line of the .pub file"
+        )
+    elif "\n" in text:
+        report.add(path, "has several lines; write each key as an entry of its own")
+    elif text.startswith("ssh-dss"):
+        report.add(path, 'is a DSA key, which OpenSSH refuses; make one with "ssh-keygen -t ed25519"')
+    elif text.endswith(".pub") and " " not in text:
+        report.add(
+            path,
+            f"{show(path, text)} is a path; write the line of that file, "
+            "or \"{{ lookup('ansible.builtin.file', '…') }}\"",
+        )
+    else:
+        match = _KEY.search(text)
+        if not match or not _embeds(match[1], match[2]):
+            report.add(
+                path, 'is not a public SSH key; write the line of the .pub file ("ssh-ed25519 AAAA… name")'
+            )
+
+
+def _embeds(kind: str, encoded: str) -> bool:
+    """A public key repeats its type inside: a line cut short or mixed up does not."""
+    try:
+        blob = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    length = int.from_bytes(blob[:4], "big")
+    return blob[4 : 4 + length] == kind.encode() and len(blob) > 4 + length + 16
+
+
+def _certificate(report: Report, path: str, value: str, inventory_dir: str) -> str:
+    file = on_controller(report, path, value, inventory_dir)
+    if file is None:
+        return value
+    try:
+        text = file.read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        report.add(path, f'"{file}" does not exist; paths are relative to the inventory\'s folder')
+        return str(file)
+    except (OSError, ValueError) as error:
+        report.add(path, f'"{file}" cannot be read: {getattr(error, "strerror", None) or "invalid path"}')
+        return str(file)
+    bodies = _CERTIFICATE.findall(text)
+    if "PRIVATE KEY-----" in text:
+        report.add(path, f'"{file}" contains a private key; write a file with the certificate alone')
+    elif not bodies or not all(map(_is_der, bodies)):
+        report.add(
+            path, f'"{file}" is not a PEM certificate; it must begin with "-----BEGIN CERTIFICATE-----"'
+        )
+    return str(file)
+
+
+def _is_der(body: str) -> bool:
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)[:1] == b"\x30"
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _updates(report: Report, updates: dict[str, Any]) -> None:
+    reboot = updates["reboot_at"]
+    path = "server.updates.reboot_at"
+    if reboot and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", reboot):
+        # YAML takes 12:30 without quotes for a number of base 60.
+        minutes = int(reboot) if reboot.isdecimal() and len(reboot) < 5 else 24 * 60
+        example = f"{minutes // 60:02}:{minutes % 60:02}" if minutes < 24 * 60 else "04:30"
+        report.add(path, f'{show(path, reboot)} is not a time of day; write it in quotes, e.g. "{example}"')
+    elif reboot and not updates["enabled"]:
+        report.add(path, "has no effect while server.updates.enabled is false; remove one of them")
+
+
+def _postgresql(report: Report, postgresql: dict[str, Any]) -> None:
+    version = postgresql["version"]
+    if version and not (version.isdecimal() and 13 <= int(version) <= 18):
+        report.add(
+            "server.postgresql.version",
+            f"{show('', version)} is not a major version that Berth knows; "
+            'write "13" to "18", or "" for the default',
+        )
+    for key, value in postgresql["settings"].items():
+        path = f"server.postgresql.settings.{key}"
+        rule = 'write a setting of postgresql.conf, e.g. "work_mem"'
+        names.check_pattern(report, path, key, re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?"), rule)
+        names.check_line(report, path, value)
+
+
+_ADDRESS = r"https://[^\s\"'{}<>/]+(/[^\s\"'{}<>]*)?"
+_PYTHON = {
+    "index_url": (_ADDRESS, "an https:// address", "https://packages.example.com/simple"),
+    "install_mirror": (_ADDRESS, "an https:// address", "https://mirror.example.com/pythons"),
+    "downloads_json": (
+        rf"{_ADDRESS}|file:///[^\s\"'{{}}<>]+",
+        "an https:// or file:/// address",
+        "https://mirror.example.com/pythons.json",
+    ),
+}
+
+
+def _python(report: Report, python: dict[str, Any]) -> None:
+    for key, (pattern, what, example) in _PYTHON.items():
+        value, path = python[key], f"server.python.{key}"
+        if re.match(r"[a-z]+://[^/]*@", value):
+            # Never repeated: it may be a password.
+            report.add(
+                path,
+                "contains a user or a password, which would end up in logs; leave them out, and where the "
+                "index asks for them write index-url into the server's /etc/pip.conf, readable by root alone",
+            )
+        elif value and not re.fullmatch(pattern, value):
+            report.add(path, f'{show(path, value)} is not {what}; write e.g. "{example}"')
+
+
+def _proxy(report: Report, proxy: dict[str, Any]) -> None:
+    if proxy["email"] and not re.fullmatch(r"[^@\s\"'{}<>]+@[^@\s\"'{}<>]+\.[^@\s\"'{}<>.]+", proxy["email"]):
+        report.add(
+            "server.proxy.email", f"{show('', proxy['email'])} is not a mail address; write name@domain"
+        )
+    authority = proxy["acme_ca"]
+    if authority and not re.fullmatch(r"https://[^\s\"'{}<>/]+(/[^\s\"'{}<>]*)?", authority):
+        report.add(
+            "server.proxy.acme_ca", f"{show('', authority)} is not an https:// address of an ACME directory"
+        )

@@ -1,0 +1,1 @@
+"""From output to one sentence, without a secret in it."""

@@ -1,0 +1,1 @@
+"""What the operating system offers: commands, sandboxes, accounts, files that others wrote."""

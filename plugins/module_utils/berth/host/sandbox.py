@@ -1,0 +1,127 @@
+"""What other people's code may touch on a server: one list for processes, jobs, builds and migrations.
+
+Memory that is written and then executed stays allowed (no MemoryDenyWriteExecute): node, numba and every
+other just-in-time compiler need it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ..paths import Paths
+from .command import Result
+
+# Nobody's code has to see these: settings and keys of all apps, doors to other services' privileges.
+_HIDDEN = ("/etc/berth", "/var/lib/berth", "/var/log/berth", "/etc/ssh", "/run/dbus", "/run/docker.sock")
+_HIDDEN_FROM_BUILDS = ("/run/postgresql", "/run/redis")
+
+COMMON = (
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    # Shared memory of its own, where gunicorn's workers tell that they live.
+    "PrivateDevices=yes",
+    "TemporaryFileSystem=/dev/shm:mode=1777,nosuid,nodev",
+    "PrivateIPC=yes",
+    "PrivateMounts=yes",
+    # Also what keeps an app from the environment of its own migrations, which hold the owner's password.
+    "PrivateUsers=yes",
+    "ProtectProc=invisible",
+    "ProtectClock=yes",
+    "ProtectControlGroups=yes",
+    "ProtectHostname=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelTunables=yes",
+    *(f"InaccessiblePaths=-{path}" for path in _HIDDEN),
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "AmbientCapabilities=",
+    "KeyringMode=private",
+    "LimitCORE=0",
+    "LockPersonality=yes",
+    "RemoveIPC=yes",
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "SystemCallArchitectures=native",
+    "SystemCallFilter=@system-service",
+    "SystemCallFilter=~@privileged @resources",
+    "SystemCallErrorNumber=EPERM",
+)
+_NETWORK = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"
+
+# Beside live apps and their database: slower than they are, and the first to go where memory ends.
+_BESIDE = ("UMask=0027", "CPUWeight=50", "IOWeight=50", "TasksMax=4096", "OOMScoreAdjust=800")
+BUILD_MEMORY = "75%"
+# What compilers and node say of a child that was killed; nobody but the kernel kills in a build.
+_STARVED = re.compile(
+    r"Killed signal terminated program|\(signal: 9, SIGKILL|heap out of memory|(^|: )Killed$", re.MULTILINE
+)
+
+
+def unit() -> list[str]:
+    """For a process or a job of an app."""
+    return [*COMMON, _NETWORK]
+
+
+def proof() -> list[str]:
+    """For what runs once as an app: its import, its migrations."""
+    return [*COMMON, _NETWORK, *_BESIDE, f"MemoryMax={BUILD_MEMORY}"]
+
+
+def out_of_memory(result: Result, app: dict[str, Any]) -> str:
+    """Where a build met its limit: what that is, and where to raise it. Empty where it did not."""
+    if not (result.killed or _STARVED.search("\n".join(result.lines))):
+        return ""
+    return f"it used more memory than a build may ({memory(app)}): raise limits.build_memory"
+
+
+def memory(app: dict[str, Any]) -> str:
+    """How much memory a build of this app may use: of the server's, where the app names no limit."""
+    return str((app.get("limits") or {}).get("build_memory") or BUILD_MEMORY)
+
+
+def git(app: dict[str, Any], local: str) -> list[str]:
+    """For git: of /srv and of homes nothing, but for a repository that lies there."""
+    common = COMMON
+    if re.match(r"/(home|root|run/user)/", local):
+        # Below a folder that is not to be entered, nothing could be shown.
+        common = tuple(line.replace("ProtectHome=yes", "ProtectHome=tmpfs") for line in COMMON)
+    return [
+        *common,
+        _NETWORK,
+        *_BESIDE,
+        "TasksMax=512",
+        f"MemoryMax={memory(app)}",
+        "TemporaryFileSystem=/srv:ro",
+        *(f"InaccessiblePaths=-{path}" for path in _HIDDEN_FROM_BUILDS),
+        *([f"BindReadOnlyPaths=-{local}"] if local else []),
+    ]
+
+
+def ready(folder: Path, user: str) -> None:
+    """A build user's folder below /var/cache, should somebody have emptied that."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        shutil.chown(folder, user, user)
+
+
+def build(paths: Paths, app: dict[str, Any]) -> list[str]:
+    """For what builds an app: the network, and of /srv nothing but its code and its environments."""
+    environments = sorted(path for path in paths.envs.glob("*") if path.is_dir())
+    return [
+        *COMMON,
+        # node asks for the names of interfaces.
+        f"{_NETWORK} AF_NETLINK",
+        *_BESIDE,
+        f"MemoryMax={memory(app)}",
+        "TemporaryFileSystem=/srv:ro",
+        # Each by itself: the folder they are in is the app's to read.
+        *(f"BindReadOnlyPaths=-{path}" for path in (paths.releases, *environments)),
+        *(f"InaccessiblePaths=-{path}" for path in _HIDDEN_FROM_BUILDS),
+    ]

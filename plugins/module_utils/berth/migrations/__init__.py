@@ -1,0 +1,1 @@
+"""The database schema: what a release brings, and how it is brought."""

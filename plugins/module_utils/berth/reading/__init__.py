@@ -1,0 +1,1 @@
+"""What a source tells of itself, read and never run."""

@@ -1,0 +1,1 @@
+"""How an app's processes run, and how they are asked whether they are well."""

@@ -1,0 +1,242 @@
+"""Which units belong to a release, starting and stopping them, and which of them come back after a reboot."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ReleaseError
+from ..host.command import systemctl
+from ..paths import Paths, process_stem, unit_stems
+
+# Long enough for an import that goes on to show.
+_LOOK_AGAIN = 0.25
+_WANTS = {".service": "multi-user.target.wants", ".timer": "timers.target.wants"}
+
+
+def web(app: str, release: str) -> str:
+    return f"{app}-web@{release}.service"
+
+
+def serving(paths: Paths, release: str) -> list[str]:
+    """What serves a release, in the order in which it ends: a connection to its socket would wake the web."""
+    stem = f"{paths.app}-web"
+    names = [f"{stem}@{release}.socket", web(paths.app, release), f"{stem}-relay@{release}.service"]
+    return [name for name in names if name == names[1] or (paths.units / name).exists()]
+
+
+def beside_web(app: dict[str, Any], release: str) -> list[str]:
+    """Workers and timers: what runs for the live release only."""
+    return workers(app, release) + timers(app, release)
+
+
+def workers(app: dict[str, Any], release: str) -> list[str]:
+    return [f"{stem}@{release}.service" for stem in unit_stems(app)["services"]]
+
+
+def timers(app: dict[str, Any], release: str) -> list[str]:
+    return [f"{stem}@{release}.timer" for stem in unit_stems(app)["jobs"]]
+
+
+def alone(app: dict[str, Any], release: str) -> list[str]:
+    """Units of processes of which there must never be two, those of another release included."""
+    single = {
+        process_stem(app["name"], process["name"], 1)
+        for process in app["processes"]
+        if int(process.get("instances", 1)) == 1 and not process.get("overlap")
+    }
+    return [name for name in beside_web(app, release) if name.partition("@")[0] in single]
+
+
+def to_end(app: dict[str, Any]) -> float:
+    """Seconds after which the slowest of its processes beside the web has ended or was killed."""
+    before = int(app["drain"]["requests"]) + 10  # what releases had before each process had its own
+    return max([10, *(int(one.get("stop_timeout") or before) + 5 for one in app["processes"][1:])])
+
+
+def states(names: list[str]) -> dict[str, str]:
+    """`active`, `activating`, `failed`, … of several units in one call."""
+    if not names:
+        return {}
+    return dict(zip(names, systemctl("is-active", *names).out.split(), strict=False))
+
+
+@dataclass(frozen=True)
+class Past:
+    """What units did before they were asked to start now: it proves nothing about this start."""
+
+    since: float = 0.0
+    restarts: dict[str, int] = field(default_factory=dict)
+
+    def fell(self, state: dict[str, str], unit: str) -> bool:
+        """Whether a unit had to be started again since then, or is about to be."""
+        again = int(state.get("NRestarts") or 0) > self.restarts.get(unit, 0)
+        return again or state.get("SubState") == "auto-restart"
+
+
+def past(names: list[str]) -> Past:
+    """To be called before a start. A unit that waits for its next try, or was given up, begins anew."""
+    found = shown(names, "ActiveState", "SubState", "NRestarts")
+    waiting = [one["Id"] for one in found if one.get("SubState") == "auto-restart"]
+    if waiting:
+        systemctl("stop", *waiting)
+    ended = waiting + [one["Id"] for one in found if one.get("ActiveState") == "failed"]
+    if ended:
+        systemctl("reset-failed", *ended)
+    # A unit that does not run counts from nought when it starts.
+    running = [one for one in found if one.get("ActiveState") == "active"]
+    return Past(time.time(), {one["Id"]: int(one.get("NRestarts") or 0) for one in running})
+
+
+def shown(names: list[str], *properties: str) -> list[dict[str, str]]:
+    """Properties of several units in one call, each with its Id."""
+    if not names:
+        return []
+    blocks = systemctl("show", f"--property=Id,{','.join(properties)}", *names).out.strip().split("\n\n")
+    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+
+
+def fallen(names: list[str], least: float, most: float, before_start: Past) -> str:
+    """The first unit that does not stay up; empty when all do.
+
+    Looks for `least` seconds, and on until `most` while one is still at work, as with a long import.
+    """
+    began = time.monotonic()
+    services = [name for name in names if name.endswith(".service")]
+    before: dict[int, int] = {}
+    while names:
+        now: dict[int, int] = {}
+        for state in shown(services, "ActiveState", "SubState", "NRestarts", "MainPID"):
+            now.update(busy(int(state.get("MainPID") or 0)))
+            gone = state.get("ActiveState", "active") in ("failed", "inactive")
+            if gone or before_start.fell(state, state["Id"]):
+                return state["Id"]
+        bad = [name for name, state in states(names).items() if state not in ("active", "activating")]
+        if bad:
+            return bad[0]
+        passed = time.monotonic() - began
+        if not services or passed >= most or (passed >= least and resting(before, now)):
+            break
+        before = now
+        time.sleep(_LOOK_AGAIN)
+    return ""
+
+
+def resting(before: dict[int, int], now: dict[int, int]) -> bool:
+    """Whether the same processes, all asleep, used next to no time of a processor between two looks."""
+    return before.keys() == now.keys() and all(
+        before[pid] >= 0 and 0 <= now[pid] - before[pid] <= 1 for pid in now
+    )
+
+
+def busy(pid: int) -> dict[int, int]:
+    """A process and its children with the processor time that each used, in ticks; -1 for one that runs."""
+    found: dict[int, int] = {}
+    todo = [pid] if pid else []
+    while todo:
+        one = todo.pop()
+        try:
+            # The name in parentheses may hold anything.
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            children = Path(f"/proc/{one}/task/{one}/children").read_text().split()
+        except OSError:
+            continue
+        found[one] = -1 if fields[0] in "RD" else int(fields[11]) + int(fields[12])
+        todo += map(int, children)
+    return found
+
+
+def retiring(app: str, release: str) -> str:
+    return f"berth-retire-{app}-{release}.service"
+
+
+def begin(paths: Paths, release: str) -> Past:
+    """Start a release's web and not wait for it. Its socket comes with it."""
+    names = serving(paths, release)
+    services = [name for name in names if name.endswith(".service")]
+    now = states(names)
+    ending = {now[name] for name in services} & {"active", "deactivating"}
+    if len(names) > len(services) and now[names[0]] != "active" and ending:
+        # A retirement has closed the socket already: what still ends must end before there can be one again.
+        return start(services, wait=False, verb="restart")
+    return start([web(paths.app, release)], wait=False)
+
+
+def start(names: list[str], *, wait: bool = True, verb: str = "start", patience: float = 120) -> Past:
+    """What they did before comes back, so that nobody holds it against them."""
+    before = past(names)
+    done = systemctl(verb, *([] if wait else ["--no-block"]), *names, timeout=patience) if names else None
+    if done and done.code != 0:
+        raise ReleaseError(
+            f"Starting {', '.join(names)} failed: {done.lines[0] if done.lines else done.code}."
+        )
+    return before
+
+
+def ask_to_stop(names: list[str]) -> None:
+    """Without waiting for it."""
+    if names:
+        systemctl("stop", "--no-block", *names)
+
+
+def stop(names: list[str], patience: float = 10) -> None:
+    """Ask all to stop at once; one that takes longer to finish its work does so in the background."""
+    if not names:
+        return
+    ask_to_stop(names)
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        if not {"active", "deactivating", "activating"} & set(states(names).values()):
+            return
+        time.sleep(0.05)
+
+
+def end_transient(app: str) -> None:
+    """Work of a run that is gone: an engine that was killed could not stop it."""
+    names = [f"berth-{work}-{app}.service" for work in ("build", "seed", "prove", "sql", "migrate")]
+    running = [
+        name for name, state in states(names).items() if state not in ("inactive", "failed", "unknown")
+    ]
+    stop(running)
+    left = [name for name, state in states(running).items() if state not in ("inactive", "failed", "unknown")]
+    if left:
+        systemctl("kill", "--signal=KILL", *left)
+        stop(left)
+
+
+def kill(names: list[str]) -> None:
+    """End units at once: what was never live has no work in flight, and one that hangs would not listen."""
+    systemctl("stop", "--no-block", *names)
+    systemctl("kill", "--signal=KILL", *(name for name in names if name.endswith(".service")))
+
+
+def enable(paths: Paths, names: list[str]) -> None:
+    """The symlink that `systemctl enable` makes, without the reload of every unit that it costs."""
+    for name in names:
+        link = _want(paths, name)
+        link.parent.mkdir(exist_ok=True)
+        replace_link(link, paths.units / name)
+
+
+def disable(paths: Paths, names: list[str]) -> None:
+    for name in names:
+        if Path(name).suffix in _WANTS:
+            _want(paths, name).unlink(missing_ok=True)
+
+
+def enabled(paths: Paths, name: str) -> bool:
+    return _want(paths, name).is_symlink()
+
+
+def _want(paths: Paths, name: str) -> Path:
+    return paths.units / _WANTS[Path(name).suffix] / name
+
+
+def replace_link(link: Path, target: Path) -> None:
+    """Point a symlink somewhere else in one rename(2)."""
+    temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.new")
+    temporary.symlink_to(target)
+    temporary.replace(link)

@@ -1,0 +1,1 @@
+"""Backing services: what an app gets of each."""

@@ -1,0 +1,1 @@
+"""Getting an app's code to the server."""

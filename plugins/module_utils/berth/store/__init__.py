@@ -1,0 +1,1 @@
+"""What lies on the server between runs."""

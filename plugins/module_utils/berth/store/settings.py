@@ -1,0 +1,129 @@
+"""What the server was given before, against what the inventory says now. Reads only, but for one mark."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .. import environment
+from ..packaging import public
+from ..paths import Paths, template_files
+from ..release.plan import PROVISIONED
+from . import journal
+
+# What role proxy applied last, site by site, as it was given.
+PROXY_RECEIPT = "etc/caddy/berth.applied.json"
+# What of an app's entry under `proxy` its site is made from.
+PROXY_KEYS = ("tls", "max_body", "read_timeout", "write_timeout", "upstream_host", "headers")
+# The digest of the settings that both roles, app and service, have been through.
+APPLIED = "applied"
+
+
+def compare(
+    paths: Paths, app: dict[str, Any], vault: dict[str, Any], after_site: bool, check: bool
+) -> dict[str, Any]:
+    """`stale`: a deploy has to renew env files or units first. `problem`: what it cannot renew by itself.
+
+    `after_site`: in check mode, whether this run is one that would have renewed that too.
+    """
+    try:
+        provisioned = json.loads((paths.etc / PROVISIONED).read_text())
+    except (OSError, ValueError):
+        provisioned = {}
+    if not provisioned.get("digest"):
+        return {"stale": False, "secrets": [], "problem": ""}  # the plan says what to do
+    secrets = changed_secrets(paths, app, vault)
+    stale = bool(
+        secrets
+        or provisioned["digest"] != environment.provision_digest(app)
+        or _cut_off(paths, provisioned["digest"])
+        or not all((paths.units / name).is_file() for name in template_files(app))
+    )
+    problem = "" if after_site and check else _problem(paths, app, provisioned)
+    return {"stale": stale and not problem, "secrets": secrets, "problem": problem}
+
+
+def _cut_off(paths: Paths, digest: str) -> bool:
+    """Whether a run ended between the role that writes the env files and the one that writes the units."""
+    try:
+        return (paths.state / APPLIED).read_text().strip() != digest
+    except OSError:
+        return False
+
+
+def remember_applied(paths: Paths, app: dict[str, Any]) -> None:
+    """Called where both roles have been through."""
+    digest = environment.provision_digest(app)
+    try:
+        if (paths.state / APPLIED).read_text().strip() == digest:
+            return
+    except OSError:
+        pass
+    journal.replace_text(paths.state / APPLIED, digest + "\n", 0o600)
+
+
+def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) -> list[str]:
+    """Names of the secrets whose value in the vault is not the one on the server."""
+    try:
+        stored = json.loads((paths.etc / "secrets.json").read_text())
+    except (OSError, ValueError):
+        stored = {}
+    names = {secret["name"] for secret in app.get("secrets", [])}
+    names.add(app.get("source", {}).get("deploy_key") or "")
+    return sorted(
+        name for name in names if name in vault and stored.get(name) != environment.as_text(vault[name])
+    )
+
+
+def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> str:
+    if provisioned.get("database") != app.get("database"):
+        what = "The database settings"
+    elif (provisioned.get("redis") or {}) != environment.redis_settings(app):
+        what = "The Redis settings"
+    elif (known := site(paths)) and proxied(known) != proxied({**app["proxy"], **app}):
+        what = "domains, static or proxy"
+    else:
+        return ""
+    return f"{what} of {app['name']} changed since the server was prepared, and a deploy does not apply them."
+
+
+def proxied(site: dict[str, Any]) -> dict[str, Any]:
+    """What a deploy cannot change of a site. Each release says itself what its static paths stand for."""
+    static = [{key: one.get(key) for key in ("url", "max_age")} for one in site.get("static") or []]
+    return {"domains": site.get("domains"), "static": static, **{key: site.get(key) for key in PROXY_KEYS}}
+
+
+def site(paths: Paths) -> dict[str, Any]:
+    """The app's site as role proxy applied it; nothing on a server that has no such receipt yet."""
+    try:
+        sites: dict[str, dict[str, Any]] = json.loads((paths.root / PROXY_RECEIPT).read_text())
+        return sites.get(paths.app, {})
+    except (OSError, ValueError):
+        return {}
+
+
+def unserved(paths: Paths, app: dict[str, Any]) -> list[str]:
+    """Static paths of a release that the proxy, as it is set up today, leaves to the app."""
+    known = site(paths)
+    urls = [one["url"] for one in known.get("static") or []]
+    return [one["url"] for one in app.get("static") or [] if known and one["url"] not in urls]
+
+
+def served(paths: Paths, app: dict[str, Any], release: str) -> dict[str, Any]:
+    """A release's own description, under the names that the proxy asks it by today."""
+    known = site(paths)
+    if not known.get("domains"):
+        return app
+    host = known.get("upstream_host", "")
+    before = known.get("before", "")
+    if before and not public.expects(paths.release(release), known["host"]):
+        host = before
+    return {**app, "domains": known["domains"], "proxy": {**app.get("proxy", {}), "upstream_host": host}}
+
+
+def expects_another_name(paths: Paths, app: dict[str, Any], release: str) -> bool:
+    """Whether a release was made for being asked under another host name than the app's of today."""
+    host = public.asked_as(app)
+    folder = paths.release(release)
+    told = (folder / public.HOSTS).is_dir() or bool(site(paths).get("before"))
+    return told and not public.expects(folder, host)

@@ -1,0 +1,149 @@
+"""The controller's side of the engine: opens it on the server, asks it for steps.
+
+One engine process per host and run. It is started over the connection that ansible would use for any task,
+with the same privilege escalation, and gets its code over standard input: nothing to install, nothing in
+argv.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+# Reads its own code from standard input into memory. Lines before the magic word are skipped: a password that
+# sudo turned out not to need ends there.
+BOOTSTRAP = """
+import os, sys
+read = sys.stdin.buffer
+while True:
+    line = read.readline()
+    if not line:
+        sys.exit("no engine came over standard input")
+    if line.startswith(b"BERTH "):
+        break
+code = os.memfd_create("berth")
+with os.fdopen(code, "wb", closefd=False) as out:
+    out.write(read.read(int(line.split()[1])))
+sys.path.insert(0, "/proc/self/fd/%d" % code)
+# What looks for other engines finds this one by the words berth.release.agent.
+from berth.transport.agent import main
+main()
+"""
+
+
+def pack_engine(folder: Path) -> bytes:
+    """The `berth` package of module_utils as a zip file: what the server runs; no checks of inventories."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*.py")):
+            if path.relative_to(folder).parts[0] != "contract":
+                archive.write(path, Path("berth") / path.relative_to(folder))
+    return buffer.getvalue()
+
+
+def engine_argv(connection: Any, python: str) -> list[str]:
+    """The local command whose input and output are the engine's."""
+    shell = getattr(connection, "_shell", None)
+    command = f"{shlex.quote(python)} -I -c {shlex.quote(BOOTSTRAP)}"
+    if connection.become:
+        command = connection.become.build_become_command(command, shell)
+    kind = str(connection.transport).rsplit(".", 1)[-1]
+    if kind == "ssh":
+        argv = connection._build_command(
+            connection.get_option("ssh_executable"), "ssh", connection.host, command
+        )
+        words = [part.decode() if isinstance(part, bytes) else str(part) for part in argv]
+        if words and Path(words[0]).name == "sshpass":
+            # The password was used for the master connection, which the first task opened.
+            words = words[next(at for at, word in enumerate(words) if Path(word).name == "ssh") :]
+        return words
+    if kind == "local":
+        return ["/bin/sh", "-c", command]
+    if kind in ("docker", "podman"):
+        user = connection.get_option("remote_user")
+        host = connection.get_option("remote_addr")
+        return [kind, "exec", "-i", *(["-u", user] if user else []), host, "/bin/sh", "-c", command]
+    raise ValueError(
+        f"A release needs a connection that stays open, and {kind} is not one of ssh, local, docker, podman: "
+        "set ansible_connection to one of these."
+    )
+
+
+def reason(error: str) -> str:
+    """The line of ssh's or sudo's complaint that says what to do."""
+    error = re.sub(r"\[sudo via ansible[^\]]*\] password:", "", error)
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    known = re.compile(r"Permission denied|password is required|not found|refused|timed out|Host key|sudo:")
+    return next((line for line in lines if known.search(line)), lines[-1] if lines else "no reason given")
+
+
+class Session:
+    def __init__(self, folder: str, host: str) -> None:
+        name = hashlib.sha256(host.encode()).hexdigest()[:12]
+        self.path = Path(folder) / f"berth-{name}.sock"
+
+    @property
+    def open(self) -> bool:
+        return self.path.exists()
+
+    def start(self, argv: list[str], engine: bytes, preamble: str, pid: int) -> None:
+        setup = {"argv": argv, "socket": str(self.path), "preamble": preamble, "pid": pid}
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", str(Path(__file__).with_name("keeper.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        assert keeper.stdin is not None
+        assert keeper.stdout is not None
+        keeper.stdin.write(json.dumps(setup).encode() + b"\n")
+        keeper.stdin.write(f"BERTH {len(engine)}\n".encode() + engine)
+        keeper.stdin.close()
+        line = keeper.stdout.readline()
+        keeper.stdout.close()
+        answer: dict[str, Any] = (
+            json.loads(line) if line else {"ok": False, "error": "the connection keeper ended"}
+        )
+        if not answer["ok"]:
+            raise ConnectionError(reason(answer["error"]))
+
+    def call(
+        self, step: str, args: dict[str, Any], body: IO[bytes] | None = None, size: int = 0
+    ) -> dict[str, Any]:
+        with self._connect() as channel, channel.makefile("rwb") as stream:
+            stream.write(json.dumps({"step": step, "args": args, "body": size}).encode() + b"\n")
+            while body and (chunk := body.read(1 << 16)):
+                stream.write(chunk)
+            stream.flush()
+            for line in stream:
+                if line.startswith(b'{"done"'):
+                    answer: dict[str, Any] = json.loads(line)
+                    answer.pop("done")
+                    return answer
+        raise ConnectionError("the connection to the server was lost")
+
+    @contextmanager
+    def _connect(self) -> Iterator[socket.socket]:
+        before = Path.cwd()
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # The folder may be deeper than a socket address is long.
+            os.chdir(self.path.parent)
+            channel.connect(self.path.name)
+        finally:
+            os.chdir(before)
+        with channel:
+            yield channel
