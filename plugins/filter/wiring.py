@@ -33,10 +33,7 @@ def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
             "socket": f"/srv/{app['name']}/web.sock",
             # What only the live release can say is asked of it there, at each request.
             "marks": f"/srv/{app['name']}/current/.berth",
-            **{
-                key: app["proxy"][key]
-                for key in ("tls", "max_body", "read_timeout", "write_timeout", "upstream_host", "headers")
-            },
+            **app["proxy"],
             # Each release says there which folder a path stands for, so a rollback brings that back too.
             "static": [
                 {

@@ -12,6 +12,8 @@ from ansible.module_utils.berth.errors import ReleaseError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.entry import board
+
 SAFE = st.characters(blacklist_categories=("Cs", "Cc"), whitelist_characters="\t\n")
 
 
@@ -103,7 +105,7 @@ def test_what_systemd_would_drop_is_refused(name: str, value: str) -> None:
 
 
 def app(**more: Any) -> dict[str, Any]:
-    return {"name": "board", "env": {}, "secrets": [], "source": {}, **more}
+    return board(**more)
 
 
 def test_values_become_text_as_yaml_writes_them() -> None:

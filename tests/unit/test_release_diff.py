@@ -90,8 +90,8 @@ def test_a_folder(place: Paths, tmp_path: Path) -> None:
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    app = {**APP, "env": {"TITLE": "hunter2", "NEW": "y"}, "limits": {"tasks": 600}}
-    app["processes"] = [{"name": "web", "workers": 3}]
+    app = {**APP, "env": {"TITLE": "hunter2", "NEW": "y"}, "limits": {**APP["limits"], "tasks": 600}}
+    app["processes"] = [{**APP["processes"][0], "workers": 3}]
     answer = described(place, asked(folder, app, secrets=["KEY"]))
     assert [line for line in answer["files"] if "migrations" not in line and "ini" not in line] == [
         "D gone.py",
@@ -105,7 +105,11 @@ def test_a_folder(place: Paths, tmp_path: Path) -> None:
         "env.TITLE": ("(not shown)", "(not shown)"),
         "limits.tasks": ("512", "600"),
         "processes.web.workers": ("2", "3"),
-        "processes.worker.command": ("w", "(none)"),
+        **{
+            f"processes.worker.{key}": (str(value), "(none)")
+            for key, value in APP["processes"][1].items()
+            if key != "name"
+        },
         "secrets.KEY": ("(not shown)", "(not shown)"),
     }
     assert "hunter2" not in json.dumps(answer)
@@ -118,7 +122,7 @@ def test_nothing_to_bring(place: Paths, tmp_path: Path) -> None:
     folder.mkdir()
     for name, text in {"main.py": "one", "gone.py": "x", "same.py": "same"}.items():
         (folder / name).write_text(text)
-    answer = described(place, asked(folder, {**APP, "source": {"subdir": "", "path": "/y"}}))
+    answer = described(place, asked(folder, {**APP, "source": {**APP["source"], "path": "/y"}}))
     assert "nothing would change" in answer["text"]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ansible.module_utils.berth import environment
 from ansible.module_utils.berth.packaging import public
 from ansible.module_utils.berth.paths import Paths, template_files
@@ -17,27 +16,15 @@ from ansible.module_utils.berth.store import settings
 
 from plugins.filter.proxy import proxy_receipt
 from plugins.filter.wiring import proxy_sites
-from tests.support.kit import ROOT
+from tests.support.entry import board
 
-APP: dict[str, Any] = {
-    "name": "board",
-    "domains": ["board.example.com"],
-    "source": {"subdir": ""},
-    "env": {"TITLE": "Board"},
-    "secrets": [{"name": "KEY"}, {"name": "BORN", "generate": True}],
-    "processes": [{"name": "web", "command": ""}],
-    "jobs": [],
-    "static": [],
-    "proxy": {
-        "tls": "acme",
-        "max_body": "10MB",
-        "read_timeout": 60,
-        "write_timeout": 60,
-        "upstream_host": "",
-        "headers": {},
-    },
-    "database": {"enabled": True, "name": "board"},
-}
+APP = board(
+    domains=["board.example.com"],
+    env={"TITLE": "Board"},
+    secrets=[{"name": "KEY"}, {"name": "BORN", "generate": True}],
+    proxy={"tls": "acme"},
+    database={},
+)
 VAULT = {"KEY": "one"}
 
 
@@ -170,13 +157,10 @@ def test_what_the_proxy_serves_is_for_site(place: Paths, change: dict[str, Any])
     assert settings.served(place, APP, "r1")["domains"] == change.get("domains", APP["domains"])
 
 
-def test_everything_that_a_site_is_made_from_is_compared() -> None:
+@pytest.mark.parametrize("key", list(APP["proxy"]))
+def test_everything_that_a_site_is_made_from_is_compared(place: Paths, key: str) -> None:
     """An option of the contract that only the wiring knows would never be missed by a deploy."""
-    spec = yaml.safe_load((ROOT / "roles/contract/meta/argument_specs.yml").read_text())
-    app = spec["argument_specs"]["inventory"]["options"]["apps"]["options"]
-    assert set(settings.PROXY_KEYS) == set(app["proxy"]["options"])
-    (site,) = proxy_sites([APP])
-    assert settings.proxied(site) == settings.proxied({**APP["proxy"], **APP})
+    assert compare(place, **with_proxy(**{key: "another"}))[2]
 
 
 def test_a_release_is_asked_under_the_names_of_today(place: Paths) -> None:

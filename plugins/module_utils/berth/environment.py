@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from . import applies
 from .errors import UP, ReleaseError
 from .paths import text_digest
 
@@ -231,11 +232,6 @@ def read_password(folder: Path, role: str) -> str:
         ) from error
 
 
-# What role app and role service made of an app. A deploy compares it with the inventory it was started with.
-_PROVISIONED = (
-    *("name", "env", "secrets", "database", "processes", "jobs"),
-    *("limits", "system_packages", "drain", "persistent", "scratch", "redis"),
-)
 _FORMAT = 4  # of the files that are written; a newer one has them written again
 
 
@@ -245,15 +241,10 @@ def redis_settings(app: Mapping[str, Any]) -> dict[str, Any]:
     return dict(redis) if redis.get("enabled") else {}
 
 
-def drain(app: Mapping[str, Any]) -> dict[str, Any]:
-    """What units and releases have of it; how many may retire is asked when one does."""
-    return {key: value for key, value in (app.get("drain") or {}).items() if key != "releases"}
-
-
 def provision_digest(app: Mapping[str, Any]) -> str:
-    shape = {key: app.get(key) for key in _PROVISIONED}
-    shape["drain"] = drain(app)
+    """Of what role app and role service made of an app; a deploy compares it with its own inventory's."""
+    shape = applies.part(app, applies.ENVIRONMENT, applies.UNIT)
     shape["format"] = _FORMAT
-    shape["subdir"] = app.get("source", {}).get("subdir", "")
-    shape["migrations.env"] = app.get("migrations", {}).get("env", {})
+    shape["subdir"] = shape.pop("source")["subdir"]
+    shape["migrations.env"] = shape.pop("migrations")["env"]
     return text_digest(json.dumps(shape, sort_keys=True, default=str))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from .. import environment
+from .. import applies, environment
 from ..errors import UP, ReleaseError, run_of
 from ..paths import Paths, template_files, text_digest
 from ..store import prune
@@ -16,23 +16,12 @@ from ..store import prune
 # Part of every fingerprint: raise it when a release built by an older engine must be built again.
 ENGINE_VERSION = "2"
 
-# What of an app's entry is part of a release; the rest (proxy, keep_releases, …) may change without a new
-# one.
-_PART_OF_RELEASE = (
-    "processes", "jobs", "python", "migrations", "static", "persistent", "drain", "limits", "health",
-    "build", "scratch", "database",
-)  # fmt: skip
 PROVISIONED = "provisioned.json"
 
 
 def fingerprint(app: dict[str, Any], source: str, env: str, unit_texts: list[str]) -> str:
-    shape = {key: app.get(key) for key in _PART_OF_RELEASE}
-    # A policy, asked before they run: a release is the same with either.
-    shape["migrations"] = {
-        key: value for key, value in (app.get("migrations") or {}).items() if key != "destructive"
-    }
-    shape["drain"] = environment.drain(app)
-    shape["subdir"] = app["source"].get("subdir", "")
+    shape = applies.part(app, applies.RELEASE)
+    shape["subdir"] = shape.pop("source")["subdir"]
     return text_digest(ENGINE_VERSION, source, json.dumps(shape, sort_keys=True), env, *unit_texts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .. import environment
+from .. import applies, environment
 from ..packaging import public
 from ..paths import Paths, template_files
 from ..release.plan import PROVISIONED
@@ -13,8 +13,6 @@ from . import journal
 
 # What role proxy applied last, site by site, as it was given.
 PROXY_RECEIPT = "etc/caddy/berth.applied.json"
-# What of an app's entry under `proxy` its site is made from.
-PROXY_KEYS = ("tls", "max_body", "read_timeout", "write_timeout", "upstream_host", "headers")
 # The digest of the settings that both roles, app and service, have been through.
 APPLIED = "applied"
 
@@ -76,21 +74,29 @@ def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) ->
 
 
 def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> str:
-    if provisioned.get("database") != app.get("database"):
+    if _differs(applies.DATABASE, {"database": provisioned.get("database")}, app):
         what = "The database settings"
-    elif (provisioned.get("redis") or {}) != environment.redis_settings(app):
+    elif _differs(
+        applies.REDIS,
+        {"redis": provisioned.get("redis")},
+        {"redis": environment.redis_settings(app)},
+    ):
         what = "The Redis settings"
-    elif (known := site(paths)) and proxied(known) != proxied({**app["proxy"], **app}):
+    elif (known := site(paths)) and _differs(applies.PROXY, _entry(known, app), app):
         what = "domains, static or proxy"
     else:
         return ""
     return f"{what} of {app['name']} changed since the server was prepared, and a deploy does not apply them."
 
 
-def proxied(site: dict[str, Any]) -> dict[str, Any]:
-    """What a deploy cannot change of a site. Each release says itself what its static paths stand for."""
-    static = [{key: one.get(key) for key in ("url", "max_age")} for one in site.get("static") or []]
-    return {"domains": site.get("domains"), "static": static, **{key: site.get(key) for key in PROXY_KEYS}}
+def _differs(kind: str, applied: dict[str, Any], app: dict[str, Any]) -> bool:
+    return applies.part(applied, kind) != applies.part(app, kind)
+
+
+def _entry(site: dict[str, Any], app: dict[str, Any]) -> dict[str, Any]:
+    """A site as it was applied, in the shape of the app's entry."""
+    proxy = {key: site.get(key) for key in app["proxy"]}
+    return {"domains": site.get("domains"), "static": site.get("static") or [], "proxy": proxy}
 
 
 def site(paths: Paths) -> dict[str, Any]:

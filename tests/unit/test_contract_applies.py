@@ -1,0 +1,132 @@
+"""What a changed option means is said of each, and each change is seen where it is said to be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.berth import applies, environment
+from ansible.module_utils.berth.release import plan
+
+from plugins.filter.contract import contract_resolve
+from tests.unit.contract_case import ROOT, SPEC
+from tests.unit.test_contract_example import leaves
+
+# As role app and a deploy made them before every option said what it applies to: a server keeps them.
+DIGESTS = {
+    "example.board": (
+        "b7c91319c2e377058b8d711aacca6c882ea8812f65dfc743c9b81267746bd787",
+        "604a9b97a38eef521e824efc4e7fc8fc4396bee8dee4d1846c2275fcb9cb8b68",
+    ),
+    "example.notes": (
+        "ebd8b826d5d869b47d34bf34b93ec3f2b44eaed8e412a45050ee49eb044f1d8b",
+        "7e0406f5fe006162503a198c6e87791896edcd92054554731114a4d5e9343f52",
+    ),
+    "demo.board": (
+        "64c9292eaa299f5509fd84b838b0c9d4bd6d6ce458e5dd0881c2acab858620da",
+        "cae236673339876146ab7f1323c02b660d969cce663064c1e4ab71160f59de8d",
+    ),
+    "demo.notes": (
+        "762ac9f5bb065d5f7a2fe5ba9d8e785f9e50e8579e2b817d8f74a51d459af68d",
+        "0ea11aee73287d0feaad3218e82246b41955c1d4d6e54cdb4c3675d6016c8e56",
+    ),
+}
+KINDS = {
+    *(applies.ENVIRONMENT, applies.UNIT, applies.RELEASE),
+    *(applies.PROXY, applies.DATABASE, applies.REDIS, applies.NOTHING),
+}
+
+
+def entries(name: str) -> list[dict[str, Any]]:
+    """What comes of the apps of an inventory of this repository."""
+    folder = ROOT / "inventories" / name
+    values: dict[str, Any] = {}
+    for path in sorted((folder / "group_vars" / "all").glob("*.yml")):
+        values |= yaml.safe_load(path.read_text())
+    apps: list[dict[str, Any]] = contract_resolve(values, str(folder))["apps"]
+    return apps
+
+
+def digest_of_release(app: dict[str, Any]) -> str:
+    digest: str = plan.fingerprint(app, "source", 'A="1"\n', ["unit"])
+    return digest
+
+
+def changed(app: dict[str, Any], path: str) -> dict[str, Any]:
+    """The entry with another value at one path, in the first element of a list."""
+    other = copy.deepcopy(app)
+    *way, last = path.split(".")
+    here: Any = other
+    for key in way:
+        here = here[key]
+        if isinstance(here, list):
+            here = here[0]
+    assert last in here, path
+    here[last] = ["another"]
+    return other
+
+
+def paths(value: Any, path: str = "") -> Iterator[str]:
+    """Every option of an entry, those included that the contract derives."""
+    for key, below in value.items():
+        here = f"{path}{key}"
+        if isinstance(below, list) and below and isinstance(below[0], dict):
+            yield from paths(below[0], f"{here}.")
+        elif isinstance(below, dict) and below and not here.endswith(("env", "headers")):
+            yield from paths(below, f"{here}.")
+        else:
+            yield here
+
+
+@pytest.mark.parametrize("inventory", ["example", "demo"])
+def test_digests_of_apps_that_nobody_changed_are_what_they_were(inventory: str) -> None:
+    found = {
+        f"{inventory}.{app['name']}": (environment.provision_digest(app), digest_of_release(app))
+        for app in entries(inventory)
+    }
+    assert found == {name: value for name, value in DIGESTS.items() if name.startswith(inventory)}
+
+
+def test_every_option_of_an_app_says_what_it_applies_to() -> None:
+    options = {path for path, _option in leaves(SPEC["apps"]["options"])}
+    assert options <= set(applies.APPLIES), "say it in plugins/module_utils/berth/applies.py"
+    derived = set(applies.APPLIES) - options
+    assert derived == {
+        *("database.owner", "database.user"),
+        *(f"packages.{key}" for key in SPEC["server"]["options"]["python"]["options"]),
+    }
+
+
+def test_each_option_is_listed_once_and_nothing_is_nothing_else() -> None:
+    listed = [path for text in applies._OPTIONS.values() for path in text.split()]
+    assert len(listed) == len(set(listed))
+    for path, kinds in applies.APPLIES.items():
+        assert kinds <= KINDS, path
+        assert applies.NOTHING not in kinds or kinds == {applies.NOTHING}, path
+
+
+def test_each_change_is_seen_where_it_is_said_to_be() -> None:
+    app = entries("demo")[0]
+    whole = set(paths(app))
+    assert whole == set(applies.APPLIES)
+    before = (environment.provision_digest(app), digest_of_release(app))
+    for path in whole:
+        after = changed(app, path)
+        kinds = applies.APPLIES[path]
+        renewed = environment.provision_digest(after) != before[0]
+        assert renewed == bool(kinds & {applies.ENVIRONMENT, applies.UNIT}), path
+        assert (digest_of_release(after) != before[1]) == (applies.RELEASE in kinds), path
+        for kind in KINDS:
+            assert (applies.part(after, kind) != applies.part(app, kind)) == (kind in kinds), (path, kind)
+
+
+def test_a_part_keeps_the_shape_of_the_entry() -> None:
+    app = {"static": [], "source": {"git": "g", "subdir": ""}, "own": 1, "env": {"subdir": "x"}}
+    assert applies.part(app, applies.PROXY) == {"static": []}
+    assert applies.part(app, applies.ENVIRONMENT, applies.UNIT) == {
+        "source": {"subdir": ""},
+        "env": {"subdir": "x"},
+    }
