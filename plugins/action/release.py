@@ -22,18 +22,18 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
 if TYPE_CHECKING:
     from plugins.module_utils.berth.diagnosis import masking
     from plugins.module_utils.berth.errors import ReleaseError
+    from plugins.module_utils.berth.release.steps import table
     from plugins.module_utils.berth.reports import detect, diff
     from plugins.module_utils.berth.sources import pack
     from plugins.module_utils.berth.transport import session
 else:
     from ansible.module_utils.berth.diagnosis import masking
     from ansible.module_utils.berth.errors import ReleaseError
+    from ansible.module_utils.berth.release.steps import table
     from ansible.module_utils.berth.reports import detect, diff
     from ansible.module_utils.berth.sources import pack
     from ansible.module_utils.berth.transport import session
 
-# What check mode says will change when the plan is to deploy; the others report, wait or tidy up.
-PREDICTED = {"fetch", "build", "start", "switch"}
 TRUE = {"true", "yes", "on", "1"}
 
 
@@ -57,8 +57,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     _requires_connection = True
     _VALID_ARGS = frozenset(
         {
-            *("step", "app", "name", "apps", "version", "wait", "force", "to", "purge", "confirm", "keep"),
-            *("vault", "after_site", "secrets", "connections", "absent", "only", "declared"),
+            "step",
+            *(argument for step in table.STEPS for argument in step.takes if argument != "body"),
+            # Of the lock, and of what needs none.
+            *("app", "name", "version", "wait"),
+            *("apps", "vault", "secrets", "connections", "absent", "only"),
         }
     )
 
@@ -69,11 +72,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         check = bool(self._task.check_mode)
         app: dict[str, Any] = args.get("app") or {}
         name = args.get("name") or app.get("name", "")
-        if check and step in PREDICTED | {"migrate", "gate", "verify", "retire", "prune", "finish", "unlock"}:
-            return {**result, "changed": step in PREDICTED, "msg": f"Step {step} would run."}
+        known = table.find(step)
+        if check and (step == "unlock" or (known and known.phase != table.Phase.DECIDE)):
+            return {**result, "changed": bool(known and known.changes), "msg": f"Step {step} would run."}
         if step == "detect":
-            table, refused = self._detect(args["apps"], int(args.get("connections") or 0))
-            return {**result, "changed": False, "table": table, "refused": refused}
+            text, refused = self._detect(args["apps"], int(args.get("connections") or 0))
+            return {**result, "changed": False, "table": text, "refused": refused}
         try:
             request = {**args, "name": name, "check": check}
             for flag in ("force", "purge", "after_site", "declared"):
@@ -95,7 +99,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 if step == "diff":
                     # The server compares it with what is live.
                     request["files"] = diff.manifest(root, names)
-            if step == "fetch" and app.get("source", {}).get("path"):
+            if known and "body" in known.takes and app.get("source", {}).get("path"):
                 answer = self._upload(engine, step, request, Path(app["source"]["path"]))
             else:
                 answer = engine.call(step, request)

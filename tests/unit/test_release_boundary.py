@@ -61,7 +61,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "source.__init__ chown",
             "folders.serve chmod",
         ),
-        *("public._make chmod", "public.mark touch", "steps.go_live chmod"),
+        *("public._make chmod", "public.mark touch", "switch.go_live chmod"),
     ),
     "a release that was taken: all of it is root's, and no link leads out": (
         *("build._install_package copytree", "build._script write_text", "build._script chmod"),

@@ -13,10 +13,14 @@ from ansible.module_utils.berth import environment
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.migrations import migrate
-from ansible.module_utils.berth.packaging import build, pythons
+from ansible.module_utils.berth.packaging import build, prove, pythons
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import project
-from ansible.module_utils.berth.release import plan, steps
+from ansible.module_utils.berth.release import plan
+from ansible.module_utils.berth.release.deploy import Deploy
+from ansible.module_utils.berth.release.steps import build as build_step
+from ansible.module_utils.berth.release.steps import fetch
+from ansible.module_utils.berth.release.steps import migrate as migrate_step
 from ansible.module_utils.berth.sources import source
 from ansible.module_utils.berth.store import journal, lock
 
@@ -44,9 +48,9 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 
 
 @pytest.fixture
-def deploy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
+def deploy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     """A deploy before its build, whose installing does nothing."""
-    run = steps.Deploy(paths, {"user": "me", "host": "here"})
+    run = Deploy(paths, {"user": "me", "host": "here"})
     run.app, run.release, run.identity = APP, "r2", "d"
     for name in ("install_project", "write_scripts"):
         monkeypatch.setattr(build.Builder, name, lambda *_, **__: None)
@@ -55,12 +59,12 @@ def deploy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
     )
     monkeypatch.setattr(build.Builder, "environment", lambda *_: ("e", True))
     monkeypatch.setattr(build.Builder, "seal", lambda *_: None)
-    monkeypatch.setattr(steps.prove, "choose", lambda _builder, found, _live: found[0])
+    monkeypatch.setattr(prove, "choose", lambda _builder, found, _live: found[0])
     return run
 
 
 def test_a_fingerprint_is_of_what_the_release_holds(
-    paths: Paths, deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+    paths: Paths, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """site.yml runs beside a deploy: before the copies are made, and while they are."""
     freeze = build.Builder.freeze_units
@@ -77,22 +81,22 @@ def test_a_fingerprint_is_of_what_the_release_holds(
     monkeypatch.setattr(build.Builder, "seal", site)
     monkeypatch.setattr(build.Builder, "freeze_units", freeze_units)
     deploy.fingerprint = plan.fingerprint(APP, "d", *plan.server_side(paths, APP))
-    deploy.build({})
+    build_step.run(deploy, {})
     assert "new" in paths.env("r2").read_text()
     assert deploy.record["fingerprint"] == plan.fingerprint(APP, "d", *plan.server_side(paths, APP))
 
 
-def test_a_redis_that_is_read_and_that_nobody_sets_is_told(paths: Paths, deploy: steps.Deploy) -> None:
+def test_a_redis_that_is_read_and_that_nobody_sets_is_told(paths: Paths, deploy: Deploy) -> None:
     reading = "import os\nREDIS = os.getenv('REDIS_URL', 'redis://localhost')\n"
     (paths.release("r2") / "main.py").write_text(MAIN + reading)
-    deploy.build({})
+    build_step.run(deploy, {})
     assert deploy.notes == [
         "REDIS_URL (main.py:5) is read for Redis, and nothing sets it: write redis: {enabled: true}."
     ]
 
 
 def test_without_an_application_nothing_is_installed(
-    paths: Paths, deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+    paths: Paths, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def install(*_: Any) -> None:
         raise AssertionError("it was built")
@@ -100,7 +104,7 @@ def test_without_an_application_nothing_is_installed(
     monkeypatch.setattr(build.Builder, "environment", install)
     (paths.release("r2") / "main.py").write_text("x = 1\n")
     with pytest.raises(ReleaseError, match="No FastAPI application was found"):
-        deploy.build({})
+        build_step.run(deploy, {})
 
 
 @pytest.fixture
@@ -148,9 +152,9 @@ def test_a_source_is_closed_from_its_first_moment(paths: Paths, monkeypatch: pyt
         (folder / "main.py").write_text(MAIN)
 
     monkeypatch.setattr(source, "unpack", unpack)
-    run = steps.Deploy(paths, {})
+    run = Deploy(paths, {})
     run.app, run.release = APP, "r3"
-    run.fetch({}, contextlib.closing(SimpleNamespace(close=lambda: None)))
+    fetch.run(run, {"body": contextlib.closing(SimpleNamespace(close=lambda: None))})
     seen.append(paths.release("r3").stat().st_mode & 0o777)
     assert seen == [0o700, 0o750]
 
@@ -172,7 +176,7 @@ class Schema:
 
 
 def test_a_migration_command_that_moved_nothing_is_told(
-    paths: Paths, deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+    paths: Paths, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy.app = {
         **APP,
@@ -182,7 +186,7 @@ def test_a_migration_command_that_moved_nothing_is_told(
     monkeypatch.setattr(migrate, "Database", Schema)
     monkeypatch.setattr(migrate, "run", lambda *_, **__: 1)
     deploy.record = {"target": ""}
-    answer = deploy.migrate({})
+    answer = migrate_step.run(deploy, {})
     assert answer["changed"] is False
     assert deploy.notes == ["migrations.command ran (python seed.py); the schema stays at 7."]
     assert journal.read_record(paths.release("r2"))["schema"]["to"] == "7"

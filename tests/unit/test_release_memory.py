@@ -9,7 +9,8 @@ import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import memory
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.release import steps
+from ansible.module_utils.berth.release.deploy import Deploy
+from ansible.module_utils.berth.release.steps import plan
 from ansible.module_utils.berth.runtime import units
 from ansible.module_utils.berth.store import prune
 
@@ -38,33 +39,31 @@ def test_of_a_real_process() -> None:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     """A deploy of an app whose live release takes 100 MB; a second of waiting takes no time."""
     paths = Paths("board", tmp_path)
     paths.releases.mkdir(parents=True)
-    found = steps.Deploy(paths, {})
-    found.live = "r2"
+    found = Deploy(paths, {})
+    found.previous = "r2"
     monkeypatch.setattr(memory, "used", lambda unit: 100 * MB if unit == "board-web@r2.service" else 0)
     clock = iter(range(10_000))
-    monkeypatch.setattr(steps.time, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(steps.time, "sleep", lambda _: None)
+    monkeypatch.setattr(plan.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(plan.time, "sleep", lambda _: None)
     monkeypatch.setattr(prune, "list_releases", lambda _: {"r1": {}})
     return found
 
 
-def ask(
-    run: steps.Deploy, monkeypatch: pytest.MonkeyPatch, *free: int, retires: bool = False, **how: bool
-) -> str:
+def ask(run: Deploy, monkeypatch: pytest.MonkeyPatch, *free: int, retires: bool = False, **how: bool) -> str:
     """What is noted where so many megabytes are free, one after the other."""
     left = list(free)
     monkeypatch.setattr(memory, "free", lambda: MB * (left.pop(0) if len(left) > 1 else left[0]))
     state = "active" if retires else "inactive"
     monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, state))
-    run._has_room(how.get("force", False), how.get("check", False))
+    plan._has_room(run, how.get("force", False), how.get("check", False))
     return " ".join(run.notes)
 
 
-def test_room_enough_is_no_word_and_little_is_one(run: steps.Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_enough_is_no_word_and_little_is_one(run: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask(run, monkeypatch, 125) == ""
     assert ask(run, monkeypatch, 0) == "", "a server that does not say what it has"
     said = ask(run, monkeypatch, 124)
@@ -73,9 +72,7 @@ def test_room_enough_is_no_word_and_little_is_one(run: steps.Deploy, monkeypatch
     )
 
 
-def test_too_little_is_refused_before_anything_is_made(
-    run: steps.Deploy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_is_refused_before_anything_is_made(run: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ReleaseError) as refused:
         ask(run, monkeypatch, 99)
     assert refused.value.sentence == (
@@ -88,7 +85,7 @@ def test_too_little_is_refused_before_anything_is_made(
     assert ask(run, monkeypatch, 99, check=True).endswith("The deploy would stop here.")
 
 
-def test_what_retires_is_given_the_time_to_end(run: steps.Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_retires_is_given_the_time_to_end(run: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ask(run, monkeypatch, 99, 99, 200, retires=True) == ""
     said = ask(run, monkeypatch, *[99] * 9, 200, retires=True)
     assert re.fullmatch(r"It waited \d+ s for memory, until an older release had ended\.", said)
@@ -99,8 +96,6 @@ def test_what_retires_is_given_the_time_to_end(run: steps.Deploy, monkeypatch: p
         ask(run, monkeypatch, 99, retires=True)
 
 
-def test_a_first_release_has_nothing_to_compare_with(
-    run: steps.Deploy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run.live = "r9"
+def test_a_first_release_has_nothing_to_compare_with(run: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+    run.previous = "r9"
     assert ask(run, monkeypatch, 1) == ""

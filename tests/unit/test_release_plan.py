@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,11 @@ from ansible.module_utils.berth import paths
 from ansible.module_utils.berth.errors import ReleaseError, next_run
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.packaging import uv
-from ansible.module_utils.berth.release import plan, steps
+from ansible.module_utils.berth.release import plan
+from ansible.module_utils.berth.release.deploy import Deploy
+from ansible.module_utils.berth.release.engine import Engine
+from ansible.module_utils.berth.release.steps import plan as plan_step
+from ansible.module_utils.berth.release.steps import table
 from ansible.module_utils.berth.runtime import gate, units
 from ansible.module_utils.berth.store import disk, journal, lock, prune
 
@@ -399,10 +404,10 @@ def test_without_provisioning_a_deploy_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match=r"board has no place on this server yet\.$") as refused:
         plan.server_side(paths.Paths("board", tmp_path), APP)
     assert refused.value.advice == "berth up (site.yml) prepares the server and deploys."
-    run = steps.Deploy(paths.Paths("board", tmp_path), {})
+    run = Deploy(paths.Paths("board", tmp_path), {})
     run.problem = "domains, static or proxy of board changed."
     with pytest.raises(ReleaseError) as refused:
-        run.plan({"app": APP})
+        plan_step.run(run, {"app": APP})
     assert refused.value.text().endswith("Next: berth up (site.yml) applies them, and deploys.")
 
 
@@ -410,11 +415,14 @@ def test_without_provisioning_a_deploy_says_what_to_run(tmp_path: Path) -> None:
 def test_what_comes_next_is_said_once_for_both_kinds_of_users(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, verb: str
 ) -> None:
-    engine = steps.Engine()
-    engine.deploys["board"] = steps.Deploy(paths.Paths("board", tmp_path), {})
+    engine = Engine()
+    engine.deploys["board"] = Deploy(paths.Paths("board", tmp_path), {})
     for advice in ("", "another thing."):
         error = ReleaseError("It is wrong.", advice=advice)
-        monkeypatch.setattr(steps.Deploy, step, lambda *_, error=error: _refuse(error))
+        known = table.find(step)
+        assert known
+        refusing = replace(known, run=lambda *_, error=error: _refuse(error))
+        monkeypatch.setattr(table, "STEPS", (refusing,))
         with pytest.raises(ReleaseError) as refused:
             engine.run(step, {"name": "board"}, None)
         wanted = advice or f"correct it, then: berth {verb} board ({verb}.yml -e app=board)"

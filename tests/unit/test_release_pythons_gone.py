@@ -9,7 +9,9 @@ from ansible.module_utils.berth.diagnosis import cause
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.packaging import build, pythons
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.release import plan, steps
+from ansible.module_utils.berth.release import plan
+from ansible.module_utils.berth.release.deploy import Deploy
+from ansible.module_utils.berth.release.steps import plan_rollback
 from ansible.module_utils.berth.reports import history
 from ansible.module_utils.berth.runtime import units
 from ansible.module_utils.berth.store import journal, prune
@@ -86,7 +88,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 def test_nobody_goes_back_to_it(place: Paths) -> None:
     assert prune.live_release(place) == "r2"
     with pytest.raises(ReleaseError, match=r"r1 cannot be started: python3\.11 is gone"):
-        steps.Deploy(place, {}).plan_rollback({"name": "board", "force": True})
+        plan_rollback.run(Deploy(place, {}), {"name": "board", "force": True})
 
 
 def test_the_list_of_releases_marks_it(place: Paths) -> None:

@@ -14,9 +14,18 @@ import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.migrations import schema
+from ansible.module_utils.berth.packaging import build
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.payload import retire
-from ansible.module_utils.berth.release import plan, recover, steps
+from ansible.module_utils.berth.release import plan, recover
+from ansible.module_utils.berth.release.deploy import Deploy
+from ansible.module_utils.berth.release.engine import Engine
+from ansible.module_utils.berth.release.perform import perform
+from ansible.module_utils.berth.release.plan import Action
+from ansible.module_utils.berth.release.steps import migrate, plan_rollback, table
+from ansible.module_utils.berth.release.steps import plan as plan_step
+from ansible.module_utils.berth.release.steps import prune as prune_step
+from ansible.module_utils.berth.release.steps import retire as retire_step
 from ansible.module_utils.berth.reports import history
 from ansible.module_utils.berth.runtime import gate, units
 from ansible.module_utils.berth.store import journal, lock, prune
@@ -65,7 +74,7 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(gate, "wait_healthy", lambda *_: None)
     monkeypatch.setattr(gate, "verify_public", lambda *_, **__: "")
     monkeypatch.setattr(units, "fallen", lambda *_: "")
-    monkeypatch.setattr(steps.build, "grow", lambda *_: None)
+    monkeypatch.setattr(build, "grow", lambda *_: None)
     return fake
 
 
@@ -86,10 +95,10 @@ def go_live(paths: Paths, name: str) -> None:
     units.replace_link(paths.web_sock, paths.socket(name))
 
 
-def deploy(paths: Paths, systemd: Systemd, old: str = "r1", new: str = "r2", **more: Any) -> steps.Deploy:
+def deploy(paths: Paths, systemd: Systemd, old: str = "r1", new: str = "r2", **more: Any) -> Deploy:
     """A deploy that has come to its switch."""
-    run = steps.Deploy(paths, {"user": "me", "host": "here"})
-    run.app, run.live, run.release, run.action = APP, old, new, "deploy"
+    run = Deploy(paths, {"user": "me", "host": "here"})
+    run.app, run.previous, run.release, run.action = APP, old, new, Action.DEPLOY
     if not paths.release(new).exists():
         lay(paths, new, healthy=False)
     run.record = journal.read_record(paths.release(new))
@@ -99,16 +108,18 @@ def deploy(paths: Paths, systemd: Systemd, old: str = "r1", new: str = "r2", **m
     return run
 
 
-def step(run: steps.Deploy, *names: str) -> dict[str, Any]:
+def step(run: Deploy, *names: str) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     for name in names:
-        answer = steps.Engine._step(run, name, {}, None)
+        known = table.find(name)
+        assert known
+        answer = perform(run, name, known.run, {})
     return answer
 
 
-def rollback(paths: Paths) -> tuple[steps.Deploy, dict[str, Any]]:
-    run = steps.Deploy(paths, {"user": "me", "host": "here"})
-    return run, run.plan_rollback({})
+def rollback(paths: Paths) -> tuple[Deploy, dict[str, Any]]:
+    run = Deploy(paths, {"user": "me", "host": "here"})
+    return run, plan_rollback.run(run, {})
 
 
 def test_a_rollback_follows_what_was_live_and_not_the_names(paths: Paths, systemd: Systemd) -> None:
@@ -140,14 +151,14 @@ def test_of_too_many_that_retire_the_oldest_ends_early(
     for turn, name in enumerate(("r3", "r1", "r2", "r4"), 1):
         lay(paths, name, turn=turn)
         systemd.active.add(units.web("board", name))
-    monkeypatch.setattr(steps.retire, "connections", lambda path: 2 if "r3" in path else 1)
+    monkeypatch.setattr(retire, "connections", lambda path: 2 if "r3" in path else 1)
     retirement = units.retiring("board", "r3")
     systemd.active.add(retirement)
     show = {
         "Description": "Wait for r3",
         "ActiveEnterTimestampMonotonic": str(int((time.monotonic() - 20) * 1e6)),
     }
-    monkeypatch.setattr(steps.command, "show", lambda *_: show)
+    monkeypatch.setattr(command, "show", lambda *_: show)
     go_live(paths, "r5")
     run = deploy(paths, systemd, "r4", "r5")
     answer = step(run, "retire")
@@ -181,7 +192,7 @@ def test_how_many_may_retire_is_the_apps_to_say(
     for turn, name in enumerate(("r1", "r2"), 1):
         lay(paths, name, turn=turn)
         systemd.active.add(units.web("board", name))
-    monkeypatch.setattr(steps.retire, "connections", lambda _: connections)
+    monkeypatch.setattr(retire, "connections", lambda _: connections)
     go_live(paths, "r3")
     run = deploy(paths, systemd, "r2", "r3")
     run.app = {**APP, "drain": {**APP["drain"], "releases": most}}
@@ -194,8 +205,8 @@ def test_going_forth_again_takes_the_withdrawal_back(paths: Paths) -> None:
     lay(paths, "r2", turn=2, withdrawn="2026-01-01T00:00:00Z")
     lay(paths, "r3", turn=3)
     go_live(paths, "r3")
-    run = steps.Deploy(paths, {})
-    run.plan_rollback({"to": "r2"})
+    run = Deploy(paths, {})
+    plan_rollback.run(run, {"to": "r2"})
     step(run, "switch", "verify")
     records = prune.list_releases(paths)
     assert not records["r2"].get("withdrawn")
@@ -219,7 +230,7 @@ def test_a_rollback_cut_off_between_two_steps_goes_no_further(paths: Paths, last
     step(run, *road[: road.index(last) + 1])
     for _ in range(2):  # the run that repeats it is cut off, too, before its first step
         again, answer = rollback(paths)
-        assert (answer["action"], answer["release"], again.live) == ("resume", "r2", "r3")
+        assert (answer["action"], answer["release"], again.previous) == ("resume", "r2", "r3")
     step(again, *road)
     _, answer = rollback(paths)
     assert answer["release"] == "r1", "what was told as done is done"
@@ -370,15 +381,15 @@ def test_a_migration_that_stays_is_told(
 
 @pytest.mark.parametrize(("policy", "stops"), [("warn", False), ("allow", False), ("refuse", True)])
 def test_what_takes_something_away_needs_a_word(paths: Paths, policy: str, stops: bool) -> None:
-    run = steps.Deploy(paths, {})
+    run = Deploy(paths, {})
     run.app = {**APP, "migrations": {"destructive": policy}}
-    run._may_run([schema.Revision("1", [], "1_adds.py", "")])
+    migrate._may_run(run, [schema.Revision("1", [], "1_adds.py", "")])
     risky = [schema.Revision("2", ["1"], "2_drops.py", "", ["drops table t"])]
     if not stops:
-        run._may_run(risky)
+        migrate._may_run(run, risky)
         return
     with pytest.raises(ReleaseError, match=r"2_drops \(drops table t\).*The database is unchanged"):
-        run._may_run(risky)
+        migrate._may_run(run, risky)
 
 
 def _fail(sentence: str) -> None:
@@ -395,11 +406,11 @@ def _fail(sentence: str) -> None:
     ids=["gate", "switched", "finished"],
 )
 def test_a_run_that_is_gone_leaves_no_new_release_running(
-    paths: Paths, systemd: Systemd, ready: Callable[[steps.Deploy], Any], ends: bool, runs: bool
+    paths: Paths, systemd: Systemd, ready: Callable[[Deploy], Any], ends: bool, runs: bool
 ) -> None:
     lay(paths, "r1", turn=1)
     go_live(paths, "r1")
-    engine = steps.Engine()
+    engine = Engine()
     run = engine.deploys["board"] = deploy(paths, systemd)
     ready(run)
     assert engine.abandon() is ends
@@ -417,7 +428,7 @@ def test_a_run_that_fails_after_the_switch_leaves_nothing_unproved(
     """A task of the playbook failed, and no step of the engine: the run goes on with its other apps."""
     lay(paths, "r1", turn=1)
     go_live(paths, "r1")
-    engine = steps.Engine()
+    engine = Engine()
     engine.deploys["board"] = deploy(paths, systemd)
     step(engine.deploys["board"], "switch")
     if not good:
@@ -434,7 +445,7 @@ def test_a_run_that_fails_after_the_switch_leaves_nothing_unproved(
 def test_a_run_that_fails_before_the_switch_leaves_nothing_running(paths: Paths, systemd: Systemd) -> None:
     lay(paths, "r1", turn=1)
     go_live(paths, "r1")
-    engine = steps.Engine()
+    engine = Engine()
     engine.deploys["board"] = deploy(paths, systemd)
     assert engine.run("unlock", {"name": "board"}, None)["finished"] == ""
     assert units.web("board", "r2") not in systemd.active
@@ -451,8 +462,8 @@ def test_what_a_cut_off_run_left_live_is_proved_before_the_next_deploy(
     run = deploy(paths, systemd, "r2", "r2", release="")
     if not good:
         monkeypatch.setattr(units, "fallen", lambda *_: units.beside_web(APP, "r2")[0])
-    record = run._prove_first({"release": "r2", "old": "r1", "step": "switch", "state": "end"})
-    assert run.live == prune.live_release(paths) == ("r2" if good else "r1")
+    record = plan_step._prove_first(run, {"release": "r2", "old": "r1", "step": "switch", "state": "end"})
+    assert run.previous == prune.live_release(paths) == ("r2" if good else "r1")
     assert record["healthy"]
 
 
@@ -488,7 +499,7 @@ def test_a_release_that_nothing_waits_for_any_more_is_retired_again(
     go_live(paths, "r2")
     if waited_for:
         systemd.active.add(units.retiring("board", "r1"))
-    run.prune({})
+    prune_step.run(run, {})
     begun = [line for line in systemd.said if line.startswith("systemd-run")]
     assert len(begun) == (0 if waited_for else 1)
     assert all("--property=Restart=on-failure" in line for line in begun)
@@ -499,7 +510,7 @@ def test_a_retirement_is_given_its_text_and_its_words(
     paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lay(paths, "r1", turn=1)
-    deploy(paths, systemd).let_go("r1", APP)
+    retire_step.let_go(deploy(paths, systemd), "r1", APP)
     line = next(line for line in systemd.said if line.startswith("systemd-run"))
     text = command.module_source(retire)
     assert not set("$%") & set(text), "systemd would read them as its own"
@@ -525,7 +536,7 @@ def test_what_cannot_be_removed_is_said_and_is_no_change(
     go_live(paths, "r2")
 
     monkeypatch.setattr(prune.untrusted, "remove", lambda _: None)
-    assert run.prune({})["changed"] is False
+    assert prune_step.run(run, {})["changed"] is False
     assert run.left
     assert "r1 cannot be removed" in run.left[0]
 

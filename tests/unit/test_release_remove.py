@@ -9,7 +9,8 @@ from ansible.module_utils.berth.contract import names as contract_names
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.release import remove, steps
+from ansible.module_utils.berth.release.engine import Engine
+from ansible.module_utils.berth.release.steps import remove
 
 NO_NAMES = ("", ".", "..", "../x", "a/b", "/", "Board", "1st", "a" * 32, "board\n", "-x", "böard")
 
@@ -52,7 +53,7 @@ def test_no_path_is_made_of_what_is_no_name(name: str) -> None:
 @pytest.mark.parametrize("step", ["lock", "remove", "plan", "plan_rollback", "settings", "unlock", "diff"])
 def test_no_step_is_taken_for_what_is_no_name(step: str) -> None:
     with pytest.raises(ReleaseError, match="is no app's name"):
-        steps.Engine().run(step, {"name": "", "app": {}, "check": True, "purge": True, "holder": {}}, None)
+        Engine().run(step, {"name": "", "app": {}, "check": True, "purge": True, "holder": {}}, None)
 
 
 @pytest.mark.parametrize("name", ["redis", "postgresql", "systemd", "ftp", "postgres", "other"])

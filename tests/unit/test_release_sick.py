@@ -6,10 +6,16 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.release import plan, recover, steps
+from ansible.module_utils.berth.release import plan, recover
+from ansible.module_utils.berth.release.deploy import Deploy
+from ansible.module_utils.berth.release.steps import gate as gate_step
+from ansible.module_utils.berth.release.steps import plan as plan_step
+from ansible.module_utils.berth.release.steps import verify
 from ansible.module_utils.berth.runtime import gate, units
-from ansible.module_utils.berth.store import journal, settings
+from ansible.module_utils.berth.sources import source
+from ansible.module_utils.berth.store import disk, journal, settings
 
 from tests.support.entry import board
 
@@ -19,7 +25,7 @@ APP = board(
 
 
 @pytest.fixture
-def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
+def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     """An app whose release r1 is live, runs, and is what is wanted."""
     paths = Paths("board", tmp_path)
     paths.release("r1").mkdir(parents=True)
@@ -30,9 +36,9 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
     monkeypatch.setattr(plan, "server_side", lambda *_: ("", []))
     monkeypatch.setattr(plan, "fingerprint", lambda *_: "f")
     monkeypatch.setattr(settings, "remember_applied", lambda *_: None)
-    monkeypatch.setattr(steps.disk, "distrust", lambda *_: None)
+    monkeypatch.setattr(disk, "distrust", lambda *_: None)
     monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, "active"))
-    return steps.Deploy(paths, {})
+    return Deploy(paths, {})
 
 
 @pytest.mark.parametrize(
@@ -44,22 +50,22 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> steps.Deploy:
     ],
 )
 def test_the_plan_asks_the_live_release(
-    deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch, status: int, action: str, said: str
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, status: int, action: str, said: str
 ) -> None:
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: status)
-    answer = deploy.plan({"app": APP, "digest": "d"})
+    answer = plan_step.run(deploy, {"app": APP, "digest": "d"})
     assert (answer["action"], answer["msg"], answer["changed"]) == (action, said, False)
 
 
-def test_check_mode_says_it_too(deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_mode_says_it_too(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: 500)
-    answer = deploy.plan({"app": APP, "digest": "d", "check": True})
+    answer = plan_step.run(deploy, {"app": APP, "digest": "d", "check": True})
     assert answer["action"] == "nothing"
     assert answer["msg"] == "r1 is live and is what is wanted, but it answers 500 on /readyz."
 
 
 def test_one_that_does_not_get_well_fails_the_run_and_runs_on(
-    deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: 500)
     monkeypatch.setattr(gate.Probe, "get", lambda *_: gate.Reply(500))
@@ -67,9 +73,9 @@ def test_one_that_does_not_get_well_fails_the_run_and_runs_on(
     monkeypatch.setattr(gate.command, "journal", lambda *_, **__: [])
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(units, "systemctl", lambda *words, **_: asked.append(words))
-    deploy.plan({"app": APP, "digest": "d"})
+    plan_step.run(deploy, {"app": APP, "digest": "d"})
     with pytest.raises(ReleaseError, match="The live release answered 500 on /readyz") as caught:
-        deploy.gate({})
+        gate_step.run(deploy, {})
     assert "berth deploy board --force" in caught.value.advice
     recover.undo(deploy, "gate", caught.value)
     assert asked == []
@@ -77,7 +83,7 @@ def test_one_that_does_not_get_well_fails_the_run_and_runs_on(
 
 
 def test_a_process_that_stays_up_and_complains_is_told_of(
-    deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy.app = {**APP, "processes": [{"name": "web"}, {"name": "worker", "command": "arq"}]}
     deploy.release, deploy.since = "r2", 5.0
@@ -93,20 +99,20 @@ def test_a_process_that_stays_up_and_complains_is_told_of(
         return said.get(unit, [])
 
     deploy.past = units.Past(9.0)
-    monkeypatch.setattr(steps.command, "journal", written)
-    assert deploy._complaints() == [
+    monkeypatch.setattr(command, "journal", written)
+    assert verify._complaints(deploy) == [
         "board-web@r2.service runs and logs an error: ERROR:app.cache:no Redis at cache:6379.",
         "board-worker@r2.service runs and logs an error: ValueError: no queue (/x/w.py:3).",
     ]
     # Each since it was asked to start.
     assert list(since.values()) == [5.0, 9.0]
-    monkeypatch.setattr(steps.command, "journal", lambda *_, **__: ["ready"])
-    assert deploy._complaints() == []
+    monkeypatch.setattr(command, "journal", lambda *_, **__: ["ready"])
+    assert verify._complaints(deploy) == []
 
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_a_dead_live_release_needs_no_repository_to_start(
-    deploy: steps.Deploy, monkeypatch: pytest.MonkeyPatch, refused: bool
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, refused: bool
 ) -> None:
     started: list[str] = []
 
@@ -118,11 +124,11 @@ def test_a_dead_live_release_needs_no_repository_to_start(
     def away(*_: object, **__: object) -> str:
         raise ReleaseError("The repository git@x.example:y did not answer within 45 s.")
 
-    monkeypatch.setattr(steps.source, "Repository", away)
+    monkeypatch.setattr(source, "Repository", away)
     monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, "failed"))
     monkeypatch.setattr(units, "start", start)
     app = {**APP, "source": {"git": "git@x.example:y"}}
     with pytest.raises(ReleaseError, match="did not answer within 45 s") as caught:
-        deploy.plan({"app": app})
+        plan_step.run(deploy, {"app": app})
     assert started == ["board-web@r1.service"]
     assert ("bad unit file" if refused else "it was started") in caught.value.text()

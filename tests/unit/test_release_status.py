@@ -15,7 +15,7 @@ import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.release import remove
+from ansible.module_utils.berth.release.steps import remove
 from ansible.module_utils.berth.reports import certificate, facts, findings, status
 from ansible.module_utils.berth.runtime import units
 from ansible.module_utils.berth.store import journal, presence

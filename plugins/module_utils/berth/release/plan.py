@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
+from enum import Enum
 from typing import Any
 
 from .. import applies, environment
@@ -17,6 +18,15 @@ from ..store import prune
 ENGINE_VERSION = "2"
 
 PROVISIONED = "provisioned.json"
+
+
+class Action(str, Enum):
+    """What a run does about the live release."""
+
+    NOTHING = "nothing"
+    RESTART = "restart"  # one that does not run as a whole
+    RESUME = "resume"  # one that went live in a run that was cut off before it was proved
+    DEPLOY = "deploy"  # another one
 
 
 def fingerprint(app: dict[str, Any], source: str, env: str, unit_texts: list[str]) -> str:
@@ -54,17 +64,13 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
     return env, texts
 
 
-def decide(live: dict[str, Any], wanted: str, running: bool, force: bool, lost: bool = False) -> str:
-    """What to do about the live release.
-
-    `deploy` another one; `resume` one that went live in a run that was cut off before it was proved;
-    `restart` one that does not run; or `nothing`. One whose Python is `lost` can never be started again.
-    """
+def decide(live: dict[str, Any], wanted: str, running: bool, force: bool, lost: bool = False) -> Action:
+    """What to do about the live release. One whose Python is `lost` can never be started again."""
     if force or lost or not live or live.get("fingerprint") != wanted:
-        return "deploy"
+        return Action.DEPLOY
     if not live.get("healthy"):
-        return "resume"
-    return "nothing" if running else "restart"
+        return Action.RESUME
+    return Action.NOTHING if running else Action.RESTART
 
 
 def older(origin: dict[str, Any], commit: str, record: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..diagnosis import cause
 from ..errors import ReleaseError
@@ -13,9 +13,9 @@ from ..host import command, untrusted
 from ..reports import history
 from ..runtime import gate, jobs, units
 from ..store import journal, prune, settings
-
-if TYPE_CHECKING:
-    from .steps import Deploy
+from .deploy import Deploy, Kind
+from .plan import Action
+from .steps import retire, switch, verify
 
 
 def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
@@ -27,12 +27,12 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
         untrusted.remove(deploy.paths.stage)
     lost = str(cut.get("release", ""))
     mine: list[str] = []
-    if deploy.live:
-        units.replace_link(deploy.paths.current, deploy.paths.release(deploy.live))
-        mine = units.beside_web(deploy.live_app(), deploy.live)
-        units.enable(deploy.paths, [units.web(deploy.paths.app, deploy.live), *mine])
+    if deploy.previous:
+        units.replace_link(deploy.paths.current, deploy.paths.release(deploy.previous))
+        mine = units.beside_web(deploy.previous_app(), deploy.previous)
+        units.enable(deploy.paths, [units.web(deploy.paths.app, deploy.previous), *mine])
     for release, record in prune.list_releases(deploy.paths).items():
-        if release == deploy.live:
+        if release == deploy.previous:
             continue
         if not prune.served(record):
             prune.remove_release(deploy.paths, release)
@@ -44,30 +44,30 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
         units.stop([name for name in still if name not in alone])
         units.stop([name for name in still if name in alone], patience=units.to_end(record["app"]))
         if units.states([units.web(deploy.paths.app, release)]).popitem()[1] == "active":
-            deploy.let_go(release, record["app"])
-    if deploy.action == "deploy" and mine:
+            retire.let_go(deploy, release, record["app"])
+    if deploy.action == Action.DEPLOY and mine:
         # The engine was killed before it started them, and the deploy that follows may fail.
-        jobs.hand_over(deploy.paths, deploy.live_app(), deploy.live, deploy.live_app())
+        jobs.hand_over(deploy.paths, deploy.previous_app(), deploy.previous, deploy.previous_app())
         started = command.systemctl("start", "--no-block", *mine)
         if started.code != 0:
             said = started.lines[0] if started.lines else f"exit status {started.code}"
-            deploy.notes.append(f"Not all of {deploy.live} could be started again: {said}.")
+            deploy.notes.append(f"Not all of {deploy.previous} could be started again: {said}.")
     prune.sweep(deploy.paths)
-    if deploy.action != "deploy":
+    if deploy.action != Action.DEPLOY:
         prune.remove_unused_envs(deploy.paths)
     forth = bool(journal.read_record(deploy.paths.release(lost)).get("withdrawn")) if lost else False
-    went_back = cut.get("kind") == "rollback" and lost == deploy.live and not forth
+    went_back = cut.get("kind") == "rollback" and lost == deploy.previous and not forth
     if went_back and cut.get("old") not in (None, "", lost):
         with deploy.spare("That a release was gone back from"):
             prune.withdraw(deploy.paths, str(cut["old"]))
-    if deploy.action != "resume":
+    if deploy.action != Action.RESUME:
         # Or its own steps close the journal: cut off again before the first, it would be forgotten.
         with deploy.spare("The journal of this run"):
-            journal.note(deploy.paths, deploy.live, "settle", "end", lost=lost)
+            journal.note(deploy.paths, deploy.previous, "settle", "end", lost=lost)
     if not lost:
         return
     gone = not deploy.paths.release(lost).exists()
-    went = "is live" if lost == deploy.live else "was removed" if gone else "is not live"
+    went = "is live" if lost == deploy.previous else "was removed" if gone else "is not live"
     if cut.get("state") == "left":
         return  # that run has said so
     deploy.notes.append(f"The run before was cut off in step {cut.get('step')}: its release {lost} {went}.")
@@ -77,7 +77,7 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
             what="settle",
             by=deploy.by(),
             step=cut.get("step", ""),
-            result="kept" if lost == deploy.live else "undone",
+            result="kept" if lost == deploy.previous else "undone",
             **{"from": cut.get("old", ""), "to": lost},
         )
 
@@ -85,12 +85,12 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
 def resume(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     """Go on where a run was cut off after its switch: what it replaced is what a failure goes back to."""
     releases = prune.list_releases(deploy.paths)
-    deploy.release, deploy.record = deploy.live, releases[deploy.live]
+    deploy.release, deploy.record = deploy.previous, releases[deploy.previous]
     deploy.app = settings.served(deploy.paths, deploy.record["app"], deploy.release)
     old = str(cut.get("old", "")) if cut and cut.get("release") == deploy.release else ""
     if not releases.get(old, {}).get("healthy"):
         old = prune.previous(releases, deploy.release)
-    deploy.live = old
+    deploy.previous = old
 
 
 def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
@@ -98,8 +98,8 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
 
     Whatever fails on the way is told after the first cause, and keeps no other part from being done.
     """
-    live, release = deploy.live, deploy.release
-    went_live = deploy.switched or deploy.action == "resume"
+    live, release = deploy.previous, deploy.release
+    went_live = deploy.switched or deploy.action == Action.RESUME
     again = Apart(error)
     moved = ""
     with again("The schema could not be looked at"):
@@ -107,14 +107,14 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
     deploy.switched = went_live  # so that a full disk does not stop the way back
     if went_live and live and live != release:
         with again("The release before it could not be started"):
-            _wake(deploy, live, deploy.live_app())
+            _wake(deploy, live, deploy.previous_app())
         if again.failed:
             # Better one that failed its proof than one that does not answer at all.
             again.stays = True
             error.also.append(f"So {release} stays live, unproved.")
             with again("Its processes could not be started"):
                 units.start(units.workers(deploy.app, release))
-                jobs.change_over(deploy.paths, deploy.app, release, live, deploy.live_app())
+                jobs.change_over(deploy.paths, deploy.app, release, live, deploy.previous_app())
         else:
             _take_back(deploy, again)
     elif went_live and not live:
@@ -124,14 +124,18 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
     if not went_live or not live:
         with again(f"{release} could not be ended"):
             end_unproved(deploy)
-        if deploy.kind == "deploy" and deploy.action in ("deploy", "resume") and release not in ("", live):
+        if (
+            deploy.kind == Kind.DEPLOY
+            and deploy.action in (Action.DEPLOY, Action.RESUME)
+            and release not in ("", live)
+        ):
             with again(f"{release} could not be removed"):
                 # What was installed is no cause of it, and the next try needs it; a good deploy removes it.
                 full = cause.is_full(error.sentence)
                 spare = "" if full else prune.env_of(deploy.paths, release)
                 prune.remove_release(deploy.paths, release)
                 prune.remove_unused_envs(deploy.paths, spare)
-    if deploy.action != "restart" and not again.stays:
+    if deploy.action != Action.RESTART and not again.stays:
         error.also.append(_what_serves(deploy, went_live))
         error.also += filter(None, [moved])
     seconds = round(time.monotonic() - deploy.began, 1)
@@ -163,48 +167,48 @@ class Apart:
 
 def _take_back(deploy: Deploy, again: Apart) -> None:
     """From a release that went live and failed its proof: it has clients, so it ends as any other does."""
-    live, app, release = deploy.live, deploy.live_app(), deploy.release
-    if deploy.kind == "deploy":
+    live, app, release = deploy.previous, deploy.previous_app(), deploy.release
+    if deploy.kind == Kind.DEPLOY:
         with again("That it was taken back could not be noted"):
             prune.withdraw(deploy.paths, release)
     with again("Going back met a problem"):
-        deploy.go_live(live, app, release, deploy.app)
+        switch.go_live(deploy, live, app, release, deploy.app)
     with again(f"The processes of {live} could not be started"):
-        deploy.take_over(live, app, release, deploy.app)
+        verify.take_over(deploy, live, app, release, deploy.app)
     with again(f"The jobs of {live} could not be started"):
         jobs.change_over(deploy.paths, app, live, release, deploy.app)
     with again(f"{release} runs on"):
-        deploy.let_go(release, deploy.app)
+        retire.let_go(deploy, release, deploy.app)
 
 
 def _schema_moved(deploy: Deploy) -> str:
     """A migration is not undone: what it means for the release that serves now."""
     before = str((deploy.record.get("schema") or {}).get("from", ""))
-    if deploy.kind != "deploy" or not deploy.record.get("migrations"):
+    if deploy.kind != Kind.DEPLOY or not deploy.record.get("migrations"):
         return ""
     now = history.today(deploy.record)
     if now == before:
         return ""
-    if not deploy.live:
+    if not deploy.previous:
         return f"The schema stays at {now}."
     releases = prune.list_releases(deploy.paths)
     known = history.revisions(deploy.paths, releases)
-    return history.judge(known, deploy.live, releases.get(deploy.live, {}), now).sentence
+    return history.judge(known, deploy.previous, releases.get(deploy.previous, {}), now).sentence
 
 
 def _what_serves(deploy: Deploy, went_live: bool) -> str:
-    if not deploy.live:
+    if not deploy.previous:
         return "Nothing was live before, so nothing serves."
-    return f"{deploy.live} {'is live again' if went_live else 'serves on'}."
+    return f"{deploy.previous} {'is live again' if went_live else 'serves on'}."
 
 
 def end_unproved(deploy: Deploy) -> None:
     """What was started and never went live. A release to go back to may have clients of its own left."""
-    if deploy.release in ("", deploy.live, prune.live_release(deploy.paths)):
+    if deploy.release in ("", deploy.previous, prune.live_release(deploy.paths)):
         return
-    if deploy.kind == "rollback":
+    if deploy.kind == Kind.ROLLBACK:
         if units.states([deploy.web]).get(deploy.web) in ("active", "activating"):
-            deploy.let_go(deploy.release, deploy.app)
+            retire.let_go(deploy, deploy.release, deploy.app)
         return
     units.kill(units.serving(deploy.paths, deploy.release))
 

@@ -26,7 +26,7 @@ from ..diagnosis import masking
 from ..errors import ReleaseError
 from ..host import command
 from ..paths import Paths
-from ..release import steps
+from ..release.engine import Engine
 
 Request = tuple[str, dict[str, Any], "IO[bytes] | None"]
 
@@ -122,7 +122,7 @@ def main() -> None:
     # Whatever the login shell had in mind, the programs called here speak one language.
     os.environ.update(LC_ALL="C.UTF-8", PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     requests: queue.Queue[Request | None] = queue.Queue()
-    engine = steps.Engine()
+    engine = Engine()
     secrets = Secrets()
     heard = Heard()
 

@@ -6,13 +6,19 @@ import json
 import shutil
 from typing import Any
 
-from ..errors import UP
-from ..host import command, untrusted
-from ..paths import Paths
-from ..runtime import units
-from ..services import redis
-from ..store import journal, prune, settings
-from .plan import PROVISIONED
+from ...errors import UP
+from ...host import command, untrusted
+from ...paths import Paths
+from ...runtime import units
+from ...services import redis
+from ...store import journal, prune, settings
+from ..deploy import Answer, Deploy
+from ..plan import PROVISIONED
+
+
+def run(deploy: Deploy, args: Answer) -> Answer:
+    purge, check = bool(args.get("purge")), bool(args.get("check"))
+    return remove(deploy.paths, purge, deploy.holder, check, bool(args.get("declared")))
 
 
 def remove(

@@ -1,0 +1,53 @@
+"""What is answered without the lock, since it changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import IO
+
+from ..paths import Paths
+from ..reports import diff, history, status
+from ..store import settings
+from .deploy import Answer
+
+Body = IO[bytes] | None
+
+
+def releases(args: Answer, _body: Body) -> Answer:
+    found = [history.describe(Paths(name)) for name in status.names(args["apps"])]
+    return {"changed": False, "apps": found, "table": history.table(found)}
+
+
+def state(args: Answer, _body: Body) -> Answer:
+    answer = status.describe(args["apps"], args.get("absent") or [], args.get("only") or "")
+    said = {"table": status.table(answer), "verdict": status.verdict(answer)}
+    return {"changed": False, "answer": answer, **said}
+
+
+def census(args: Answer, _body: Body) -> Answer:
+    return status.census(args["apps"], args.get("absent") or [])
+
+
+def secrets(args: Answer, _body: Body) -> Answer:
+    vault = args.get("vault") or {}
+    found = {
+        app["name"]: settings.changed_secrets(Paths(app["name"]), app, vault.get(app["name"]) or {})
+        for app in args["apps"]
+    }
+    return {"changed": False, "secrets": found}
+
+
+def difference(args: Answer, body: Body) -> Answer:
+    paths = Paths(args["name"])
+    with body or contextlib.nullcontext():
+        return {"changed": False, **diff.describe(paths, args, body)}
+
+
+QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
+    "releases": releases,
+    "status": state,
+    "census": census,
+    "secrets": secrets,
+    "diff": difference,
+}

@@ -1,0 +1,119 @@
+"""Step build: environment, files, units and scripts of the release, and the record of it."""
+
+from __future__ import annotations
+
+from ...errors import ReleaseError
+from ...packaging import build, prove
+from ...packaging.build import Builder
+from ...paths import instance_file, template_files
+from ...reading import pools, project, randoms
+from ...reports import hints
+from ...sources import source
+from ...store import journal
+from ...store.lock import hostwide
+from .. import plan
+from ..deploy import Answer, Deploy
+
+
+def run(deploy: Deploy, _args: Answer) -> Answer:
+    builder = Builder(deploy.paths, deploy.app, deploy.release, deploy.committed)
+    version, interpreter, installer = builder.choose()
+    likely = str(project.web(deploy.app).get("app") or "")
+    if not deploy.app.get("build"):  # whose commands may bring the code
+        likely = likely or next((one.target for one in _found(deploy, builder)), "")
+    builder.refuse_code(likely)
+    key, fresh = builder.environment(interpreter, installer)
+    (deploy.folder / ".venv").symlink_to(deploy.paths.envs / key)
+    built = builder.run_build(deploy.paths.envs / key)
+    builder.install_project()
+    builder.seal(interpreter)
+    templates = template_files(deploy.app)
+    # What is copied now may be newer than what the plan saw: site.yml does not wait for a deploy's lock.
+    # While it is copied nobody writes it, so that the fingerprint is of what the release holds.
+    with hostwide(deploy.paths.root):
+        known = plan.server_side(deploy.paths, deploy.app)
+        deploy.fingerprint = plan.fingerprint(deploy.app, deploy.identity, *known)
+        builder.freeze_units()
+        for template in templates:
+            build.freeze_unit(deploy.paths, template, deploy.release)
+    target, where = _target(deploy, builder)
+    builder.write_scripts(target, first=not deploy.previous and deploy.app["database"]["enabled"])
+    origin = deploy.app["source"]
+    deploy.record = {
+        "id": deploy.release,
+        "created": journal.now(),
+        "by": deploy.by(),
+        "source": source.public_url(origin.get("git") or "") or origin.get("path"),
+        "version": deploy.commit or deploy.release.rsplit("-", 1)[-1],
+        "asked": deploy.asked,
+        "fingerprint": deploy.fingerprint,
+        "python": version,
+        "installer": installer.kind,
+        "env": key,
+        "target": target,
+        "target_found": where,
+        "project": str(builder.project.relative_to(deploy.folder)),
+        "directory": str(builder.work.relative_to(deploy.folder)),
+        "units": [instance_file(template, deploy.release) for template in templates],
+        "schema": {"from": "", "to": ""},
+        "connections": _connections(deploy, builder),
+        "healthy": False,
+        "app": deploy.app,
+    }
+    deploy.save()
+    installed = "a new environment" if fresh else "the environment of an earlier release"
+    what = f"{target} ({where}), " if target else ""
+    lock = f"{installer.file}, " if installer.file else ""
+    notes = builder.notes + built
+    notes += [f"{one.sentence()}." for one in randoms.unset(builder.project, deploy.app)]
+    notes += [f"{said}." for said in hints.of_redis(deploy.app, builder.project)]
+    deploy.notes += notes
+    msg = " ".join([f"{what}Python {version}, {lock}{installed}.", *notes])
+    return {"changed": True, "msg": msg}
+
+
+def _connections(deploy: Deploy, builder: Builder) -> int:
+    """How many database connections the release may open; a note where the server has not so many."""
+    database = deploy.app["database"]
+    if not database["enabled"]:
+        return 0
+    wanted = pools.demand(deploy.app, builder.project)
+    role = database["owner" if builder.role()[0] == "owner" else "user"]
+    warning = pools.check(deploy.app, role, wanted)
+    if warning:
+        deploy.notes.append(f"{warning}.")
+    return wanted.most
+
+
+def _target(deploy: Deploy, builder: Builder) -> tuple[str, str]:
+    web = project.web(deploy.app)
+    if web.get("command"):
+        return "", "processes.web.command"
+    if web.get("app"):
+        return str(web["app"]), "processes.web.app"
+    found = _found(deploy, builder)
+    live = journal.read_record(deploy.paths.release(deploy.previous)) if deploy.previous else {}
+    chosen = prove.choose(builder, found, str(live.get("target", "")))
+    if chosen.directory:
+        builder.work = builder.project / chosen.directory
+    return chosen.target, chosen.where
+
+
+def _found(deploy: Deploy, builder: Builder) -> list[project.Target]:
+    """The applications in the source, which a deploy asks for before it installs anything."""
+    web = project.web(deploy.app)
+    if web.get("command") or web.get("app"):
+        return []
+    found = project.find_targets(builder.project, deploy.folder, web.get("directory") or "")
+    if not found:
+        broken = project.syntax_error(builder.project)
+        if broken:
+            raise ReleaseError(
+                f"No FastAPI application was found, and a source file does not parse: {broken}."
+            )
+        raise ReleaseError(
+            "No FastAPI application was found in the source: set processes.web.app to its "
+            "module:attribute, such as "
+            "main:app."
+        )
+    return found

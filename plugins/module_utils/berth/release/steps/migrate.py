@@ -1,0 +1,137 @@
+"""Step migrate: the database follows the new code, once the app has shown that it can be imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...diagnosis import cause
+from ...errors import ReleaseError
+from ...host import command, sandbox
+from ...migrations import migrate, offline, schema
+from ...migrations.migrate import Decision
+from ...packaging.build import Builder
+from ...reports import history
+from ...store import journal
+from ..deploy import Answer, Deploy
+
+
+def run(deploy: Deploy, _args: Answer) -> Answer:
+    builder = Builder(deploy.paths, deploy.app, deploy.release)
+    wishes = deploy.app["migrations"]
+    decision = migrate.decide(builder.project, deploy.folder, wishes)
+    line = decision.command
+    if not line or not deploy.app["database"]["enabled"]:
+        role, why = builder.role()
+        said = f" The app runs as the database's owner: it {why}." if role == "owner" else ""
+        now = history.today({"app": deploy.app})
+        deploy.record["schema"] = {"from": now, "to": now}
+        return {"changed": False, "msg": f"No migrations: {decision.why}.{said}"}
+    # A custom command is not understood, so it always runs.
+    digest = "" if wishes.get("command") else migrate.scripts_digest(decision.directory, deploy.folder)
+    database = migrate.Database(deploy.app)
+    before = database.revision()
+    deploy.record["schema"] = {"from": before, "to": before}
+    deploy.record["migrations"] = {"command": line, "digest": digest}
+    live = journal.read_record(deploy.paths.release(deploy.previous)) if deploy.previous else {}
+    known = live.get("migrations", {}).get("digest")
+    if digest and before and digest == known and before == live.get("schema", {}).get("to"):
+        after = before
+        msg = f"The schema is at {after}, and there are no new revisions."
+    else:
+        _prove_import(deploy, builder)
+        pending = _revisions(deploy, before)
+        _may_run(deploy, pending if before else [])
+        history.remember(deploy.paths, pending)
+        if digest and pending:
+            _keep_sql(deploy, builder, decision, before)
+        files = [Path(one.file).name for one in pending]
+        repeatable = bool(before or digest) and migrate.is_transactional(
+            decision.directory, deploy.folder, files
+        )
+        path = ":".join(str(folder) for folder in builder.python_path())
+        try:
+            with database.advisory_lock():
+                tries = migrate.run(
+                    deploy.paths, deploy.app, deploy.release, line, decision.directory, path,
+                    lambda: repeatable and database.ask() == before,
+                    shared=builder.role()[0] == "owner",
+                )  # fmt: skip
+        except ReleaseError as error:
+            if advice := migrate.makes_itself(builder.project, before):
+                error.advice = f"{advice}, then: {deploy.again()}"
+            raise
+        after = database.revision()
+        often = f" It waited for a lock, and was tried {tries} times." if tries > 1 else ""
+        msg = f"{line}: schema from {before or 'none'} to {after or 'none'}.{often}"
+        if before == after and wishes.get("command"):
+            deploy.notes.append(f"migrations.command ran ({line}); the schema stays at {after or 'none'}.")
+    deploy.record["schema"] = {"from": before, "to": after}
+    if before != after:
+        steps = _revisions(deploy, before, after)
+        history.remember(deploy.paths, steps)
+        deploy.record["schema"]["revisions"] = [one.as_dict() for one in steps]
+        risky = [one.label() for one in steps if one.risks] if before else []
+        if risky and wishes.get("destructive") != "allow":
+            deploy.notes.append(f"Going back to an earlier release will need force: {', '.join(risky)}.")
+    deploy.save()
+    return {"changed": before != after, "msg": msg}
+
+
+def _may_run(deploy: Deploy, pending: list[schema.Revision]) -> None:
+    """What takes something away from the live release needs a word first, where that is wished."""
+    risky = [one.label() for one in pending if one.risks]
+    if risky and deploy.app["migrations"].get("destructive") == "refuse":
+        raise ReleaseError(
+            f"{', '.join(risky)}: the live release may not survive it, and migrations.destructive is "
+            "refuse. The database is unchanged.",
+            advice=f"set migrations.destructive: warn for this deploy, then: {deploy.again()}",
+        )
+
+
+def _revisions(deploy: Deploy, before: str, after: str = "") -> list[schema.Revision]:
+    """What the new code's files say about the way between; nothing where they cannot be found."""
+    known = history.known_to(deploy.folder, deploy.app)
+    return schema.between(known, before, after or ",".join(schema.heads(known)))
+
+
+def _keep_sql(deploy: Deploy, builder: Builder, decision: Decision, before: str) -> None:
+    """What the database is about to get goes into the record; or why that cannot be told."""
+    place = offline.Place(
+        deploy.folder, decision.directory, deploy.folder / ".venv", builder.python_path(), deploy.release
+    )
+    unit, end = f"berth-sql-{deploy.paths.app}", decision.command.split()[-1]
+    found = offline.make(deploy.paths, unit, place, before, end)
+    kept = {"sql": found.text, "note": found.note}
+    deploy.record["migrations"].update({key: text for key, text in kept.items() if text})
+
+
+def _prove_import(deploy: Deploy, builder: Builder) -> None:
+    """Before the schema changes for it, the app must import, as its user and with its settings."""
+    target = deploy.record.get("target")
+    if not target:
+        return
+    module = target.split(":")[0]
+    result = command.transient(
+        f"berth-prove-{deploy.paths.app}",
+        [str(deploy.folder / ".venv/bin/python"), "-c", f"import {module}"],
+        user=deploy.paths.app,
+        sandbox=sandbox.proof(),
+        writable=[deploy.paths.data, deploy.paths.home],
+        timeout=120,
+        cwd=builder.work,
+        env={
+            "PATH": f"{deploy.folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
+            "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path()),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "BERTH_RELEASE": deploy.release,
+            "BERTH_APP": deploy.paths.app,
+        },
+        env_file=deploy.paths.env(deploy.release),
+    )  # fmt: skip
+    if result.code != 0:
+        state = {"ExecMainStatus": str(result.code)}
+        raise ReleaseError(
+            f"{target} ({deploy.record['target_found']}) cannot be imported: "
+            f"{cause.explain(result.lines, state, deploy.about())}. The database is unchanged.",
+            log=result.lines[-20:],
+        )

@@ -1,0 +1,32 @@
+"""Step prune: old releases and the environments that none of them uses go."""
+
+from __future__ import annotations
+
+from ...host import command
+from ...store import prune, trim
+from ..deploy import Answer, Deploy
+from . import retire
+
+
+def run(deploy: Deploy, _args: Answer) -> Answer:
+    releases = prune.list_releases(deploy.paths)
+    live = prune.live_release(deploy.paths)
+    busy = prune.at_work(deploy.paths)
+    keep = int(deploy.app.get("keep_releases", 5))
+    _, gone = prune.select(releases, live, keep, busy)
+    for release in busy:
+        if release in releases and release != live and release not in gone:
+            retire.let_go(
+                deploy, release, releases[release]["app"]
+            )  # unless something waits for its end already
+    for release in list(gone):
+        if why := prune.remove_release(deploy.paths, release):
+            gone.remove(release)
+            deploy.leave(f"{release} cannot be removed: {why}")
+    envs = prune.remove_unused_envs(deploy.paths)
+    if gone:
+        # Or systemd remembers their units: they stay in what targets want until it reads its files again.
+        command.systemctl("daemon-reload")
+    trim.begin(deploy.paths, deploy.app)
+    what = f"Removed {', '.join(gone)}." if gone else "Nothing to prune."
+    return {"changed": bool(gone or envs), "msg": what}

@@ -1,0 +1,14 @@
+"""Step settings: whether the inventory says something else than the server was prepared with."""
+
+from __future__ import annotations
+
+from ...store import settings
+from ..deploy import Answer, Deploy
+
+
+def run(deploy: Deploy, args: Answer) -> Answer:
+    """Whether the inventory's settings are newer than the server's. What is wrong is told by the plan."""
+    after_site, check = bool(args.get("after_site")), bool(args.get("check"))
+    found = settings.compare(deploy.paths, args["app"], args.get("vault") or {}, after_site, check)
+    deploy.problem = found["problem"]
+    return {"changed": False, "stale": found["stale"], "secrets": found["secrets"]}
