@@ -37,7 +37,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     for folder in (place.release("r2"), place.units, place.state, place.etc, place.frozen, place.marks):
         folder.mkdir(parents=True)
     provisioned = f'{{"digest": "{environment.provision_digest(APP)}"}}'
-    (place.etc / plan.PROVISIONED).write_text(provisioned)
+    place.provisioned.write_text(provisioned)
     for name in ("env", "migrate.env"):
         (place.etc / name).write_text('A="old"\n')
     for name in ("board-web@.service", "board-web@.socket"):

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.host import memory
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import plan
-from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.runtime import memory, units
 from ansible.module_utils.berth.store import prune
 
 MB = 2**20

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.berth.migrations import connections
 from ansible.module_utils.berth.reading import pools
 from ansible.module_utils.berth.reports import detect
 
@@ -198,9 +199,9 @@ class _Database:
 def test_the_running_server_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: Any, others: list[int], said: str
 ) -> None:
-    monkeypatch.setattr(pools.migrate, "Database", lambda _: _Database(limits))
-    monkeypatch.setattr(pools, "_of_others", lambda _: others)
+    monkeypatch.setattr(connections, "Database", lambda _: _Database(limits))
+    monkeypatch.setattr(connections, "_of_others", lambda _: others)
     (tmp_path / "db.py").write_text(SA + "engine = create_engine(url, pool_size=30, max_overflow=0)")
-    text = pools.check(app(), "shop", pools.demand(app(), tmp_path))
+    text = connections.check(app(), "shop", pools.demand(app(), tmp_path))
     assert said in text
     assert bool(text) is bool(said)

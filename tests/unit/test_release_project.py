@@ -12,7 +12,7 @@ from ansible.module_utils.berth.host import untrusted
 from ansible.module_utils.berth.migrations import migrate
 from ansible.module_utils.berth.packaging import build
 from ansible.module_utils.berth.payload import gitwork
-from ansible.module_utils.berth.reading import launch, project
+from ansible.module_utils.berth.reading import launch, places, project
 from ansible.module_utils.berth.sources import pack, source
 
 
@@ -209,10 +209,10 @@ def test_a_release_brings_nothing_of_the_engine_along(tmp_path: Path) -> None:
 
 def test_a_subdir_stays_inside(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="no folder api"):
-        source.project_folder(tmp_path, "api")
+        places.project_folder(tmp_path, "api")
     (tmp_path / "api").symlink_to("/etc")
     with pytest.raises(ReleaseError, match="no folder api"):
-        source.project_folder(tmp_path, "api")
+        places.project_folder(tmp_path, "api")
 
 
 LISTING = (

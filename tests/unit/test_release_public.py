@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.packaging import public
+from ansible.module_utils.berth.store import public
 
 WEB = "web/dist"
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth import environment
-from ansible.module_utils.berth.packaging import public
 from ansible.module_utils.berth.paths import Paths, template_files
-from ansible.module_utils.berth.release.plan import PROVISIONED
 from ansible.module_utils.berth.runtime import gate
-from ansible.module_utils.berth.store import settings
+from ansible.module_utils.berth.store import public, settings
 
 from plugins.filter.proxy import proxy_receipt
 from plugins.filter.wiring import proxy_sites
@@ -42,7 +40,7 @@ def place(tmp_path: Path) -> Paths:
     for folder in (place.etc, place.state, place.units, tmp_path / "etc/caddy"):
         folder.mkdir(parents=True)
     provisioned = {"digest": environment.provision_digest(APP), "database": APP["database"]}
-    (place.etc / PROVISIONED).write_text(json.dumps(provisioned))
+    place.provisioned.write_text(json.dumps(provisioned))
     (place.etc / "secrets.json").write_text(json.dumps({"KEY": "one", "BORN": "x"}))
     apply_proxy(place)
     for name in template_files(APP):
@@ -86,7 +84,7 @@ def test_a_run_that_ended_between_the_roles_is_noticed(place: Paths) -> None:
     newer = {**APP, "limits": {"tasks": 9}}
     # Role app has written its digest, role service never came to its turn.
     provisioned = {"digest": environment.provision_digest(newer), "database": APP["database"]}
-    (place.etc / PROVISIONED).write_text(json.dumps(provisioned))
+    place.provisioned.write_text(json.dumps(provisioned))
     assert compare(place, limits={"tasks": 9})[0]
     settings.remember_applied(place, newer)
     assert not compare(place, limits={"tasks": 9})[0]
@@ -109,9 +107,9 @@ def test_redis_is_for_site(place: Paths) -> None:
     stale, _, problem = compare(place, **wanted)
     assert not stale
     assert problem.startswith("The Redis settings of board changed")
-    provisioned = json.loads((place.etc / PROVISIONED).read_text())
+    provisioned = json.loads(place.provisioned.read_text())
     provisioned["redis"] = environment.redis_settings(wanted)
-    (place.etc / PROVISIONED).write_text(json.dumps(provisioned))
+    place.provisioned.write_text(json.dumps(provisioned))
     assert compare(place, **wanted)[2] == ""
     assert "Redis" in compare(place, redis={"enabled": True, "memory": "128M"})[2]
     assert "Redis" in compare(place, redis={"enabled": False, "memory": "64M"})[2]

@@ -22,7 +22,7 @@ from ansible.module_utils.berth.migrations import migrate
 from ansible.module_utils.berth.packaging import folders
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.payload import seed
-from ansible.module_utils.berth.reading import launch, places, pools, project, randoms
+from ansible.module_utils.berth.reading import launch, places, pools, project, randoms, toml
 from ansible.module_utils.berth.reports import detect, diff
 from ansible.module_utils.berth.sources import origins, pack, source
 from ansible.module_utils.berth.store import prune
@@ -214,7 +214,7 @@ def test_detection_does_not_hang_on_what_a_source_may_hold(tmp_path: Path) -> No
     assert migrate.decide(tmp_path, tmp_path, {}).command == ""
     link(tmp_path / "pyproject.toml", "/dev/zero")
     with pytest.raises(ReleaseError, match=r"pyproject\.toml cannot be read: .* not a plain file"):
-        project.load_toml(tmp_path / "pyproject.toml")
+        toml.load_toml(tmp_path / "pyproject.toml")
 
 
 def test_migrations_lie_inside_of_the_source(tmp_path: Path) -> None:

@@ -95,6 +95,11 @@ class Paths:
         return self.root / "etc/berth" / self.app
 
     @property
+    def provisioned(self) -> Path:
+        """With what site.yml has prepared the server for the app."""
+        return self.etc / "provisioned.json"
+
+    @property
     def frozen(self) -> Path:
         return self.etc / "releases"
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import cut
-from ..packaging import pythons
+from ..errors import cut, run_of
 from . import needs
 
 _FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)')
@@ -162,7 +161,7 @@ def explain(lines: list[str], state: dict[str, str], about: About) -> str:
     """The sentence for a process that ended, from systemd's view of it and its log."""
     inside = about.inside
     if about.lost and state.get("ExecMainStatus") in _NOT_RUN:
-        return pythons.lost(about.lost, about.app)
+        return lost(about.lost, about.app)
     if state.get("Result") == "oom-kill" or out_of_memory(lines):
         return memory(about)
     error, place, frames = _last(lines, inside)
@@ -308,3 +307,9 @@ _SAYINGS: tuple[tuple[str, Callable[[re.Match[str], About], str]], ...] = (
     ),
     (r"SystemExit: (.+)", lambda found, _about: f"the app ended itself: {found[1]}"),
 )
+
+
+def lost(name: str, app: str) -> str:
+    """The sentence for a release whose Python the server has no more."""
+    anew = f"{run_of('deploy', app)} builds the release anew"
+    return f"{name} is gone from this server since its upgrade: {anew}"

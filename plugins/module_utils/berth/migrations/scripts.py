@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ReleaseError
 from ..host import untrusted
-from ..reading.project import load_toml
+from ..reading.toml import load_toml
 
 INI = "alembic.ini"
 _SECTION = "alembic"

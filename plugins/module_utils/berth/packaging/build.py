@@ -25,10 +25,11 @@ from ..paths import CA_BUNDLE, Paths, ids, instance_file, text_digest
 from ..payload import gunicorn_conf
 from ..reading import places, project, wheels
 from ..reading.project import Installer, PythonWish
+from ..reading.toml import LOCK, load_toml
 from ..runtime import jobs, shell
 from ..sources import origins, source
-from ..store import journal
-from . import folders, index, public, pythons
+from ..store import journal, public
+from . import folders, index, pythons
 from .uv import INSTALLING, LIMIT, Uv
 
 # What the kit's own server brings where the app does not: the newest that were tested with the hook.
@@ -73,7 +74,7 @@ def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, A
         texts += project.setup_requirements(folder, choice["extras"]) or []
     elif installer.kind != "none":
         lock = installer.kind != "pyproject"
-        texts.append(untrusted.read_text(folder / installer.file, project.LOCK) if lock else "")
+        texts.append(untrusted.read_text(folder / installer.file, LOCK) if lock else "")
         texts.append(json.dumps(_dependencies(folder), sort_keys=True, default=str))
     return text_digest(*texts)[:16]
 
@@ -90,7 +91,7 @@ def alike(paths: Paths, but_for_patch: str) -> str:
 
 def _dependencies(folder: Path) -> dict[str, Any]:
     """The parts of pyproject.toml that say what to install; the rest may change without a new environment."""
-    toml = project.load_toml(folder / "pyproject.toml")
+    toml = load_toml(folder / "pyproject.toml")
     table = toml.get("project", {})
     keys = ("name", "dependencies", "optional-dependencies", "requires-python", "dynamic")
     return {
@@ -105,7 +106,7 @@ def is_package(folder: Path, installer: Installer) -> bool:
 
     A project whose modules lie in its folder runs from there, unless it asks for its own metadata.
     """
-    toml = project.load_toml(folder / "pyproject.toml")
+    toml = load_toml(folder / "pyproject.toml")
     table, poetry = toml.get("project", {}), toml.get("tool", {}).get("poetry", {})
     if "build-system" not in toml or not (table or poetry):
         return False
@@ -127,17 +128,17 @@ def is_package(folder: Path, installer: Installer) -> bool:
 
 def _lock_says_virtual(installer: Installer, folder: Path) -> bool:
     there = os.path.relpath(folder, installer.folder or folder)
-    packages = project.load_toml(installer.path).get("package", [])
+    packages = load_toml(installer.path).get("package", [])
     return any(package.get("source", {}).get("virtual") == there for package in packages)
 
 
 def _is_workspace(folder: Path) -> bool:
-    return "workspace" in project.load_toml(folder / "pyproject.toml").get("tool", {}).get("uv", {})
+    return "workspace" in load_toml(folder / "pyproject.toml").get("tool", {}).get("uv", {})
 
 
 def workspace_members(installer: Installer) -> list[Path]:
     """The workspace's packages that the locked one needs, itself left out."""
-    packages = {str(one["name"]): one for one in project.load_toml(installer.path).get("package", [])}
+    packages = {str(one["name"]): one for one in load_toml(installer.path).get("package", [])}
     folder = installer.folder or Path()
     start = installer.package or next(
         (name for name, one in packages.items() if "." in one.get("source", {}).values()), ""
@@ -473,7 +474,7 @@ class Builder:
         work = self.lists / "export"
         work.mkdir()
         for name in ("pyproject.toml", installer.file):
-            untrusted.write_new(work / name, untrusted.read_text(installer.path.parent / name, project.LOCK))
+            untrusted.write_new(work / name, untrusted.read_text(installer.path.parent / name, LOCK))
         untrusted.give(work, *ids(self.paths.build_user))
         listed = work / "requirements.txt"
         tool = ["tool", "run", "--python", interpreter, *POETRY]
@@ -546,7 +547,7 @@ class Builder:
         return result
 
     def _install_package(self, folder: Path) -> list[str]:
-        toml = project.load_toml(folder / "pyproject.toml")
+        toml = load_toml(folder / "pyproject.toml")
         site, work = self.folder / ".berth/site", self.folder / ".berth/build"
         site.mkdir(parents=True, exist_ok=True)
         # Build backends write beside the sources, so they get a copy.

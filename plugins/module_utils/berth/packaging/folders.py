@@ -15,7 +15,7 @@ from ..host import sandbox, untrusted
 from ..host.command import module_source, transient
 from ..paths import Paths, ids
 from ..payload import seed
-from . import public
+from ..store import public
 
 
 def link_persistent(paths: Paths, app: dict[str, Any], folder: Path, project: Path) -> None:

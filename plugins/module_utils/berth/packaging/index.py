@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReleaseError
-from ..reading import project
+from ..reading.toml import load_toml
 
 _UV = "etc/uv/uv.toml"
 _PIP = ("etc/pip.conf", "etc/xdg/pip/pip.conf")
@@ -44,7 +44,7 @@ def configured(app: dict[str, Any], root: Path = Path("/")) -> Index | None:
     if known:
         return known
     try:
-        toml = project.load_toml(root / _UV)
+        toml = load_toml(root / _UV)
     except ReleaseError:
         toml = {}
     defaults = [one.get("url") for one in toml.get("index", []) if one.get("default")]
@@ -68,7 +68,7 @@ def other(lock: Path, allowed: Index | None) -> str:
     """An index in a uv.lock that is not the one allowed here; empty where they agree, or any will do."""
     if allowed is None:
         return ""
-    packages = project.load_toml(lock).get("package", [])
+    packages = load_toml(lock).get("package", [])
     registries = {str(one.get("source", {}).get("registry", "")) for one in packages} - {""}
     return next((url for url in sorted(registries) if _plain(url) != _plain(allowed.url)), "")
 

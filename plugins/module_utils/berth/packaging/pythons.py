@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..diagnosis import needs
-from ..errors import ReleaseError, cut, run_of
+from ..errors import ReleaseError, cut
 from ..host.command import Result
 from ..reading import project
 from ..reading.project import PythonWish
@@ -117,12 +117,6 @@ def gone(env: Path) -> str:
         return made_for or "its Python"
     found = re.fullmatch(r"python3\.\d+", python.resolve().name)
     return made_for if found and made_for and found[0] != made_for else ""
-
-
-def lost(name: str, app: str) -> str:
-    """The sentence for a release whose Python is `gone`."""
-    anew = f"{run_of('deploy', app)} builds the release anew"
-    return f"{name} is gone from this server since its upgrade: {anew}"
 
 
 @contextmanager

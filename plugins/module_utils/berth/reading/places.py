@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReleaseError
-from ..sources import source
 from . import project
+from .toml import load_toml
 
 # In every release: what units name does not change with the project's folder.
 PROJECT = ".berth/project"
@@ -33,7 +33,7 @@ def locate(root: Path, app: dict[str, Any]) -> Place:
         return Place(built, "the release")
     subdir = app.get("source", {}).get("subdir") or ""
     if subdir:
-        return Place(source.project_folder(root, subdir), "source.subdir")
+        return Place(project_folder(root, subdir), "source.subdir")
     if app.get("python", {}).get("directory") or _is_project(root, app):
         return Place(root, "the top of the source")
     below = list(_projects(root))
@@ -46,6 +46,14 @@ def locate(root: Path, app: dict[str, Any]) -> Place:
     if below:
         return Place(below[0], "the only folder with a dependency file and an app (source.subdir)")
     return Place(root, "the top of the source")
+
+
+def project_folder(root: Path, subdir: str) -> Path:
+    """Where the app itself is; a subfolder that is missing or leads out of the source is refused."""
+    project = root / subdir
+    if not project.is_dir() or not project.resolve().is_relative_to(root.resolve()):
+        raise ReleaseError(f"source.subdir: there is no folder {subdir} in the source.")
+    return project
 
 
 def remember(release: Path, folder: Path, work_folder: Path) -> None:
@@ -66,7 +74,7 @@ def _link(root: Path, name: str) -> Path | None:
 
 def _is_project(root: Path, app: dict[str, Any]) -> bool:
     """Whether the top is more than a roof over projects: it says what to install, and has an app."""
-    toml = project.load_toml(root / "pyproject.toml")
+    toml = load_toml(root / "pyproject.toml")
     if "workspace" in toml.get("tool", {}).get("uv", {}) and not toml.get("project"):
         return False
     if not _installs(root):

@@ -9,18 +9,11 @@ import ast
 import contextlib
 import operator
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ReleaseError
-from ..migrations import migrate
-from ..paths import Paths
-from ..reports import status
-from ..store import prune
-from ..store.journal import read_record
 from . import project
 
 # What makes a pool, by the parameters that size it: (parameter, its place, its default); they are added up.
@@ -324,31 +317,3 @@ def shortage(given: int, why: str) -> str:
         f"{why} leaves it {max(given, 0)}: make the pool smaller, give web fewer workers, or raise "
         "max_connections in server.postgresql.settings"
     )
-
-
-def check(app: dict[str, Any], role: str, wanted: Demand) -> str:
-    """The same against the running server. It never fails: what cannot be asked is not said."""
-    if not wanted.most:
-        return ""
-    try:
-        limits = migrate.Database(app).limits(role)
-    except (ReleaseError, OSError, ValueError, subprocess.TimeoutExpired):
-        return ""
-    if not limits:
-        return ""
-    everything, own, held = limits
-    others = sum(_of_others(app["name"]))
-    usable = everything - RESERVE - others
-    given, why = usable, "max_connections" + (f" beside the {others} of other apps" if others else "")
-    if 0 <= own < usable:
-        given, why = own, "its share of max_connections"
-    return warning(wanted, given, why) or overlapping(wanted, held, given, why)
-
-
-def _of_others(name: str) -> Iterator[int]:
-    """What the other apps' live releases may open."""
-    for other in status.names([]):
-        if other != name:
-            paths = Paths(other)
-            live = prune.live_release(paths)
-            yield int((read_record(paths.release(live)) if live else {}).get("connections") or 0)

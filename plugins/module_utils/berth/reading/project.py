@@ -6,7 +6,6 @@ import ast
 import configparser
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,39 +13,26 @@ from typing import Any
 
 from ..errors import ReleaseError
 from ..host import untrusted
-from ..sources.pack import SKIPPED_FOLDERS
 from . import launch
+from .toml import load_toml
 
+# By-products, and what is not the project's own: no part of a source.
+SKIPPED_FOLDERS = {
+    ".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".mypy_cache",
+    ".pytest_cache", ".ruff_cache", ".idea", ".vscode", ".berth",
+}  # fmt: skip
 NO_APPS = SKIPPED_FOLDERS | {
     *("test", "tests", "docs", "doc", "docs_src", "examples", "example", "migrations", "alembic", "versions"),
     *("scripts", "benchmarks", "build", "dist"),
 }
 # Modules that are commands for a terminal: no request comes to what they make.
 _COMMANDS = {"cli", "_cli", "commandline", "command_line", "commands", "console", "manage"}
-# Locks of large projects have some megabytes.
-LOCK = 32 << 20
 _WRAPPER = re.compile(r"(Middleware|ASGIApp|Asgi|Wrapper)$")
 _WRAPPER_TEXT = re.compile(r"(Middleware|ASGIApp|Asgi|Wrapper)\(\w")
 _FACTORIES = {
     *("create_app", "make_app", "build_app", "get_app", "init_app"),
     *("create_application", "get_application"),
 }
-
-
-def load_toml(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib as reader
-    except ImportError:  # Python 3.10: the copy inside the tool environment's pip
-        tools = Path("/usr/local/lib/berth/uv/lib").glob("python3*/site-packages")
-        sys.path.extend(str(found) for found in tools)
-        from pip._vendor import tomli as reader  # type: ignore[import-untyped, no-redef, unused-ignore]
-    try:
-        loaded: dict[str, Any] = reader.loads(untrusted.read_text(path, LOCK))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise ReleaseError(f"{path.name} cannot be read: {error}.") from error
-    return loaded
 
 
 @dataclass(frozen=True)

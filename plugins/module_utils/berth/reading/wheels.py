@@ -12,6 +12,7 @@ from typing import Any
 
 from . import project
 from .project import Installer, PythonWish
+from .toml import load_toml
 
 # Minor versions that wheels are looked for: what servers and uv have.
 MINORS = range(8, 16)
@@ -73,7 +74,7 @@ def locked(installer: Installer) -> list[Old]:
     """What a lock installs here in any case, with the wheels that there are; nothing for other files."""
     if installer.kind not in ("uv", "poetry", "pdm"):
         return []
-    packages = project.load_toml(installer.path).get("package", [])
+    packages = load_toml(installer.path).get("package", [])
     if installer.kind == "uv":
         packages = _needed(packages, installer.package)
     else:

@@ -17,8 +17,6 @@ from ..store import prune
 # Part of every fingerprint: raise it when a release built by an older engine must be built again.
 ENGINE_VERSION = "2"
 
-PROVISIONED = "provisioned.json"
-
 
 class Action(str, Enum):
     """What a run does about the live release."""
@@ -39,7 +37,7 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
     """The env files and unit templates on the server, or the sentence that says they are missing or old."""
     name = app["name"]
     try:
-        provisioned = json.loads((paths.etc / PROVISIONED).read_text())
+        provisioned = json.loads(paths.provisioned.read_text())
         if not provisioned["digest"]:
             raise ValueError("the app was removed")
         env = (paths.etc / "env").read_text() + "\0" + (paths.etc / "migrate.env").read_text()

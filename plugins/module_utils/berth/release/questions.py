@@ -8,14 +8,14 @@ from typing import IO
 
 from ..paths import Paths
 from ..reports import diff, history, status
-from ..store import settings
+from ..store import presence, settings
 from .deploy import Answer
 
 Body = IO[bytes] | None
 
 
 def releases(args: Answer, _body: Body) -> Answer:
-    found = [history.describe(Paths(name)) for name in status.names(args["apps"])]
+    found = [history.describe(Paths(name)) for name in args["apps"] or presence.deployed()]
     return {"changed": False, "apps": found, "table": history.table(found)}
 
 

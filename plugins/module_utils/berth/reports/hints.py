@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..packaging import public
 from ..reading import launch, project, reads, wheels, writes
 from ..reading.project import Installer, PythonWish
 from ..reading.reads import Variable
+from ..store import public
 
 _DATABASE = re.compile(r"(^|_)(POSTGRES|POSTGRESQL|PG|DB|DATABASE|SQLALCHEMY)(?=_|$)")
 _REDIS = re.compile(r"(^|_)(REDIS|CELERY_BROKER|BROKER_URL|RESULT_BACKEND)(?=_|$)")

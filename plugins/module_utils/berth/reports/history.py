@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..diagnosis import cause
 from ..errors import ReleaseError
 from ..migrations import migrate, schema, scripts
 from ..packaging import pythons
@@ -150,7 +151,7 @@ def describe(paths: Paths) -> dict[str, Any]:
                 row["rollback"] = {
                     "allowed": False,
                     "never": True,
-                    "why": f"{name}: {pythons.lost(lost, paths.app)}.",
+                    "why": f"{name}: {cause.lost(lost, paths.app)}.",
                 }
         rows.append(row)
     past = [entry for entry in journal.entries(paths.audit) if entry.get("app") == paths.app]

@@ -5,19 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..paths import APP, Paths
+from ..paths import Paths
 from ..store import presence
 from . import facts, findings
-
-
-def names(wanted: list[str]) -> list[str]:
-    """The given apps, or every app that ever was deployed here."""
-    if wanted:
-        return wanted
-    states = Path("/var/lib/berth").glob("*")
-    return sorted(
-        path.name for path in states if APP.fullmatch(path.name) and (path / "journal.jsonl").exists()
-    )
 
 
 def describe(present: list[str], absent: list[str], only: str = "", root: Path = Path("/")) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 
 from ..errors import ReleaseError
 from ..host import untrusted
-from ..reading import project
 from ..reading.project import Installer
+from ..reading.toml import LOCK, load_toml
 
 # What a line of a requirements file may say before a path: another file, an editable folder, wheels.
 _OPTION = re.compile(
@@ -86,7 +86,7 @@ def _local(text: str, folder: Path) -> str | None:
 def _lock(root: Path, installer: Installer) -> None:
     folder = installer.folder or root
     where = os.path.relpath(installer.path, root)
-    for package in project.load_toml(installer.path).get("package", []):
+    for package in load_toml(installer.path).get("package", []):
         name = package.get("name", "?")
         places = dict(package.get("source") or {})
         # Poetry writes {type, url}, PDM writes path and url beside the name.
@@ -99,7 +99,7 @@ def _lock(root: Path, installer: Installer) -> None:
 
 
 def _line(path: Path, text: str) -> str:
-    for number, line in enumerate(untrusted.read_text(path, project.LOCK, "replace").splitlines(), 1):
+    for number, line in enumerate(untrusted.read_text(path, LOCK, "replace").splitlines(), 1):
         if text in line:
             return f":{number}"
     return ""
@@ -107,7 +107,7 @@ def _line(path: Path, text: str) -> str:
 
 def _pyproject(root: Path, folder: Path) -> None:
     path = folder / "pyproject.toml"
-    toml = project.load_toml(path)
+    toml = load_toml(path)
     where = os.path.relpath(path, root)
     for text in _told(toml):
         local = _local(text, folder)

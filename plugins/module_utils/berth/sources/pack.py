@@ -12,11 +12,8 @@ from typing import IO
 
 from ..errors import ReleaseError
 from ..host import untrusted
+from ..reading.project import SKIPPED_FOLDERS
 
-SKIPPED_FOLDERS = {
-    ".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".mypy_cache",
-    ".pytest_cache", ".ruff_cache", ".idea", ".vscode", ".berth",
-}  # fmt: skip
 SKIPPED_SUFFIXES = {".pyc", ".pyo"}
 HARMLESS_ENV = {"example", "sample", "template", "dist", "test"}
 

@@ -299,11 +299,3 @@ def _pointers(target: Path) -> Iterator[str]:
             small = stat.S_ISREG(known.st_mode) and known.st_size < 1024
             if small and untrusted.read_bytes(path).startswith(_POINTER):
                 yield str(path.relative_to(target))
-
-
-def project_folder(release: Path, subdir: str) -> Path:
-    """Where the app itself is; a subfolder that is missing or leads out of the release is refused."""
-    project = release / subdir if subdir else release
-    if not project.is_dir() or not project.resolve().is_relative_to(release.resolve()):
-        raise ReleaseError(f"source.subdir: there is no folder {subdir} in the source.")
-    return project

@@ -6,10 +6,8 @@ import json
 from typing import Any
 
 from .. import applies, environment
-from ..packaging import public
 from ..paths import Paths, template_files
-from ..release.plan import PROVISIONED
-from . import journal
+from . import journal, public
 
 # What role proxy applied last, site by site, as it was given.
 PROXY_RECEIPT = "etc/caddy/berth.applied.json"
@@ -25,7 +23,7 @@ def compare(
     `after_site`: in check mode, whether this run is one that would have renewed that too.
     """
     try:
-        provisioned = json.loads((paths.etc / PROVISIONED).read_text())
+        provisioned = json.loads(paths.provisioned.read_text())
     except (OSError, ValueError):
         provisioned = {}
     if not provisioned.get("digest"):

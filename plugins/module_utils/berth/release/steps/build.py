@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...errors import ReleaseError
+from ...migrations import connections
 from ...packaging import build, prove
 from ...packaging.build import Builder
 from ...paths import instance_file, template_files
@@ -79,7 +80,7 @@ def _connections(deploy: Deploy, builder: Builder) -> int:
         return 0
     wanted = pools.demand(deploy.app, builder.project)
     role = database["owner" if builder.role()[0] == "owner" else "user"]
-    warning = pools.check(deploy.app, role, wanted)
+    warning = connections.check(deploy.app, role, wanted)
     if warning:
         deploy.notes.append(f"{warning}.")
     return wanted.most

@@ -6,10 +6,9 @@ import shutil
 import time
 
 from ...errors import UP, ReleaseError, run_of
-from ...host import memory
 from ...packaging import pythons
 from ...reports import diff, history
-from ...runtime import units
+from ...runtime import memory, units
 from ...sources import source
 from ...store import disk, journal, prune, settings
 from .. import plan, recover

@@ -13,7 +13,6 @@ from ...runtime import units
 from ...services import redis
 from ...store import journal, prune, settings
 from ..deploy import Answer, Deploy
-from ..plan import PROVISIONED
 
 
 def run(deploy: Deploy, args: Answer) -> Answer:
@@ -61,7 +60,7 @@ def remove(
         # The next deploy must be told to run site.yml, which brings units and accounts back.
         if paths.etc.is_dir():
             text = json.dumps({"digest": "", "database": database}, sort_keys=True) + "\n"
-            journal.replace_text(paths.etc / PROVISIONED, text, 0o644)
+            journal.replace_text(paths.provisioned, text, 0o644)
     journal.audit(
         paths,
         what="remove",
@@ -85,13 +84,13 @@ def _set_up(paths: Paths) -> bool:
 
     A folder of that name alone tells nothing: /etc/berth/redis and /run/systemd are no app's.
     """
-    marks = (paths.etc / PROVISIONED, paths.state / "journal.jsonl")
+    marks = (paths.provisioned, paths.state / "journal.jsonl")
     return any(path.exists() for path in marks) or (paths.releases.is_dir() and paths.envs.is_dir())
 
 
 def _database(paths: Paths) -> dict[str, Any]:
     try:
-        database = json.loads((paths.etc / PROVISIONED).read_text())["database"]
+        database = json.loads(paths.provisioned.read_text())["database"]
     except (OSError, ValueError, KeyError):
         return {}
     return database if isinstance(database, dict) else {}

@@ -9,7 +9,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from ..runtime import listening
+from . import listening
 
 # Less room than this, as a share of what the live release takes, is worth a word.
 _ROOM = 1.25
