@@ -88,7 +88,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),
         *("listening.accepting read_text", "listening._waited_for read_text"),
         "memory._kilobytes read_text",
-        *("prune._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
+        *("temporary._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
         *("facts._memory read_text", "facts._started read_text", "facts.held_locks read_text"),
     ),
     "on the controller, in the checkout": ("session.pack_engine rglob",),

@@ -11,7 +11,7 @@ from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import plan
 from ansible.module_utils.berth.runtime import memory, units
-from ansible.module_utils.berth.store import prune
+from ansible.module_utils.berth.store import releases
 
 MB = 2**20
 
@@ -48,7 +48,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     clock = iter(range(10_000))
     monkeypatch.setattr(plan.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(plan.time, "sleep", lambda _: None)
-    monkeypatch.setattr(prune, "list_releases", lambda _: {"r1": {}})
+    monkeypatch.setattr(releases, "records", lambda _: {"r1": {}})
     return found
 
 

@@ -21,7 +21,7 @@ from ansible.module_utils.berth.release.engine import Engine
 from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import table
 from ansible.module_utils.berth.runtime import gate, units
-from ansible.module_utils.berth.store import disk, journal, lock, prune
+from ansible.module_utils.berth.store import disk, journal, lock, prune, releases, temporary
 
 from tests.support.entry import board
 
@@ -120,38 +120,38 @@ def test_every_process_and_job_has_its_unit() -> None:
     ]  # fmt: skip
 
 
-def releases(*names: str, bad: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
+def records(*names: str, bad: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
     return {name: {"healthy": name not in bad} for name in names}
 
 
 def test_the_newest_healthy_ones_and_the_live_one_stay() -> None:
-    stay, go = prune.select(releases("1", "2", "3", "4", bad=("4",)), "1", 2, [])
+    stay, go = releases.select(records("1", "2", "3", "4", bad=("4",)), "1", 2, [])
     assert (stay, go) == (["1", "3"], ["2", "4"])
 
 
 def test_what_is_still_at_work_stays_and_a_partial_one_never_does() -> None:
-    stay, go = prune.select(releases("1", "2", "3", "4", bad=("2",)), "4", 1, ["1", "2"])
+    stay, go = releases.select(records("1", "2", "3", "4", bad=("2",)), "4", 1, ["1", "2"])
     assert (stay, go) == (["1", "4"], ["2", "3"])
 
 
 def test_a_live_release_without_a_folder_keeps_nothing_alive() -> None:
-    assert prune.select(releases("1", "2"), "9", 1, []) == (["2"], ["1"])
+    assert releases.select(records("1", "2"), "9", 1, []) == (["2"], ["1"])
 
 
 def test_a_rollback_goes_to_the_newest_healthy_older_one() -> None:
-    all_of_them = releases("1", "2", "3", "4", "5", bad=("3",))
-    assert prune.previous(all_of_them, "4") == "2"
-    assert prune.candidates(all_of_them, "4") == ["5", "2", "1"]
-    assert prune.previous(all_of_them, "1") == ""
+    all_of_them = records("1", "2", "3", "4", "5", bad=("3",))
+    assert releases.previous(all_of_them, "4") == "2"
+    assert releases.candidates(all_of_them, "4") == ["5", "2", "1"]
+    assert releases.previous(all_of_them, "1") == ""
 
 
 def test_the_live_release_is_where_the_socket_points(tmp_path: Path) -> None:
     place = paths.Paths("board", tmp_path)
     place.base.mkdir(parents=True)
-    assert prune.live_release(place) == ""
+    assert releases.live(place) == ""
     units.replace_link(place.web_sock, place.socket("r1"))
     units.replace_link(place.web_sock, place.socket("r2"))
-    assert prune.live_release(place) == "r2"
+    assert releases.live(place) == "r2"
 
 
 def test_what_must_not_run_twice_ends_before_its_successor_starts() -> None:
@@ -352,10 +352,10 @@ def test_folders_for_git_go_unless_another_engine_may_use_them(tmp_path: Path, e
     ):
         path.parent.mkdir(parents=True)
         path.write_text("\0".join(words))
-    assert prune.sweep_temporary(tmp_path, proc) == []
+    assert temporary.sweep(tmp_path, proc) == []
     assert key.exists()
     other.unlink()
-    assert prune.sweep_temporary(tmp_path, proc) == ["berth-git-abc"]
+    assert temporary.sweep(tmp_path, proc) == ["berth-git-abc"]
     assert not key.parent.exists()
 
 

@@ -14,7 +14,7 @@ from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import plan_rollback
 from ansible.module_utils.berth.reports import history
 from ansible.module_utils.berth.runtime import units
-from ansible.module_utils.berth.store import journal, prune
+from ansible.module_utils.berth.store import journal, releases
 
 from tests.support.entry import board
 
@@ -86,7 +86,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
 
 
 def test_nobody_goes_back_to_it(place: Paths) -> None:
-    assert prune.live_release(place) == "r2"
+    assert releases.live(place) == "r2"
     with pytest.raises(ReleaseError, match=r"r1 cannot be started: python3\.11 is gone"):
         plan_rollback.run(Deploy(place, {}), {"name": "board", "force": True})
 

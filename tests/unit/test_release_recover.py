@@ -28,7 +28,7 @@ from ansible.module_utils.berth.release.steps import prune as prune_step
 from ansible.module_utils.berth.release.steps import retire as retire_step
 from ansible.module_utils.berth.reports import history
 from ansible.module_utils.berth.runtime import gate, units
-from ansible.module_utils.berth.store import journal, lock, prune
+from ansible.module_utils.berth.store import journal, lock, prune, releases
 
 from tests.support.entry import board
 
@@ -134,7 +134,7 @@ def test_a_rollback_follows_what_was_live_and_not_the_names(paths: Paths, system
     # r3 was gone back from: r2 is what was live before r4.
     _, answer = rollback(paths)
     assert answer["release"] == "r2"
-    stay, gone = prune.select(prune.list_releases(paths), "r4", 2, [])
+    stay, gone = releases.select(releases.records(paths), "r4", 2, [])
     assert (stay, gone) == (["r2", "r4"], ["r1", "r3"])
     systemd.active.add(units.web("board", "r3"))
     health = {one["release"]: one["health"] for one in history.describe(paths)["releases"]}
@@ -208,10 +208,10 @@ def test_going_forth_again_takes_the_withdrawal_back(paths: Paths) -> None:
     run = Deploy(paths, {})
     plan_rollback.run(run, {"to": "r2"})
     step(run, "switch", "verify")
-    records = prune.list_releases(paths)
+    records = releases.records(paths)
     assert not records["r2"].get("withdrawn")
     assert not records["r3"].get("withdrawn")
-    assert prune.previous(records, "r2") == "r3"
+    assert releases.previous(records, "r2") == "r3"
 
 
 def test_an_id_is_never_below_one_that_is_here() -> None:
@@ -248,7 +248,7 @@ def test_nothing_takes_a_proved_release_back(
     if broken == "audit":
         monkeypatch.setattr(journal, "audit", _raise)
     answer = step(run, "retire", "prune", "finish")
-    assert prune.live_release(paths) == "r2"
+    assert releases.live(paths) == "r2"
     assert journal.read_record(paths.release("r2"))["healthy"]
     assert answer["warnings"]
     assert "Left to the next run" in answer["msg"]
@@ -271,7 +271,7 @@ def test_a_full_disk_after_the_switch_stops_nothing(
     monkeypatch.setattr(journal, "_append", _raise)
     monkeypatch.setattr(journal, "replace_text", _raise)
     answer = step(run, "verify", "retire", "prune", "finish")
-    assert prune.live_release(paths) == "r2"
+    assert releases.live(paths) == "r2"
     assert units.beside_web(APP, "r2")[0] in systemd.active
     assert "No space left on device" in answer["msg"]
 
@@ -290,7 +290,7 @@ def test_a_full_disk_stops_no_rollback(
     monkeypatch.setattr(journal, "replace_text", _raise)
     run, _ = rollback(paths)
     step(run, "start", "gate", "switch", "verify", "retire", "prune", "finish")
-    assert prune.live_release(paths) == "r1"
+    assert releases.live(paths) == "r1"
     assert systemd.told(f"--unit={units.retiring('board', 'r2').removesuffix('.service')}")
     taken.release()
 
@@ -310,13 +310,13 @@ def test_what_is_taken_back_ends_like_any_other(
     # How it ended is asked before systemd starts it again, whose log may be slow to come.
     asked = [line.split()[0] for line in systemd.said if "ExecMainStatus" in line or "journalctl" in line]
     assert asked[:2] == ["systemctl", "journalctl"]
-    assert prune.live_release(paths) == "r1"
+    assert releases.live(paths) == "r1"
     assert units.web("board", "r2") in systemd.active, "it has clients yet"
     assert systemd.told(f"--unit={units.retiring('board', 'r2').removesuffix('.service')}")
-    records = prune.list_releases(paths)
-    assert prune.candidates(records, "r1") == []
-    assert prune.select(records, "r1", 5, ["r2"]) == (["r1", "r2"], [])
-    assert prune.select(records, "r1", 5, []) == (["r1"], ["r2"])
+    records = releases.records(paths)
+    assert releases.candidates(records, "r1") == []
+    assert releases.select(records, "r1", 5, ["r2"]) == (["r1", "r2"], [])
+    assert releases.select(records, "r1", 5, []) == (["r1"], ["r2"])
     recover.settle(deploy(paths, systemd, "r1", "r3"), {"release": "r3", "step": "fetch"})
     assert paths.release("r2").exists()
 
@@ -342,7 +342,7 @@ def test_the_first_cause_is_told_whatever_fails_after_it(
     assert len(failed.value.also) >= 2
     assert not run.switched, "nothing goes on to prove what was refused"
     # Who cannot be asked whether it runs is not gone back to.
-    assert prune.live_release(paths) == ("r2" if broken == "is-active" else "r1")
+    assert releases.live(paths) == ("r2" if broken == "is-active" else "r1")
 
 
 @pytest.mark.parametrize("old", ["", "r1"])
@@ -418,7 +418,7 @@ def test_a_run_that_is_gone_leaves_no_new_release_running(
     if not runs:
         with pytest.raises(ReleaseError, match="is gone"):
             step(run, "switch")
-        assert prune.live_release(paths) == "r1"
+        assert releases.live(paths) == "r1"
 
 
 @pytest.mark.parametrize("good", [True, False])
@@ -435,7 +435,7 @@ def test_a_run_that_fails_after_the_switch_leaves_nothing_unproved(
         monkeypatch.setattr(gate, "verify_public", lambda *_, **__: _fail("The public route failed."))
     answer = engine.run("unlock", {"name": "board"}, None)
     assert not engine.deploys
-    assert prune.live_release(paths) == ("r2" if good else "r1")
+    assert releases.live(paths) == ("r2" if good else "r1")
     assert journal.read_record(paths.release("r2")).get("healthy") is good
     said = "r2 was live by then, and is proved." if good else "The public route failed. r1 is live again."
     assert answer["finished"] == said
@@ -463,7 +463,7 @@ def test_what_a_cut_off_run_left_live_is_proved_before_the_next_deploy(
     if not good:
         monkeypatch.setattr(units, "fallen", lambda *_: units.beside_web(APP, "r2")[0])
     record = plan_step._prove_first(run, {"release": "r2", "old": "r1", "step": "switch", "state": "end"})
-    assert run.previous == prune.live_release(paths) == ("r2" if good else "r1")
+    assert run.previous == releases.live(paths) == ("r2" if good else "r1")
     assert record["healthy"]
 
 

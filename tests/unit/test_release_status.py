@@ -383,6 +383,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_marks_tell_which_apps_are_here_and_removed_ones_are_not(server: Path) -> None:
     assert presence.unnamed([], server) == ["board"]
     assert presence.unnamed(["board"], server) == []
+    assert presence.deployed(server) == ["board", "gone"]
     answer = status.census(["x"], ["gone"], server)
     assert (answer["absent"], answer["orphans"]) == ([], ["board"])
     assert "board is on this server and not in apps.yml" in answer["said"][0]

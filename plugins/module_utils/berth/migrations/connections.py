@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ReleaseError
 from ..paths import Paths
 from ..reading import pools
-from ..store import presence, prune
+from ..store import presence, releases
 from ..store.journal import read_record
 from .migrate import Database
 
@@ -38,5 +38,5 @@ def _of_others(name: str) -> Iterator[int]:
     for other in presence.deployed():
         if other != name:
             paths = Paths(other)
-            live = prune.live_release(paths)
+            live = releases.live(paths)
             yield int((read_record(paths.release(live)) if live else {}).get("connections") or 0)

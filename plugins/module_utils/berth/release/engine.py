@@ -7,7 +7,7 @@ from typing import IO
 
 from ..errors import ReleaseError, next_run
 from ..paths import Paths
-from ..store import journal, prune
+from ..store import journal, temporary
 from . import recover
 from .deploy import Answer, Deploy
 from .perform import perform
@@ -57,7 +57,7 @@ class Engine:
         deploy = Deploy(Paths(name), args["holder"])
         deploy.lock.take({**args["holder"], "since": journal.now()}, float(args.get("wait") or 0))
         self.deploys[name] = deploy
-        prune.sweep_temporary()
+        temporary.sweep()
         return {"changed": False, "msg": f"{name} is locked for this run."}
 
     def _unlock(self, name: str) -> Answer:

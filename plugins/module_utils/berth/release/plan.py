@@ -12,7 +12,7 @@ from typing import Any
 from .. import applies, environment
 from ..errors import UP, ReleaseError, run_of
 from ..paths import Paths, template_files, text_digest
-from ..store import prune
+from ..store import releases
 
 # Part of every fingerprint: raise it when a release built by an older engine must be built again.
 ENGINE_VERSION = "2"
@@ -84,15 +84,15 @@ def older(origin: dict[str, Any], commit: str, record: dict[str, Any]) -> str:
     )
 
 
-def ways(app: str, commit: str, asked: str, releases: dict[str, dict[str, Any]], live: str) -> str:
+def ways(app: str, commit: str, asked: str, records: dict[str, dict[str, Any]], live: str) -> str:
     """What to do where an older commit is refused: a release of it that is here yet, or one word more."""
     found = []
-    kept = str(releases[live].get("asked") or "")
+    kept = str(records[live].get("asked") or "")
     if kept and not asked:
         found.append(f"to keep what is live, write source.version: {kept}")
-    same = [name for name in prune.candidates(releases, live) if releases[name].get("version") == commit]
+    same = [name for name in releases.candidates(records, live) if records[name].get("version") == commit]
     if same:
-        to = {} if same[0] == prune.previous(releases, live) else {"to": same[0]}
+        to = {} if same[0] == releases.previous(records, live) else {"to": same[0]}
         found.append(f"to go back to it: {run_of('rollback', app, **to)}")
     found.append("to deploy it all the same: -e force=true (--force)")
     return f"{'; '.join(found)}."

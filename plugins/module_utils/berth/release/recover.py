@@ -12,7 +12,7 @@ from ..errors import ReleaseError
 from ..host import command, untrusted
 from ..reports import history
 from ..runtime import gate, jobs, units
-from ..store import journal, prune, settings
+from ..store import journal, prune, releases, settings
 from .deploy import Deploy, Kind
 from .plan import Action
 from .steps import retire, switch, verify
@@ -31,10 +31,10 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
         units.replace_link(deploy.paths.current, deploy.paths.release(deploy.previous))
         mine = units.beside_web(deploy.previous_app(), deploy.previous)
         units.enable(deploy.paths, [units.web(deploy.paths.app, deploy.previous), *mine])
-    for release, record in prune.list_releases(deploy.paths).items():
+    for release, record in releases.records(deploy.paths).items():
         if release == deploy.previous:
             continue
-        if not prune.served(record):
+        if not releases.served(record):
             prune.remove_release(deploy.paths, release)
             continue
         beside = units.beside_web(record["app"], release)
@@ -59,7 +59,7 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     went_back = cut.get("kind") == "rollback" and lost == deploy.previous and not forth
     if went_back and cut.get("old") not in (None, "", lost):
         with deploy.spare("That a release was gone back from"):
-            prune.withdraw(deploy.paths, str(cut["old"]))
+            releases.withdraw(deploy.paths, str(cut["old"]))
     if deploy.action != Action.RESUME:
         # Or its own steps close the journal: cut off again before the first, it would be forgotten.
         with deploy.spare("The journal of this run"):
@@ -84,12 +84,12 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
 
 def resume(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     """Go on where a run was cut off after its switch: what it replaced is what a failure goes back to."""
-    releases = prune.list_releases(deploy.paths)
-    deploy.release, deploy.record = deploy.previous, releases[deploy.previous]
+    records = releases.records(deploy.paths)
+    deploy.release, deploy.record = deploy.previous, records[deploy.previous]
     deploy.app = settings.served(deploy.paths, deploy.record["app"], deploy.release)
     old = str(cut.get("old", "")) if cut and cut.get("release") == deploy.release else ""
-    if not releases.get(old, {}).get("healthy"):
-        old = prune.previous(releases, deploy.release)
+    if not records.get(old, {}).get("healthy"):
+        old = releases.previous(records, deploy.release)
     deploy.previous = old
 
 
@@ -170,7 +170,7 @@ def _take_back(deploy: Deploy, again: Apart) -> None:
     live, app, release = deploy.previous, deploy.previous_app(), deploy.release
     if deploy.kind == Kind.DEPLOY:
         with again("That it was taken back could not be noted"):
-            prune.withdraw(deploy.paths, release)
+            releases.withdraw(deploy.paths, release)
     with again("Going back met a problem"):
         switch.go_live(deploy, live, app, release, deploy.app)
     with again(f"The processes of {live} could not be started"):
@@ -191,9 +191,9 @@ def _schema_moved(deploy: Deploy) -> str:
         return ""
     if not deploy.previous:
         return f"The schema stays at {now}."
-    releases = prune.list_releases(deploy.paths)
-    known = history.revisions(deploy.paths, releases)
-    return history.judge(known, deploy.previous, releases.get(deploy.previous, {}), now).sentence
+    records = releases.records(deploy.paths)
+    known = history.revisions(deploy.paths, records)
+    return history.judge(known, deploy.previous, records.get(deploy.previous, {}), now).sentence
 
 
 def _what_serves(deploy: Deploy, went_live: bool) -> str:
@@ -204,7 +204,7 @@ def _what_serves(deploy: Deploy, went_live: bool) -> str:
 
 def end_unproved(deploy: Deploy) -> None:
     """What was started and never went live. A release to go back to may have clients of its own left."""
-    if deploy.release in ("", deploy.previous, prune.live_release(deploy.paths)):
+    if deploy.release in ("", deploy.previous, releases.live(deploy.paths)):
         return
     if deploy.kind == Kind.ROLLBACK:
         if units.states([deploy.web]).get(deploy.web) in ("active", "activating"):

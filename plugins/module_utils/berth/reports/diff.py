@@ -18,7 +18,7 @@ from ..paths import Paths
 from ..reading import places, project
 from ..sources import source
 from ..sources.pack import is_env_file
-from ..store import prune, settings
+from ..store import releases, settings
 from . import history
 
 _SHOWN = 40
@@ -66,9 +66,9 @@ def scripts(root: Path, app: dict[str, Any]) -> dict[str, Any]:
 def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) -> dict[str, Any]:
     """What a deploy would bring. A folder's content is asked for (`upload`) where that says more."""
     app: dict[str, Any] = args["app"]
-    releases = prune.list_releases(paths)
-    live = prune.live_release(paths)
-    record = releases.get(live, {})
+    records = releases.records(paths)
+    live = releases.live(paths)
+    record = records.get(live, {})
     now = history.today(record) if record else ""
     answer: dict[str, Any] = {
         "app": paths.app,

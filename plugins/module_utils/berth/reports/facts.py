@@ -27,7 +27,7 @@ from ..payload import retire
 from ..runtime import gate, jobs
 from ..runtime import units as unit_names
 from ..services import redis
-from ..store import journal, lock, presence, prune, settings
+from ..store import journal, lock, presence, prune, releases, settings
 from . import certificate
 
 Facts = dict[str, Any]
@@ -249,9 +249,9 @@ def _nothing(name: str, wanted: str) -> Facts:
 def app(paths: Paths, wanted: str, past: list[Facts], held: set[str]) -> Facts:
     """All that is known of one app."""
     ask = Questions()
-    live = ask("What is live", lambda: prune.live_release(paths), "")
-    releases = ask("What is released", lambda: prune.list_releases(paths), {})
-    record = releases.get(live, {})
+    live = ask("What is live", lambda: releases.live(paths), "")
+    records = ask("What is released", lambda: releases.records(paths), {})
+    record = records.get(live, {})
     description = record.get("app") or {}
     found = _nothing(paths.app, wanted)
     found.update(
@@ -262,7 +262,7 @@ def app(paths: Paths, wanted: str, past: list[Facts], held: set[str]) -> Facts:
         live_since=record.get("live_since", ""),
         age=lock.age(record.get("live_since", "")) if record else "",
         schema=(record.get("schema") or {}).get("to", ""),
-        previous=prune.candidates(releases, live),
+        previous=releases.candidates(records, live),
         lock=ask("Who holds its lock", lambda: _holder(paths, held), None),
     )
     end = ask("Whether a run was cut off", lambda: journal.unfinished(paths), None)

@@ -13,7 +13,7 @@ from ..packaging import pythons
 from ..paths import Paths
 from ..reading import places
 from ..runtime import gate, units
-from ..store import journal, lock, prune, settings
+from ..store import journal, lock, releases, settings
 
 RAN = "revisions.json"
 _LINES = 20
@@ -44,13 +44,13 @@ def known_to(release: Path, app: dict[str, Any]) -> dict[str, schema.Revision]:
     return {}
 
 
-def revisions(paths: Paths, releases: dict[str, dict[str, Any]]) -> dict[str, schema.Revision]:
+def revisions(paths: Paths, records: dict[str, dict[str, Any]]) -> dict[str, schema.Revision]:
     """Every revision that any release here knows, as the newest of them tells it."""
     known = ran(paths)
-    for name in sorted(releases):
-        for noted in (releases[name].get("schema") or {}).get("revisions") or []:
+    for name in sorted(records):
+        for noted in (records[name].get("schema") or {}).get("revisions") or []:
             known[noted["id"]] = schema.noted(noted)
-        known.update(known_to(paths.release(name), releases[name].get("app") or {}))
+        known.update(known_to(paths.release(name), records[name].get("app") or {}))
     return known
 
 
@@ -72,12 +72,12 @@ def remember(paths: Paths, revisions: list[schema.Revision]) -> None:
         journal.replace_text(paths.state / RAN, text, 0o600)
 
 
-def rows_since(releases: dict[str, dict[str, Any]], target: str) -> str:
+def rows_since(records: dict[str, dict[str, Any]], target: str) -> str:
     """What the schema does not tell: rows that newer code wrote. Empty where the target has no database."""
-    app = releases[target].get("app") or {}
-    mine = prune.last_live(releases[target])
-    later = [record for record in releases.values() if prune.last_live(record) > mine]
-    since = str(min(later, key=prune.last_live).get("live_since", "")) if later else ""
+    app = records[target].get("app") or {}
+    mine = releases.last_live(records[target])
+    later = [record for record in records.values() if releases.last_live(record) > mine]
+    since = str(min(later, key=releases.last_live).get("live_since", "")) if later else ""
     if not since or not (app.get("database") or {}).get("enabled"):
         return ""
     moment = since.replace("T", " ")[: len("2026-01-01 00:00")]
@@ -122,14 +122,14 @@ def judge(known: dict[str, schema.Revision], name: str, record: dict[str, Any], 
 
 
 def describe(paths: Paths) -> dict[str, Any]:
-    releases = prune.list_releases(paths)
-    live = prune.live_release(paths)
-    now = today(releases.get(live, {}))
-    known = revisions(paths, releases)
-    states = units.states([units.web(paths.app, name) for name in releases])
+    records = releases.records(paths)
+    live = releases.live(paths)
+    now = today(records.get(live, {}))
+    known = revisions(paths, records)
+    states = units.states([units.web(paths.app, name) for name in records])
     rows = []
-    for name in sorted(releases, reverse=True):
-        record = releases[name]
+    for name in sorted(records, reverse=True):
+        record = records[name]
         state = states.get(units.web(paths.app, name), "")
         row: dict[str, Any] = {
             "release": name,
@@ -159,7 +159,7 @@ def describe(paths: Paths) -> dict[str, Any]:
         "app": paths.app,
         "live": live,
         "schema": now,
-        "previous": prune.previous(releases, live),
+        "previous": releases.previous(records, live),
         "releases": rows,
         "history": past[-_LINES:],
     }
@@ -171,7 +171,7 @@ def _health(paths: Paths, name: str, record: dict[str, Any], live: bool, state: 
         probe = gate.probe(paths.socket(name), app, record.get("health_path") or "/")
         code = probe.ask(5)
         return "well" if probe.good(code) else f"answers {code}" if code else "does not answer"
-    if state == "active" and prune.served(record):
+    if state == "active" and releases.served(record):
         return "ends its work"
     if record.get("withdrawn"):
         return "withdrawn"

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..paths import APP, Paths
-from . import prune
+from . import releases
 
 
 def here(paths: Paths) -> bool:
@@ -19,17 +19,20 @@ def here(paths: Paths) -> bool:
     if provisioned:
         return True
     marked = paths.provisioned.exists() or (paths.state / "journal.jsonl").exists()
-    return marked and bool(prune.live_release(paths) or prune.list_releases(paths))
+    return marked and bool(releases.live(paths) or releases.records(paths))
 
 
-def unnamed(known: Collection[str], root: Path = Path("/")) -> list[str]:
+def unnamed(named: Collection[str], root: Path = Path("/")) -> list[str]:
     """Apps that are here and not among those."""
-    return [name for name in prune.known(root) if name not in known and here(Paths(name, root))]
+    return [name for name in known(root) if name not in named and here(Paths(name, root))]
+
+
+def known(root: Path = Path("/")) -> list[str]:
+    """Every app that ever was set up on this server and not purged."""
+    states = (root / "var/lib/berth").glob("*")
+    return sorted(path.name for path in states if path.is_dir() and APP.fullmatch(path.name))
 
 
 def deployed(root: Path = Path("/")) -> list[str]:
-    """Every app that ever was deployed here."""
-    states = (root / "var/lib/berth").glob("*")
-    return sorted(
-        path.name for path in states if APP.fullmatch(path.name) and (path / "journal.jsonl").exists()
-    )
+    """Those of them that ever were deployed."""
+    return [name for name in known(root) if (Paths(name, root).state / "journal.jsonl").exists()]

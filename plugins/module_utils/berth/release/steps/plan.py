@@ -10,7 +10,7 @@ from ...packaging import pythons
 from ...reports import diff, history
 from ...runtime import memory, units
 from ...sources import source
-from ...store import disk, journal, prune, settings
+from ...store import disk, journal, releases, settings
 from .. import plan, recover
 from ..deploy import SAID, Answer, Deploy
 from ..perform import perform
@@ -44,7 +44,7 @@ def _plan(deploy: Deploy, args: Answer) -> Answer:
     check = bool(args.get("check"))
     if deploy.problem:
         raise ReleaseError(deploy.problem, advice=f"{UP} applies them, and deploys.")
-    deploy.previous = prune.live_release(deploy.paths)
+    deploy.previous = releases.live(deploy.paths)
     try:
         env, texts = plan.server_side(deploy.paths, deploy.app)
     except ReleaseError:
@@ -91,7 +91,7 @@ def _plan(deploy: Deploy, args: Answer) -> Answer:
         _has_room(deploy, force, check)
     deploy.release = deploy.previous
     if deploy.action == Action.DEPLOY:
-        deploy.release = plan.release_id(identity, here=prune.list_releases(deploy.paths))
+        deploy.release = plan.release_id(identity, here=releases.records(deploy.paths))
     elif deploy.action == Action.RESUME:
         recover.resume(deploy, cut)
     elif deploy.action == Action.RESTART:
@@ -127,7 +127,7 @@ def _refuse_older(deploy: Deploy, record: Answer, check: bool) -> None:
         return
     error = ReleaseError(plan.older(deploy.app["source"], deploy.commit, record))
     error.also = [f"{deploy.previous} stays live.", *deploy.notes]
-    here = prune.list_releases(deploy.paths)
+    here = releases.records(deploy.paths)
     error.advice = plan.ways(deploy.paths.app, deploy.commit, deploy.asked, here, deploy.previous)
     raise error
 
@@ -220,7 +220,7 @@ def _prove_first(deploy: Deploy, cut: Answer | None) -> Answer:
         deploy.notes.append(f"{past.release} is proved now.")
     except ReleaseError as error:
         deploy.notes.append(f"It failed its proof: {' '.join([error.sentence, *error.also])}")
-    deploy.previous = prune.live_release(deploy.paths)
+    deploy.previous = releases.live(deploy.paths)
     return journal.read_record(deploy.paths.release(deploy.previous)) if deploy.previous else {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import ReleaseError
 from ...packaging import pythons
 from ...reports import history
-from ...store import journal, prune, settings
+from ...store import journal, releases, settings
 from .. import recover
 from ..deploy import Answer, Deploy, Kind
 from ..plan import Action
@@ -13,8 +13,8 @@ from ..plan import Action
 
 def run(deploy: Deploy, args: Answer) -> Answer:
     deploy.kind = Kind.ROLLBACK
-    releases = prune.list_releases(deploy.paths)
-    deploy.previous = prune.live_release(deploy.paths)
+    records = releases.records(deploy.paths)
+    deploy.previous = releases.live(deploy.paths)
     if not deploy.previous:
         text = f"{deploy.paths.app} has no live release on this server: there is nothing to roll back."
         if args.get("check"):
@@ -29,7 +29,7 @@ def run(deploy: Deploy, args: Answer) -> Answer:
         deploy.action = Action.RESUME
     if not args.get("check"):
         recover.settle(deploy, cut)
-        releases = prune.list_releases(deploy.paths)
+        records = releases.records(deploy.paths)
     if deploy.action == Action.RESUME:
         recover.resume(deploy, cut)
         return {
@@ -39,8 +39,8 @@ def run(deploy: Deploy, args: Answer) -> Answer:
             "live": deploy.previous,
             "msg": f"{deploy.release} went live in a rollback that was cut off: finishing it.",
         }
-    options = prune.candidates(releases, deploy.previous)
-    target = wish or prune.previous(releases, deploy.previous)
+    options = releases.candidates(records, deploy.previous)
+    target = wish or releases.previous(records, deploy.previous)
     if wish == deploy.previous:
         return {
             "changed": False,
@@ -63,11 +63,11 @@ def run(deploy: Deploy, args: Answer) -> Answer:
             advice=f"{deploy.again()} with its version (--version, -e version=) builds it anew.",
         )
     deploy.release = target
-    deploy.record = releases[target]
+    deploy.record = records[target]
     deploy.app = settings.served(deploy.paths, deploy.record["app"], target)
     deploy.action = Action.DEPLOY
-    now = history.today(releases[deploy.previous])
-    verdict = history.judge(history.revisions(deploy.paths, releases), target, deploy.record, now)
+    now = history.today(records[deploy.previous])
+    verdict = history.judge(history.revisions(deploy.paths, records), target, deploy.record, now)
     if not verdict.safe and not args.get("force"):
         raise ReleaseError(
             f"{verdict.sentence} A rollback never runs migrations backwards, so "
@@ -75,7 +75,7 @@ def run(deploy: Deploy, args: Answer) -> Answer:
             advice="deploy a corrected version; or go back all the same: -e force=true (--force).",
         )
     deploy.notes.append(verdict.sentence + ("" if verdict.safe else " Forced."))
-    deploy.notes += filter(None, [history.rows_since(releases, target)])
+    deploy.notes += filter(None, [history.rows_since(records, target)])
     if left := settings.unserved(deploy.paths, deploy.app):
         deploy.notes.append(f"The proxy leaves {', '.join(left)} to the app: static names it no more.")
     return {

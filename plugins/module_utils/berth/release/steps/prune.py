@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from ...host import command
-from ...store import prune, trim
+from ...store import prune, releases, trim
 from ..deploy import Answer, Deploy
 from . import retire
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
-    releases = prune.list_releases(deploy.paths)
-    live = prune.live_release(deploy.paths)
+    records = releases.records(deploy.paths)
+    live = releases.live(deploy.paths)
     busy = prune.at_work(deploy.paths)
     keep = int(deploy.app.get("keep_releases", 5))
-    _, gone = prune.select(releases, live, keep, busy)
+    _, gone = releases.select(records, live, keep, busy)
     for release in busy:
-        if release in releases and release != live and release not in gone:
+        if release in records and release != live and release not in gone:
             retire.let_go(
-                deploy, release, releases[release]["app"]
+                deploy, release, records[release]["app"]
             )  # unless something waits for its end already
     for release in list(gone):
         if why := prune.remove_release(deploy.paths, release):

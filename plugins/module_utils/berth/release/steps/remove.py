@@ -11,7 +11,7 @@ from ...host import command, untrusted
 from ...paths import Paths
 from ...runtime import units
 from ...services import redis
-from ...store import journal, prune, settings
+from ...store import journal, prune, releases, settings
 from ..deploy import Answer, Deploy
 
 
@@ -24,16 +24,16 @@ def remove(
     paths: Paths, purge: bool, holder: dict[str, Any], check: bool, absent: bool = False
 ) -> dict[str, Any]:
     """`absent`: the inventory says that it shall not be here, so no further run brings it back."""
-    live = prune.live_release(paths)
-    releases = prune.list_releases(paths)
+    live = releases.live(paths)
+    records = releases.records(paths)
     database = _database(paths)
     templates = [path.name for path in paths.units.glob(f"{paths.app}-*@.*") if prune.owned(path, paths.app)]
     own_redis = redis.Redis(paths.app, paths.root)
     # The lock is this run's own.
     noted = [path for path in paths.state.glob("*") if path.name != "lock"]
     there = [path for path in (paths.base, paths.etc, own_redis.born, *noted) if path.exists()]
-    ours = bool(live or releases or templates or _set_up(paths))
-    present = bool(live or releases or templates or (purge and ours and there))
+    ours = bool(live or records or templates or _set_up(paths))
+    present = bool(live or records or templates or (purge and ours and there))
     kept = "" if purge else " Its data, database, Redis and secrets are kept: -e purge=true removes them too."
     if not present:
         if purge and not check:
@@ -42,7 +42,7 @@ def remove(
     if check:
         return {"changed": True, "msg": f"{paths.app} would be removed.{kept}"}
     units.end_transient(paths.app)
-    for release in releases:
+    for release in records:
         units.stop([units.retiring(paths.app, release)], patience=1)
         prune.remove_release(paths, release)
     paths.web_sock.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from ...errors import ReleaseError
 from ...host import command
 from ...payload import retire
 from ...runtime import units
-from ...store import journal, prune
+from ...store import journal, releases
 from ..deploy import Answer, Deploy
 
 _PROXY_IDLE = 30
@@ -38,10 +38,10 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
 
 def beside(deploy: Deploy, states: Collection[str] = ("active",)) -> list[str]:
     """Releases whose web serves beside the live one; the one that was live longest ago comes first."""
-    live, releases = prune.live_release(deploy.paths), prune.list_releases(deploy.paths)
-    webs = {units.web(deploy.paths.app, name): name for name in releases if name != live}
+    live, records = releases.live(deploy.paths), releases.records(deploy.paths)
+    webs = {units.web(deploy.paths.app, name): name for name in records if name != live}
     found = [webs[unit] for unit, state in units.states(list(webs)).items() if state in states]
-    return sorted(found, key=lambda name: prune.last_live(releases[name]))
+    return sorted(found, key=lambda name: releases.last_live(records[name]))
 
 
 def _make_room(deploy: Deploy) -> list[str]:

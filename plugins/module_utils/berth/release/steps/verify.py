@@ -9,7 +9,7 @@ from ...diagnosis import cause
 from ...errors import ReleaseError, next_run
 from ...host import command
 from ...runtime import gate, jobs, units
-from ...store import journal, prune
+from ...store import journal, releases
 from ..deploy import SAID, Answer, Deploy, Kind
 
 # Seconds for which the processes beside the web have to stay up: at least, and while they are still at work.
@@ -87,16 +87,16 @@ def _await_end(deploy: Deploy, old: str, old_app: dict[str, Any]) -> None:
 
 def _remember(deploy: Deploy) -> None:
     """The order in which releases were live is what the next rollback goes by, and what is kept."""
-    releases = prune.list_releases(deploy.paths)
+    records = releases.records(deploy.paths)
     back = bool(deploy.record.pop("withdrawn", ""))
     deploy.record["healthy"] = True
     if deploy.release != deploy.previous or not deploy.record.get("turn"):
-        deploy.record["turn"] = prune.next_turn(releases)
+        deploy.record["turn"] = releases.next_turn(records)
         deploy.record["live_since"] = journal.now()
     deploy.save()
     # Who goes forth again to what was gone back from takes that back, and says nothing of what is left.
     if deploy.kind == Kind.ROLLBACK and deploy.previous != deploy.release and not back:
-        prune.withdraw(deploy.paths, deploy.previous)
+        releases.withdraw(deploy.paths, deploy.previous)
 
 
 def _complaints(deploy: Deploy) -> list[str]:
