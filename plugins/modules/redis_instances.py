@@ -66,7 +66,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.host import command  # noqa: E402
 from ansible.module_utils.berth.services import redis as place  # noqa: E402
-from ansible.module_utils.berth.store import journal  # noqa: E402
+from ansible.module_utils.berth.store import journal, presence  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 PORTS = range(6380, 7380)
@@ -344,7 +344,7 @@ def stop_unused(wanted: set[str], check_mode: bool) -> list[str]:
     actions = []
     for name in place.there():
         one = place.Redis(name)
-        if name in wanted or place.used(name):
+        if name in wanted or presence.uses_redis(name):
             continue
         state = command.show(one.unit, "ActiveState", "UnitFileState")
         if state.get("ActiveState") == "inactive" and state.get("UnitFileState") != "enabled":

@@ -46,7 +46,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "settings.site read_text",
             "settings.changed_secrets read_text",
         ),
-        *("settings.compare read_text", "settings.remember_applied read_text", "redis.used read_text"),
+        *("settings.compare read_text", "settings.remember_applied read_text"),
         *("environment.read_password read_text", "environment.read_redis read_text"),
         *("index.configured parser.read", "source._deploy_key read_text", "source._plain_text read_text"),
         "admins.recorded read_text",

@@ -153,7 +153,7 @@ def test_a_repository(place: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (repository / "main.py").write_text("two")
     git("commit", "-qam", "Say two")
     live = place.release("20261121T000000Z-aaaaaaa") / "release.json"
-    app = {**APP, "source": {"git": str(repository), "version": "HEAD", "subdir": ""}}
+    app = {**APP, "source": {**APP["source"], "path": "", "git": str(repository)}}
     live.write_text(json.dumps({"app": app, "healthy": True, "schema": {"to": ""}, "version": first}))
     before = sorted(str(path) for path in place.root.rglob("*"))
     answer = described(place, {"app": app, "secrets": []})

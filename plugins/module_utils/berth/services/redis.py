@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..host import command
-from ..paths import UNITS, Paths
+from ..paths import UNITS
 
 FOLDER = Path("/etc/berth/redis")
 
@@ -45,18 +44,6 @@ class Redis:
 def there(root: Path = Path("/")) -> list[str]:
     """The apps that ever got a Redis here and were not purged."""
     return sorted(path.parent.name for path in (root / FOLDER.relative_to("/")).glob("*/port"))
-
-
-def used(app: str, root: Path = Path("/")) -> bool:
-    """Whether a release that is on the server, the live one or one to go back to, was made with a Redis."""
-    for path in Paths(app, root).releases.glob("[!.]*/release.json"):
-        try:
-            described = json.loads(path.read_text())["app"]
-        except (OSError, ValueError, KeyError):
-            continue
-        if (described.get("redis") or {}).get("enabled"):
-            return True
-    return False
 
 
 def stop(redis: Redis) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..diagnosis import masking
 from ..paths import Paths
+from . import shapes
 
 RECORD = "release.json"
 # Beyond this size a file becomes `<name>.1`, whose predecessor goes: about a hundred deploys, and thousands.
@@ -115,12 +116,13 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    return shapes.today(record) if isinstance(record, dict) else {}
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Replaced in one step, so a reader never meets half of it. Root's: it holds the app's whole entry."""
-    replace_text(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n", 0o600)
+    text = json.dumps({"format": shapes.FORMAT, **record}, indent=2, ensure_ascii=False)
+    replace_text(folder / RECORD, text + "\n", 0o600)
 
 
 def replace_text(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:

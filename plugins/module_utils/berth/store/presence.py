@@ -36,3 +36,9 @@ def known(root: Path = Path("/")) -> list[str]:
 def deployed(root: Path = Path("/")) -> list[str]:
     """Those of them that ever were deployed."""
     return [name for name in known(root) if (Paths(name, root).state / "journal.jsonl").exists()]
+
+
+def uses_redis(app: str, root: Path = Path("/")) -> bool:
+    """Whether a release that is on the server, the live one or one to go back to, was made with a Redis."""
+    found = releases.records(Paths(app, root)).values()
+    return any(record["app"]["redis"]["enabled"] for record in found if "app" in record)
