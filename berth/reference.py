@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from plugins.module_utils.berth.contract import moved
+
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = ROOT / "roles" / "contract" / "meta" / "argument_specs.yml"
 PAGE = ROOT / "docs" / "inventory.md"
@@ -78,6 +80,20 @@ vault:
 ```
 """
 
+CHANGES = """
+## Versions of the configuration
+
+This Berth reads configuration {version}. A key that is renamed or removed makes a new version. Where an
+inventory still has it, the message says what to write instead:
+
+    apps[0].keep: is called "keep_releases" since configuration 2; write it under that name
+
+An inventory may say its version (`server: {{config: {version}}}`, as `berth init` writes it). A Berth of a
+newer one then names all that changed since, and goes on when the number is raised; an older one refuses it.
+
+So far {changes}
+"""
+
 VARIABLES = """
 ## Extra variables
 
@@ -113,8 +129,17 @@ def render(options: Mapping[str, Option]) -> str:
         parts.append(f"\n## `{name}`\n\n{_prose(options[name])}\n\n")
         parts.extend(_tables(options[name]["options"], prefix))
     parts.append(f"\n## `vault`\n\n{_prose(options['vault'])}\n{VAULT}")
+    parts.append(CHANGES.format(version=moved.CONFIG, changes=_changes(moved.MOVED)))
     parts.append(VARIABLES)
     return "".join(parts)
+
+
+def _changes(table: Mapping[str, moved.Moved]) -> str:
+    """The keys that changed, as a table."""
+    if not table:
+        return "no key was renamed or removed."
+    rows = "".join(f"| `{path}` | {one.text()} |\n" for path, one in table.items())
+    return f"these were renamed or removed:\n\n| key | what became of it |\n|---|---|\n{rows}".rstrip("\n")
 
 
 def _tables(options: Mapping[str, Option], prefix: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ import typer
 import yaml
 
 from berth import kit
+from plugins.module_utils.berth.contract.moved import CONFIG
 
 APP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 INVENTORY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -207,6 +208,7 @@ server:
   proxy:
     tls: {site.tls}
     email: {_scalar(site.email)}
+  config: {CONFIG} # the version that this is written in: a Berth of another one says what to change
 """
 
 

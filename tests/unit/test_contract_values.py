@@ -119,6 +119,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "postgresql": {"repository": "distribution", "version": "", "settings": {}},
         "python": {"index_url": "", "install_mirror": "", "downloads_json": ""},
         "proxy": {"repository": "auto", "tls": "acme", "email": "", "acme_ca": ""},
+        "config": 1,
     }
     for server in (..., None, {}, {"admin": None}):
         assert resolved({"server": server})["server"] == expected

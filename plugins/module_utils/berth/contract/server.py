@@ -10,6 +10,7 @@ from typing import Any
 
 from . import names as names
 from .files import on_controller
+from .moved import check_config
 from .problem import Report, did_you_mean, show
 
 _KEY = re.compile(
@@ -22,6 +23,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s(.+?)-----END CERTIFICA
 
 def check_server(report: Report, server: dict[str, Any], inventory_dir: str) -> None:
     """Check `server`; makes the certificates' paths absolute."""
+    check_config(report, server["config"], "server.config")
     _system(report, server)
     _admin(report, server["admin"])
     server["extra_ca_certificates"] = [

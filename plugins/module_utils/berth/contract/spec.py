@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from .moved import what_became_of
 from .problem import Report, did_you_mean, is_secret, show
 
 Spec = Mapping[str, Any]
@@ -154,7 +155,8 @@ class Walker:
                 continue
             name = plain(key)
             if spec is not None and name not in spec:
-                self.report.add(below, f"unknown key{did_you_mean(name, spec)}")
+                became = what_became_of(below)
+                self.report.add(below, became or f"unknown key{did_you_mean(name, spec)}")
                 continue
             item = self.get(value, key, below)
             if item is ABSENT or (item is None and not keep_empty):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from .moved import what_became_of
 from .problem import Report, did_you_mean, words
 
 OWN = ("server", "apps", "vault")
@@ -40,7 +41,7 @@ def check_names(
             continue
         if place:
             report.places[name] = place
-        report.add(name, _unknown(name, [*OWN, *VERBS], inputs()))
+        report.add(name, what_became_of(name) or _unknown(name, [*OWN, *VERBS], inputs()))
     for name in extra:
         if not (is_free(name) or name in OWN or name in VERBS or name in inputs()):
             report.add(name, f"unknown extra variable (-e){did_you_mean(name, [*OWN, *VERBS])}")
