@@ -50,6 +50,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("environment.read_password read_text", "environment.read_redis read_text"),
         *("index.configured parser.read", "source._deploy_key read_text", "source._plain_text read_text"),
         "admins.recorded read_text",
+        *("bytecode._read read_bytes", "bytecode.keep write_bytes"),
         *("build.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
     ),
     "a folder that root has just made, where nobody else can write": (
@@ -92,6 +93,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("facts._memory read_text", "facts._started read_text", "facts.held_locks read_text"),
     ),
     "on the controller, in the checkout": ("session.pack_engine rglob",),
+    "the engine itself, in memory": ("bytecode.__init__ read_bytes",),
 }
 ALLOWED = {call for calls in REASONS.values() for call in calls}
 

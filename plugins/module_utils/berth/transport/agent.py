@@ -27,6 +27,7 @@ from ..errors import ReleaseError
 from ..host import command
 from ..paths import Paths
 from ..release.engine import Engine
+from .bytecode import Bytecode
 
 Request = tuple[str, dict[str, Any], "IO[bytes] | None"]
 
@@ -40,7 +41,6 @@ def _abort() -> None:
     """Leave no build or migration running for a deploy that nobody holds any more."""
     for unit in list(command.TRANSIENT):
         subprocess.run(["systemctl", "stop", f"{unit}.service"], check=False, timeout=60)
-    os.killpg(0, signal.SIGKILL)
 
 
 class Heard:
@@ -113,7 +113,7 @@ def _read(source: IO[bytes], requests: queue.Queue[Request | None], heard: Heard
         requests.put((header["step"], header.get("args", {}), body))
 
 
-def main() -> None:
+def main(bytecode: Bytecode | None = None) -> None:
     # A library that prints must not talk into the protocol.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -126,10 +126,16 @@ def main() -> None:
     secrets = Secrets()
     heard = Heard()
 
+    def keep() -> None:
+        if bytecode:
+            bytecode.keep()
+
     def until_gone(wait: Callable[[], None]) -> None:
         wait()
         if engine.abandon():
             _abort()
+            keep()
+            os.killpg(0, signal.SIGKILL)
         requests.put(None)
 
     def send(answer: dict[str, Any]) -> None:
@@ -160,3 +166,4 @@ def main() -> None:
         secrets.learn(args)
         send({"done": True, **answer})
     engine.finish_alone()
+    keep()
