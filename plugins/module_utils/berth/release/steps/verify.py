@@ -13,7 +13,7 @@ from ...store import journal, releases
 from ..deploy import SAID, Answer, Deploy, Kind
 
 # Seconds for which the processes beside the web have to stay up: at least, and while they are still at work.
-_SETTLED = (1.0, 3.0)
+_SETTLED = (0.5, 3.0)
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
