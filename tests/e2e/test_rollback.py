@@ -168,8 +168,11 @@ def test_what_the_schema_lost_is_refused_unless_forced(kit: Kit) -> None:
     assert kit.release("board") == live
     assert f"{number}_test (drops column posts.extra), which its code does not expect" in refused.output
     assert "force=true" in refused.output
-    listed = kit.play("playbooks/rollback.yml", "-e", "app=board", "-e", "list=true")
+    listed = kit.play("playbooks/releases.yml", "-e", "app=board")
     assert "only with force" in listed.output
+    listing = kit.play("playbooks/rollback.yml", "-e", "app=board", "-e", "list=true", succeed=False)
+    assert "list: playbooks/releases.yml shows what there is to go back to" in listing.output
+    assert kit.release("board") == live
     kit.play("playbooks/rollback.yml", "-e", "app=board", "-e", "force=true")
     assert kit.release("board") == before
     deploy(kit)

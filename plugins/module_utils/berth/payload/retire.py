@@ -52,6 +52,8 @@ def main(path: str, link: str, idle: float, limit: float, units: list[str]) -> N
     # One that had to be killed is no failure of the host.
     subprocess.run(["systemctl", "reset-failed", *units], stderr=subprocess.DEVNULL, check=False)
     Path(path).unlink(missing_ok=True)
+    # What was pruned stays in what targets want until systemd reads its files again. No deploy waits for it.
+    subprocess.run(["systemctl", "daemon-reload"], check=False)
 
 
 if __name__ == "__main__":

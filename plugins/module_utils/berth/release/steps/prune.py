@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ...host import command
 from ...store import prune, releases, trim
 from ..deploy import Answer, Deploy
 from . import retire
@@ -16,17 +15,13 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     _, gone = releases.select(records, live, keep, busy)
     for release in busy:
         if release in records and release != live and release not in gone:
-            retire.let_go(
-                deploy, release, records[release]["app"]
-            )  # unless something waits for its end already
+            # Unless something waits for its end already.
+            retire.let_go(deploy, release, records[release]["app"])
     for release in list(gone):
         if why := prune.remove_release(deploy.paths, release):
             gone.remove(release)
             deploy.leave(f"{release} cannot be removed: {why}")
     envs = prune.remove_unused_envs(deploy.paths)
-    if gone:
-        # Or systemd remembers their units: they stay in what targets want until it reads its files again.
-        command.systemctl("daemon-reload")
     trim.begin(deploy.paths, deploy.app)
     what = f"Removed {', '.join(gone)}." if gone else "Nothing to prune."
     return {"changed": bool(gone or envs), "msg": what}
