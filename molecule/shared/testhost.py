@@ -133,7 +133,7 @@ def ensure_engine() -> None:
                     ["dockerd"], stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
                 )
             (STATE.parent / "dockerd.pid").write_text(f"{process.pid}\n")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not engine_answers():
             if time.monotonic() > deadline:
                 raise TestHostError(
@@ -409,7 +409,7 @@ class Host:
     def power_on(self) -> None:
         """Boot it after that."""
         run("docker", "start", self.container)
-        _wait_booted(self, 180)
+        _wait_booted(self)
 
 
 def free_port() -> int:
@@ -505,7 +505,7 @@ def up(
     return host
 
 
-def _wait_booted(host: Host, seconds: float = 60) -> None:
+def _wait_booted(host: Host, seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     state = ""
     while time.monotonic() < deadline:

@@ -15,6 +15,7 @@ from testhost import Host
 
 from tests.support import pythons
 from tests.support.kit import BIN, ROOT, Kit, Run, environment
+from tests.support.pace import patience
 
 PROJECTS = ROOT / "tests/fixtures/projects"
 ODD = "a \"b\" 'c' $HOME ${x} % # \\\\ {end}"
@@ -109,7 +110,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
             [str(BIN / "uv"), *words],
             cwd=folder / "projects" / name,
             env=environment(PDM_IGNORE_SAVED_PYTHON="1", PDM_CHECK_UPDATE="0"),
-            capture_output=True, text=True, check=False, timeout=180,
+            capture_output=True, text=True, check=False, timeout=patience(180),
         )  # fmt: skip
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
     foreign_lock(folder / "projects/three/uv.lock")

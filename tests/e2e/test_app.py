@@ -8,6 +8,7 @@ from collections.abc import Callable
 from testhost import Host
 
 from tests.support.kit import ROOT
+from tests.support.pace import patience
 
 
 def test_the_apps_own_tests_pass(boot: Callable[..., Host]) -> None:
@@ -15,7 +16,7 @@ def test_the_apps_own_tests_pass(boot: Callable[..., Host]) -> None:
     host.sh(
         "apt-get update -qq; systemctl mask -q postgresql; mkdir -p /opt/app;"
         "apt-get install -y -qq --no-install-recommends postgresql python3-venv >/dev/null 2>&1",
-        timeout=600,
+        timeout=patience(600),
     )
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard", "-z", "."],
@@ -39,7 +40,7 @@ def test_the_apps_own_tests_pass(boot: Callable[..., Host]) -> None:
         "cd /opt/app; python3 -m venv .venv; export PIP_CERT=/etc/ssl/certs/ca-certificates.crt;"
         ".venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt;"
         ".venv/bin/python -m pytest 2>&1 | tail -30",
-        timeout=600,
+        timeout=patience(600),
     )
     print(said)
     assert " passed" in said

@@ -13,6 +13,7 @@ import testhost
 from testhost import Host
 
 from tests.support.kit import Kit, demo_apps
+from tests.support.pace import patience
 
 Change = Callable[[Kit], None]
 
@@ -85,7 +86,7 @@ def test_the_inventory_is_refused_before_any_host_is_contacted(case: str, tmp_pa
     host = Host(name="nowhere", suite="", ssh_port=0, published={})
     kit = Kit(tmp_path, host, apps=copy.deepcopy(demo_apps()), connection=nowhere)
     change(kit)
-    run = kit.play("site.yml", succeed=False, timeout=60)
+    run = kit.play("site.yml", succeed=False, timeout=patience(60))
     assert re.search(message, run.output), run.output
     assert "UNREACHABLE" not in run.output
     assert "Traceback" not in run.output
@@ -112,7 +113,7 @@ def untouched(host: Host) -> str:
 def refused(kit: Kit, message: str, *arguments: str) -> None:
     """The run ends with the message, and the host is as before."""
     before = untouched(kit.host)
-    run = kit.play("site.yml", *arguments, succeed=False, timeout=120)
+    run = kit.play("site.yml", *arguments, succeed=False, timeout=patience(120))
     assert re.search(message, run.output), run.output
     assert "Traceback" not in run.output
     assert run.changed == 0

@@ -26,6 +26,7 @@ from testhost import Host
 from tests.support import canary
 from tests.support.kit import ROOT, WELL, Kit
 from tests.support.load import Traffic
+from tests.support.pace import patience
 
 FIXTURE = ROOT / "tests" / "fixtures" / "brokenapp"
 GIT = "/srv/repository.git"
@@ -81,7 +82,7 @@ def locked(yard: Yard) -> Iterator[None]:
         yield
     finally:
         yard.query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'report'")
-        process.wait(timeout=30)
+        process.wait(timeout=patience(30))
 
 
 @contextlib.contextmanager

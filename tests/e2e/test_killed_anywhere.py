@@ -20,13 +20,14 @@ from pathlib import Path
 import pytest
 from testhost import Host
 
-from tests.support.freeze import Frozen, freeze, patience
+from tests.support.freeze import Frozen, freeze
 from tests.support.kit import WELL, Kit, board_copy, kill
 from tests.support.load import Load
+from tests.support.pace import patience
 
 # Ends what hangs, no more: where the machine does much else at the same time, a case takes minutes. That the
 # host is provisioned is not counted, or the first case would fail for it.
-LIMIT = pytest.mark.timeout(900, func_only=True)
+LIMIT = pytest.mark.timeout(patience(900), func_only=True)
 
 DEPLOY = ("playbooks/deploy.yml", "-e", "app=board")
 ROLLBACK = ("playbooks/rollback.yml", "-e", "app=board")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from testhost import Host
 
-from tests.support.freeze import patience
 from tests.support.kit import ROOT, WELL, Kit, Run
 from tests.support.load import Traffic, Window
+from tests.support.pace import patience
 
 FIXTURE = ROOT / "tests" / "fixtures" / "loadapp"
 

@@ -17,12 +17,13 @@ import pytest
 from testhost import Host
 
 from tests.support.disk import Disk
-from tests.support.freeze import freeze, patience
+from tests.support.freeze import freeze
 from tests.support.kit import WELL, Kit
+from tests.support.pace import patience
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.timeout(900, func_only=True),
+    pytest.mark.timeout(patience(900), func_only=True),
     pytest.mark.skipif(
         os.geteuid() != 0 or not Path("/dev/loop-control").exists(), reason="needs root and loop devices"
     ),

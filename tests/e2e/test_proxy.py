@@ -16,8 +16,8 @@ import websockets.sync.client
 from testhost import Host
 
 from tests.support.aptrepo import AptRepository
-from tests.support.freeze import patience
 from tests.support.kit import BIN, ROOT, WELL, Kit, environment
+from tests.support.pace import patience
 
 FIXTURES = ROOT / "tests/fixtures"
 # Caddy's own program of today, as it is packed for Python's installers: the Caddy project's repository cannot

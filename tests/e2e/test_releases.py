@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.freeze import patience
 from tests.support.kit import ROOT, WELL, Kit, board_source, kill
 from tests.support.load import Load
+from tests.support.pace import patience
 
 DEPLOYS = 6
 
@@ -220,7 +220,7 @@ def test_two_deploys_at_once(site: Kit, board: Path) -> None:
             break
     second = site.play("playbooks/deploy.yml", "-e", "app=board", succeed=False)
     assert re.search(r"(?i)lock|another deploy", second.output), second.output
-    rest = first.communicate(timeout=120)[0]
+    rest = first.communicate(timeout=patience(120))[0]
     assert first.returncode == 0, rest
     assert "changed=0" in deploy(site)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from testhost import Host
 
-from tests.support.freeze import patience
 from tests.support.kit import Kit, board_copy
+from tests.support.pace import patience
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def was_restarted(kit: Kit, release: str) -> None:
         "until [ $(systemctl show -P NRestarts $web) = 1 ]; do sleep 0.1; done;"
         "until pgrep -P $(main) >/dev/null; do sleep 0.1; done; kill -9 $(pgrep -P $(main) | head -1);"
         "until journalctl -q _SYSTEMD_UNIT=$web.service | grep -q 'out of memory'; do sleep 0.1; done",
-        timeout=120,
+        timeout=patience(120),
     )
 
 
@@ -126,7 +126,7 @@ def test_the_clock_of_a_job_does_not_mind_releases(kit: Kit) -> None:
     # What came due while releases change is run, once.
     app["env"]["TURN"] = "2"
     second = deploy(kit)
-    kit.host.sh(f"timeout 60 sh -c 'until test -e {data}/nights; do sleep 0.2; done'")
+    kit.host.sh(f"timeout {patience(60):.0f} sh -c 'until test -e {data}/nights; do sleep 0.2; done'")
     # A run that is at work goes on, and keeps the other release's out.
     assert kit.host.sh(f"systemctl is-active board-slow@{first} || true") == "activating"
     kit.host.sh(f"systemctl start board-slow@{second}")
@@ -135,9 +135,8 @@ def test_the_clock_of_a_job_does_not_mind_releases(kit: Kit) -> None:
     kit.host.sh(f"touch -d '2 days ago' {stamps}{first}.timer")
     kit.play("playbooks/rollback.yml", "-e", "app=board")
     assert kit.release("board") == first
-    kit.host.sh(
-        f"touch {data}/go; timeout 30 sh -c 'until ! systemctl is-active -q board-slow@{first}; do :; done'"
-    )
+    over = f"until ! systemctl is-active -q board-slow@{first}; do :; done"
+    kit.host.sh(f"touch {data}/go; timeout {patience(30):.0f} sh -c '{over}'")
     assert kit.host.sh(f"systemctl show -P Result board-slow@{first}") == "success"
     assert kit.host.sh(f"cat {data}/nights") == second
     slots = [int(line) // 10 for line in kit.host.sh(f"cat {data}/ticks").split()]

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from testhost import Host
 
-from tests.support.freeze import patience
 from tests.support.kit import INTERNAL_CA, ROOT, Kit
 from tests.support.load import Traffic
+from tests.support.pace import patience
 
 # That the host is provisioned is not counted.
-pytestmark = [pytest.mark.long, pytest.mark.timeout(2400, func_only=True)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(patience(2400), func_only=True)]
 
 DEPLOYS = 10
 # What a worker holds beside its code. All eleven releases would take well over 1 GB.

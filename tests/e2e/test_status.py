@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.support.kit import Kit, kill
+from tests.support.pace import patience
 
 
 def asked(site: Kit, *arguments: str, status: int = 1) -> dict[str, Any]:
@@ -72,9 +73,9 @@ def test_a_failed_job_and_a_crashing_worker_are_named(site: Kit) -> None:
     with broken(site, job, '/bin/sh -c "exit 3"'), broken(site, worker, "/bin/false"):
         site.host.sh(f"systemctl start '{job}' || true; systemctl restart '{worker}' || true")
         site.host.sh("touch /run/reboot-required")
-        for _ in range(30):
-            if int(site.host.sh(f"systemctl show -P NRestarts '{worker}'")) > 2:
-                break
+        deadline = time.monotonic() + patience(30)
+        while int(site.host.sh(f"systemctl show -P NRestarts '{worker}'")) <= 2:
+            assert time.monotonic() < deadline, "the worker is not started again"
             time.sleep(1)
         answer = asked(site)
         table = site.berth("status")

@@ -7,11 +7,11 @@ where the step is announced that a test is about.
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
 from collections.abc import Callable
 
 from tests.support.kit import Kit, kill
+from tests.support.pace import patience
 
 WATCHER = r"""
 import ctypes, glob, os, select, signal, sys, time
@@ -143,8 +143,3 @@ def freeze(
         process.communicate(timeout=patience(120))
         again()
     raise AssertionError(f"the engine could not be stopped at {point}: it was past it five times")
-
-
-def patience(seconds: float) -> float:
-    """A time for this machine when it is idle, as it is now: where many want to run, each gets less."""
-    return seconds * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))

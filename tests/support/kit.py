@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 from testhost import Host
 
+from tests.support.pace import patience
+
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 # Seconds of health.timeout for what will be well. It ends what hangs: on a busy machine the import of an app
@@ -52,7 +54,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **more}
 
 
-def execute(*command: str, timeout: float = 900, env: Mapping[str, str] | None = None) -> Run:
+def execute(*command: str, timeout: float = 0, env: Mapping[str, str] | None = None) -> Run:
     """Run a command in this repository as a user would, with these variables beside a user's."""
     started = time.monotonic()
     done = subprocess.run(
@@ -64,7 +66,7 @@ def execute(*command: str, timeout: float = 900, env: Mapping[str, str] | None =
         stdin=subprocess.DEVNULL,
         text=True,
         errors="replace",
-        timeout=timeout,
+        timeout=timeout or patience(900),
         check=False,
     )
     return Run(done.returncode, done.stdout, time.monotonic() - started)
@@ -138,7 +140,7 @@ class Kit:
         playbook: str,
         *arguments: str,
         succeed: bool | None = True,
-        timeout: float = 900,
+        timeout: float = 0,
         env: Mapping[str, str] | None = None,
     ) -> Run:
         """Run a playbook with the inventory as described now.

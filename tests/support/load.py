@@ -20,6 +20,8 @@ import httpx
 import websockets.asyncio.client
 import websockets.exceptions
 
+from tests.support.pace import patience
+
 Job = Callable[[httpx.AsyncClient], Awaitable[None]]
 Window = tuple[float, float]
 
@@ -218,9 +220,10 @@ class Traffic:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=60)
+        limit = patience(60)
+        self._thread.join(timeout=limit)
         if self._thread.is_alive():
-            self.failures.append("some clients did not come to an end within 60 s")
+            self.failures.append(f"some clients did not come to an end within {limit:.0f} s")
 
     @property
     def requests(self) -> int:
