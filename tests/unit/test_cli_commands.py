@@ -14,6 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from berth.cli import app
+from tests.support.pace import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,27 +30,41 @@ PLAYBOOK = """
       ansible.builtin.debug:
         msg: "line one\\nline [bold]two[/bold] of {{ app | default('all') }}"
     - name: Write a file
-      ansible.builtin.copy:
+      write:
         content: "{{ {'app': app | default(''), 'number': lines | default(wait | default(0))} | to_json }}"
         dest: "{{ lookup('env', 'KIT_OUT') }}"
-        mode: "0600"
     - name: Handle a secret
-      ansible.builtin.command: "echo hunter2"
-      changed_when: false
+      ansible.builtin.debug:
+        msg: hunter2
       no_log: true
     - name: Take a while
-      ansible.builtin.command: "sleep {{ nap | default(0) }}"
+      ansible.builtin.command: "sleep {{ nap }}"
       changed_when: false
+      when: nap is defined
     - name: Refuse
       ansible.builtin.fail:
         msg: "apps[0].domains: missing.\\n  Write: domains: [x]"
       when: bad | default(false) | bool
     - name: Fail with a hidden result
-      ansible.builtin.command: "sh -c 'echo hunter2; exit 3'"
+      ansible.builtin.fail:
+        msg: hunter2
       no_log: true
       when: hidden | default(false) | bool
 """
 
+# Changes, differences and check mode in Ansible's own process: what copy starts takes half of each run.
+WRITE = """
+from pathlib import Path
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        file, after = Path(self._task.args["dest"]), self._task.args["content"]
+        before = file.read_text() if file.exists() else ""
+        if not self._task.check_mode:
+            file.write_text(after)
+        return {"changed": before != after, "diff": {"before": before, "after": after}}
+"""
 
 STATUS = """
 - name: Try what a question does
@@ -79,6 +97,8 @@ class Kit:
         shutil.copy(ROOT / "ansible.cfg", folder)
         for part in ("callback", "module_utils"):
             shutil.copytree(ROOT / "plugins" / part, folder / "plugins" / part)
+        (folder / "plugins/action").mkdir()
+        (folder / "plugins/action/write.py").write_text(WRITE)
         for name in ("site.yml", "playbooks/deploy.yml", "playbooks/logs.yml", "playbooks/remove.yml"):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(PLAYBOOK)
@@ -132,7 +152,7 @@ def test_changes_are_told_and_variables_keep_their_types(kit: Kit) -> None:
     assert done.returncode == 0
     assert "line one\nline [bold]two[/bold] of board\n" in done.stdout
     assert re.search(r"^  changed  Write a file", done.stdout, re.M)
-    assert re.search(r"^here: changed=1 ok=4$", done.stdout, re.M)
+    assert re.search(r"^here: changed=1 ok=3$", done.stdout, re.M)
     assert "hunter2" not in done.stdout + done.stderr
     assert json.loads(kit.out.read_text()) == {"app": "board", "number": 7}
 
@@ -189,11 +209,11 @@ def test_plain_is_ansible_playbook_itself(kit: Kit) -> None:
 def test_an_interrupted_run_stops_ansible_too(kit: Kit, number: int) -> None:
     process = kit.start("up", "--", "-e", "nap=47")
     waiting_since = time.monotonic()
-    while not kit.out.exists() and time.monotonic() - waiting_since < 30:
+    while not kit.out.exists() and time.monotonic() - waiting_since < patience(30):
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=patience(20))
     assert process.returncode == 130
     assert "Stopped." in out
     assert "Traceback" not in out + err
@@ -274,8 +294,8 @@ def test_version_and_help(kit: Kit) -> None:
     version = kit.run("--version").stdout.split()[-1]
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
     for verb in ("init", "up", "check", "deploy", "rollback", "status", "logs", "remove"):
-        done = kit.run(verb, "--help")
-        assert done.returncode == 0
+        done = CliRunner().invoke(app, [verb, "--help"], prog_name="berth")
+        assert done.exit_code == 0
         assert f"berth {verb}" in done.stdout
 
 
