@@ -7,10 +7,12 @@ where the step is announced that a test is about.
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 
-from tests.support.kit import Kit, kill
+from tests.support.kit import Kit
 from tests.support.pace import patience
 
 WATCHER = r"""
@@ -135,7 +137,7 @@ def freeze(
         watcher.stdout.close()
         watcher.wait(timeout=patience(10))
         if not engine:
-            kill(process)
+            os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"{command} never came to {point}: {process.communicate()[0]}")
         if not late:
             return Frozen(process, engine, before)

@@ -215,3 +215,5 @@ def kill(process: subprocess.Popen[str]) -> None:
     """kill -9 a run and everything it started on this side."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
+    if process.stdout:
+        process.stdout.close()

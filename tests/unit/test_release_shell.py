@@ -39,15 +39,15 @@ def test_the_program_takes_the_place_of_its_shell(tmp_path: Path, line: str, sai
     text = shell.as_main(line.replace("PY", sys.executable))
     assert text
     assert not shell.keeps_shell(line)
-    process = subprocess.Popen(
+    with subprocess.Popen(
         ["sh", "-c", f"{text}\n"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-    assert process.stderr
-    pid, _, rest = process.stderr.readline().rstrip("\n").partition(" ")
-    assert int(pid) == process.pid
-    assert rest.strip() == said.strip()
-    process.terminate()
-    assert process.wait(20) == 0
+    ) as process:
+        assert process.stderr
+        pid, _, rest = process.stderr.readline().rstrip("\n").partition(" ")
+        assert int(pid) == process.pid
+        assert rest.strip() == said.strip()
+        process.terminate()
+        assert process.wait(20) == 0
 
 
 @pytest.mark.parametrize(

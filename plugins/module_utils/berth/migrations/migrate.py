@@ -363,6 +363,7 @@ class Database:
             return
         assert process.stdin is not None
         assert process.stdout is not None
+        assert process.stderr is not None
         # It asks for a lock without waiting for it, so whoever takes longer does not answer at all.
         silence = threading.Timer(_PATIENCE, process.kill)
         silence.start()
@@ -378,13 +379,16 @@ class Database:
             if answer != "t":
                 with contextlib.suppress(OSError):
                     process.stdin.close()
-                lines = (process.stderr.read() if process.stderr else "").strip().splitlines()
+                lines = process.stderr.read().strip().splitlines()
                 raise ReleaseError(f"The database cannot be reached: {lines[0] if lines else 'no answer'}.")
             yield
         finally:
             silence.cancel()
             process.kill()
             process.wait()
+            for end in (process.stdin, process.stdout, process.stderr):
+                with contextlib.suppress(OSError):
+                    end.close()
 
 
 def run(

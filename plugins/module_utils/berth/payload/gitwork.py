@@ -170,7 +170,7 @@ class Work:
         )
         assert process.stderr is not None
         end, said = time.monotonic() + LONGEST, b""
-        with selectors.DefaultSelector() as selector:
+        with selectors.DefaultSelector() as selector, process.stderr:
             selector.register(process.stderr, selectors.EVENT_READ)
             while True:
                 left = min(STALLED, end - time.monotonic())
