@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import testhost
 from testhost import Host
 
-from tests.support import ready
+from tests.support import ready, times
 from tests.support.kit import Kit, demo_apps
 
 HERE = Path(__file__).parent
@@ -42,7 +43,10 @@ def booting() -> Iterator[Callable[..., Host]]:
             options["image"] = ready.ensure_image(options.get("suite", ""))
         testhost.down(name)
         booted.append(name)
-        return testhost.up(name, **options)
+        began = time.monotonic()
+        host = testhost.up(name, **options)
+        times.spent(name, "boot", time.monotonic() - began)
+        return host
 
     try:
         yield start

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from testhost import Host
 
+from tests.support import times
 from tests.support.pace import patience
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,8 @@ BIN = Path(sys.executable).parent
 # Seconds of health.timeout for what will be well. It ends what hangs: on a busy machine the import of an app
 # alone has taken a minute.
 WELL = 600
+# What makes a bare host one that serves apps.
+PROVISIONS = ("site.yml", "playbooks/provision.yml")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +152,8 @@ class Kit:
         """
         self.write()
         run = execute(*self.command(playbook, *arguments), timeout=timeout, env=env)
+        if playbook in PROVISIONS and run.status == 0:
+            times.spent(self.host.name, "provision", run.seconds)
         if succeed is not None and (run.status == 0) is not succeed:
             raise AssertionError(
                 f"{playbook} ended with {run.status} after {run.seconds:.0f} s:\n{run.output}"

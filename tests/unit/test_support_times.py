@@ -1,0 +1,59 @@
+"""What a run of pytest says of where its time went."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support import times
+
+ROOT = Path(__file__).resolve().parents[2]
+# A host that only says that it was booted, in whichever process.
+SAMPLE = """
+from tests.support import times
+
+def test_a():
+    times.spent("site", "boot", 4)
+    times.spent("site", "provision", 90)
+    times.spent("site", "provision", 9)
+"""
+
+
+def test_files_and_tests_and_hosts_are_named_longest_first() -> None:
+    tests = {"a.py::x": 1.0, "b.py::y": 3.0, "a.py::z": 2.5, **{f"c.py::{n}": 0.1 for n in range(10)}}
+    hosts = {"one": {"boot": 3.0}, "two": {"boot": 2.0, "provision": 80.0}, "three": {"boot": 1.0}}
+    said = list(times.summary(tests, hosts))
+    assert [line.split()[-1] for line in said[1:4]] == ["a.py", "b.py", "c.py"]
+    assert said[1].split()[0] == "3.5"
+    assert [line.split()[-1] for line in said[5:8]] == ["b.py::y", "a.py::z", "a.py::x"]
+    assert len(said[5:-3]) == 10
+    assert [line.split(maxsplit=2)[2] for line in said[-2:]] == [
+        "two (boot 2 s, provision 80 s)",
+        "one (boot 3 s)",
+    ]
+
+
+def test_what_workers_know_is_said_too(tmp_path: Path) -> None:
+    (tmp_path / "test_sample.py").write_text(SAMPLE)
+    words = [
+        "-q",
+        "-p",
+        "tests.support.times",
+        "-n",
+        "1",
+        "--times",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "94.0 s  site (boot 4 s, provision 90 s)" in done.stdout
