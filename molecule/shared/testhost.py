@@ -432,6 +432,30 @@ def find(name: str) -> Host | None:
     return host if _container_state(host.container) else None
 
 
+def _making(
+    suite: str = "",
+    publish: Mapping[str, int] | None = None,
+    memory: str = "",
+    volumes: Mapping[str, Path] | None = None,
+    image: str = "",
+) -> str:
+    """A digest of what a host is made from and with; the image's name stands for what it holds."""
+    suite = suite or default_suite()
+    folders = {folder: str(mine) for folder, mine in (volumes or {}).items()}
+    whole = [suite, dict(publish or {}), memory, folders, image or image_name(suite)]
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def is_made_so(name: str, **options: Any) -> bool:
+    """Whether there is a host of this name that `up` with these options would make the same today."""
+    ensure_engine()
+    host = find(name)
+    label = f'{{{{index .Config.Labels "{LABEL}.making"}}}}'
+    if host is None:
+        return False
+    return run("docker", "inspect", "-f", label, host.container).strip() == _making(**options)
+
+
 def up(
     name: str,
     *,
@@ -460,6 +484,7 @@ def up(
         run("docker", "start", existing.container)
         _wait_booted(existing)
         return existing
+    making = _making(suite, publish, memory, volumes, image)
     image = image or ensure_image(suite)
     _remove(name)
     ports = {port: wanted or free_port() for port, wanted in (publish or {}).items()}
@@ -476,6 +501,7 @@ def up(
         f"--hostname={name}",
         f"--label={LABEL}={name}",
         f"--label={LABEL}.checkout={ROOT}",
+        f"--label={LABEL}.making={making}",
         "--cgroupns=host",
         "--volume=/sys/fs/cgroup:/sys/fs/cgroup:rw",
         "--tmpfs=/run",
