@@ -16,7 +16,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 endif
 
-.PHONY: help setup demo demo-down test lint unit e2e e2e-long molecule bench lock clean
+.PHONY: help setup demo demo-down quick test lint unit e2e e2e-long molecule bench lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ demo: $(VENV)/.run ## a disposable host on this machine, two apps on it over HTT
 demo-down: ## remove everything that the demo made
 	@if [ -x $(BIN)/python ]; then $(BIN)/python molecule/shared/demo.py down; else echo "No demo here: $(VENV) does not exist."; fi
 
+quick: $(VENV)/.dev ## while a change is made: all that needs no host, in three minutes at most
+	@ruff check . && ruff format --check . && mypy && yamllint --strict .
+	@$(MAKE) --no-print-directory unit
+
 test: $(VENV)/.dev ## everything: lint, unit, the app's own tests, molecule, real hosts
 	@.ci/test
 
@@ -44,7 +48,7 @@ lint: $(VENV)/.dev ## ansible-lint, yamllint, ruff, mypy
 	@.ci/lint
 
 unit: $(VENV)/.dev ## tests that need no host
-	@$(BIN)/pytest -q tests/unit
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit
 
 e2e: $(VENV)/.dev ## tests on real hosts
 	@$(BIN)/pytest -v -m 'not long' tests/e2e
