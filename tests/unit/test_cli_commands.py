@@ -134,7 +134,7 @@ class Kit:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=patience(60))
         assert "Traceback" not in out + err
         assert "\x1b" not in out + err
         assert not list(self.tmp.iterdir()), "runner left files behind"
@@ -247,7 +247,7 @@ def test_remove_passes_on_what_was_typed(kit: Kit) -> None:
         input="boardd\n",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert process.returncode == 0
@@ -307,7 +307,7 @@ def test_the_script_works_from_any_folder(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -330,7 +330,7 @@ def test_completion_offers_the_apps(kit: Kit) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.stdout.split() == ["board"]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from berth import kit, scaffold
+from tests.support.pace import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -44,7 +45,7 @@ def init(*arguments: str, answers: str | None = None) -> subprocess.CompletedPro
         input=answers or "",
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
 
@@ -60,7 +61,7 @@ def resolve(inventory: Path) -> dict[str, Any]:
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "RESOLVED": str(resolved)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -146,7 +147,7 @@ def _ansible_inventory(inventory: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=patience(60),
     ).stdout
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pace import patience
 from tests.unit.contract_case import ROOT, SECRET
 
 BIN = Path(sys.executable).parent
@@ -83,7 +84,7 @@ class Inventory:
                 "COLUMNS": "200",
             },
             text=True,
-            timeout=60,
+            timeout=patience(60),
         )
 
 
