@@ -52,6 +52,17 @@ def size_in_bytes(value: str) -> int:
     return int(float(found["number"]) * base ** (" KMGT".index(unit[0]) if unit else 0))
 
 
+def larger_than(limit: int) -> str:
+    """A regular expression of the whole numbers above this one; Caddy matches it for next to nothing."""
+    digits = str(limit)
+    more = [f"[1-9][0-9]{{{len(digits)},}}"]
+    for at, digit in enumerate(digits):
+        if digit != "9":
+            rest = len(digits) - at - 1
+            more.append(f"{digits[:at]}[{int(digit) + 1}-9]" + (f"[0-9]{{{rest}}}" if rest else ""))
+    return f"^0*({'|'.join(more)})$"
+
+
 def caddy_quote(value: str) -> str:
     """One token of a Caddyfile that means exactly this text."""
     text = str(value)
@@ -231,4 +242,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in templates."""
-        return {"proxy_receipt": proxy_receipt, "proxy_resolve": proxy_resolve}
+        return {"larger_than": larger_than, "proxy_receipt": proxy_receipt, "proxy_resolve": proxy_resolve}

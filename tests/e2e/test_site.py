@@ -90,6 +90,17 @@ def test_static_files_come_from_the_proxy(site: Kit) -> None:
     assert "cache-control: public, max-age=86400" in head.lower(), "the app answered, not the proxy"
 
 
+def test_a_body_that_is_too_large_is_refused_before_it_comes(site: Kit) -> None:
+    def answer(*options: str) -> str:
+        say = ("-o", "/dev/null", "-w", "%{http_code}", "-X", "POST")
+        return site.curl("https://board.localhost/no-such-page", *say, *options)
+
+    for http in ("--http1.1", "--http2"):
+        # Nothing follows: who waited for the body would wait for long.
+        assert answer(http, "-H", "Content-Length: 10000001") == "413"
+        assert answer(http, "-d", "x") == "404"
+
+
 def test_the_sandbox(site: Kit) -> None:
     """systemd's own verdict on what the live units may do; 10 is everything, 0 nothing."""
     for name in APPS:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from plugins.filter.proxy import caddy_quote, proxy_receipt, proxy_resolve, size_in_bytes
+from plugins.filter.proxy import caddy_quote, larger_than, proxy_receipt, proxy_resolve, size_in_bytes
 
 
 def site(**changes: Any) -> dict[str, Any]:
@@ -24,6 +25,17 @@ def site(**changes: Any) -> dict[str, Any]:
 )
 def test_sizes_mean_what_caddy_means(text: str, number: int) -> None:
     assert size_in_bytes(text) == number
+
+
+@pytest.mark.parametrize("limit", [0, 1, 9, 10, 99, 100, 1999, 10_000_000, 1_073_741_824, 999_999_999])
+def test_larger_numbers_and_no_others_are_matched(limit: int) -> None:
+    known = re.compile(larger_than(limit))
+    near = {*range(max(0, limit - 120), limit + 120), limit // 2, limit * 2, limit * 10, limit * 11, 10**18}
+    for number in near:
+        assert bool(known.search(str(number))) == (number > limit), number
+        assert bool(known.search(f"00{number}")) == (number > limit), number
+    assert not known.search("")
+    assert not known.search("many")
 
 
 @pytest.mark.parametrize("text", ["", "MB", "10 potatoes", "-1MB", "10M iB"])
