@@ -178,11 +178,7 @@ class Schema:
 def test_a_migration_command_that_moved_nothing_is_told(
     paths: Paths, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deploy.app = {
-        **APP,
-        "database": {"enabled": True, "name": "board"},
-        "migrations": {"command": "python seed.py", "enabled": True},
-    }
+    deploy.app = board(database={}, migrations={"command": "python seed.py"})
     monkeypatch.setattr(migrate, "Database", Schema)
     monkeypatch.setattr(migrate, "run", lambda *_, **__: 1)
     deploy.record = {"target": ""}

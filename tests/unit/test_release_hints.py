@@ -19,22 +19,14 @@ from ansible.module_utils.berth.reports import detect, hints
 from ansible.plugins.action import ActionBase
 
 from plugins.action import release
+from tests.support.entry import board
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 MAIN = "from fastapi import FastAPI\napp = FastAPI()\n"
 
 
 def app(**more: Any) -> dict[str, Any]:
-    return {
-        "name": "shop",
-        "domains": ["shop.example.com"],
-        "source": {"subdir": ""},
-        "processes": [{"name": "web"}],
-        "migrations": {"enabled": True, "command": "", "directory": ""},
-        "database": {"enabled": True, "name": "shop", "variables": {"url": "DATABASE_URL"}},
-        "redis": {"enabled": False, "variables": {"url": "REDIS_URL"}},
-        **more,
-    }
+    return board(**{"name": "shop", "domains": ["shop.example.com"], "database": {}, **more})
 
 
 def write(folder: Path, **files: str) -> Path:

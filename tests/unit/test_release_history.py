@@ -12,6 +12,8 @@ from ansible.module_utils.berth.migrations import migrate, schema
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reports import history
 
+from tests.support.entry import board
+
 INI = "[alembic]\nscript_location = %(here)s/migrations\n"
 
 
@@ -38,9 +40,9 @@ def lay(folder: Path, name: str = "1", down: str = "None", body: str = "pass") -
 def test_revisions_are_where_the_deploy_finds_them(tmp_path: Path, where: str, app: dict[str, Any]) -> None:
     (tmp_path / "backend").mkdir()
     laid = lay(tmp_path / where)
-    assert list(history.known_to(tmp_path, app)) == ["1"]
-    subdir = app.get("source", {}).get("subdir", "")
-    decision = migrate.decide(tmp_path / subdir, tmp_path, {"command": "", **app.get("migrations", {})})
+    entry = board(**app)
+    assert list(history.known_to(tmp_path, entry)) == ["1"]
+    decision = migrate.decide(tmp_path / entry["source"]["subdir"], tmp_path, entry["migrations"])
     assert decision.directory == laid.parent
 
 
@@ -182,7 +184,7 @@ def test_a_database_that_accepts_and_says_nothing_holds_nobody_up(
     monkeypatch.setattr(migrate.environment, "read_password", lambda *_: "x")
     monkeypatch.setattr(history, "_PATIENCE", 0.3)
     monkeypatch.setattr(migrate, "_PATIENCE", 0.3)
-    app = {"database": {"enabled": True, "name": "board"}}
+    app = board(database={})
     assert history.today({"app": app, "schema": {"to": "0005"}}) == "0005"
     with pytest.raises(ReleaseError, match="cannot be reached"), migrate.Database(app).advisory_lock():
         pass

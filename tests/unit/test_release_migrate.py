@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.migrations import migrate
 from ansible.module_utils.berth.paths import Paths
+
+from tests.support.entry import board
 
 
 @pytest.mark.parametrize(
@@ -77,10 +78,8 @@ def test_what_waited_for_a_lock_is_tried_again(
     monkeypatch.setattr(migrate, "transient", lambda *_, **__: left.pop(0))
     monkeypatch.setattr(migrate.time, "sleep", slept.append)
     monkeypatch.setattr(migrate.Blockers, "start", lambda _: None)
-    app: dict[str, Any] = {
-        "migrations": {"lock_timeout": 4, "timeout": limit, "lock_retries": retries},
-        "database": {"name": "shop"},
-    }
+    wishes = {"lock_timeout": 4, "timeout": limit, "lock_retries": retries}
+    app = board(migrations=wishes, database={"name": "shop"})
     words = (Paths("shop"), app, "r", "alembic upgrade head", Path(), "", lambda: unchanged)
     if isinstance(ends, int):
         assert migrate.run(*words) == ends

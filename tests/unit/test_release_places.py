@@ -12,8 +12,10 @@ from ansible.module_utils.berth.packaging import build, index, pythons
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import launch, places, project, randoms
 
+from tests.support.entry import board
+
 MAIN = "from fastapi import FastAPI\napp = FastAPI()\n"
-APP: dict[str, Any] = {"source": {"subdir": ""}, "processes": [{"name": "web"}]}
+APP = board()
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -52,7 +54,7 @@ def test_a_roof_over_a_project_is_not_the_project(tmp_path: Path) -> None:
     """Tools of the repository at its top, and a workspace without a package of its own."""
     write(tmp_path, {"requirements.txt": "ruff", "back-end/requirements.txt": "", "back-end/main.py": MAIN})
     assert located(tmp_path) == "back-end"
-    served = {**APP, "processes": [{"name": "web", "command": "sh run.sh {socket}"}]}
+    served = board(processes=[{"name": "web", "command": "sh run.sh {socket}"}])
     assert located(tmp_path, served) == "."
     (tmp_path / "requirements.txt").unlink()
     (tmp_path / "pyproject.toml").write_text("[tool.uv.workspace]\nmembers = ['*']\n")
@@ -70,8 +72,8 @@ def test_several_projects_are_an_error_that_names_them(tmp_path: Path) -> None:
     )
     with pytest.raises(ReleaseError, match=r"2 projects and none at its top: a, b\. Set source\.subdir"):
         places.locate(tmp_path, APP)
-    assert located(tmp_path, {**APP, "source": {"subdir": "b"}}) == "b"
-    assert located(tmp_path, {**APP, "python": {"directory": "a"}}) == "."
+    assert located(tmp_path, board(source={"subdir": "b"})) == "b"
+    assert located(tmp_path, board(python={"directory": "a"})) == "."
 
 
 def test_a_release_remembers_its_places(tmp_path: Path) -> None:
@@ -145,16 +147,16 @@ def test_a_lock_that_names_another_index(tmp_path: Path) -> None:
 
 
 def test_which_index_a_server_uses(tmp_path: Path) -> None:
-    assert index.configured({}, tmp_path) is None
+    assert index.configured(APP, tmp_path) is None
     write(tmp_path, {"etc/pip.conf": "[global]\nindex-url = https://u:p%40@pip.example.com/simple\n"})
-    found = index.configured({}, tmp_path)
+    found = index.configured(APP, tmp_path)
     assert found == index.Index("https://u:p%40@pip.example.com/simple", "/etc/pip.conf")
     assert found.public == "https://pip.example.com/simple"
     text = '[[index]]\nurl = "https://more.example.com"\n'
     text += '[[index]]\nurl = "https://uv.example.com"\ndefault = true\n'
     write(tmp_path, {"etc/uv/uv.toml": text})
-    assert index.configured({}, tmp_path) == index.Index("https://uv.example.com", "/etc/uv/uv.toml")
-    app = {"packages": {"index_url": "https://own.example.com"}}
+    assert index.configured(APP, tmp_path) == index.Index("https://uv.example.com", "/etc/uv/uv.toml")
+    app = board(packages={"index_url": "https://own.example.com"})
     assert index.configured(app, tmp_path) == index.Index(
         "https://own.example.com", "server.python.index_url"
     )
@@ -243,7 +245,7 @@ def test_random_secrets_are_found_with_their_variables(tmp_path: Path) -> None:
 def test_no_alarm_for_what_is_set(tmp_path: Path) -> None:
     write(tmp_path, {"app/settings.py": SETTINGS})
     names = ("SIGNING_KEY", "COOKIE_SECRET", "JWT_KEY")
-    app = {"env": {"app_secret_key": "x"}, "secrets": [{"name": name} for name in names]}
+    app = board(env={"app_secret_key": "x"}, secrets=[{"name": name} for name in names])
     assert [one.constant for one in randoms.unset(tmp_path, app)] == ["PLAIN_SECRET"]
     assert "set processes.web.workers: 1" in randoms.unset(tmp_path, app)[0].sentence()
 
@@ -251,8 +253,8 @@ def test_no_alarm_for_what_is_set(tmp_path: Path) -> None:
 def test_a_nested_setting_may_be_set_from_above(tmp_path: Path) -> None:
     text = "import secrets\nclass Auth(BaseModel):\n    secret: str = secrets.token_hex()\n"
     write(tmp_path, {"app/settings.py": text})
-    assert randoms.unset(tmp_path, {})[0].name == ""
-    assert randoms.unset(tmp_path, {"env": {"AUTH__SECRET": "x"}}) == []
+    assert randoms.unset(tmp_path, APP)[0].name == ""
+    assert randoms.unset(tmp_path, board(env={"AUTH__SECRET": "x"})) == []
 
 
 def test_a_front_end_beside_the_project(tmp_path: Path) -> None:
@@ -281,6 +283,6 @@ def test_a_folder_of_code_is_not_made_writable(tmp_path: Path, key: str, name: s
     }
     if what:
         with pytest.raises(ReleaseError, match=f"{key}: {name} holds .*{what}"):
-            places.refuse_code({key: [name]}, tmp_path, parts)
+            places.refuse_code(board(**{key: [name]}), tmp_path, parts)
     else:
-        places.refuse_code({key: [name]}, tmp_path, parts)
+        places.refuse_code(board(**{key: [name]}), tmp_path, parts)

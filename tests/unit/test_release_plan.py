@@ -159,11 +159,11 @@ def test_what_must_not_run_twice_ends_before_its_successor_starts() -> None:
         {"name": "web"}, {"name": "beat", "command": "b"}, {"name": "queue", "command": "q", "overlap": True},
         {"name": "worker", "command": "w", "instances": 2, "stop_timeout": 600},
     ]  # fmt: skip
-    app = {**APP, "processes": processes, "drain": {"requests": 60}}
+    app = board(processes=processes)
     assert units.alone(app, "r") == ["board-beat@r.service"]
     assert units.to_end(app) == 605
-    assert units.to_end({**app, "processes": processes[:2]}) == 75
-    assert units.to_end({**app, "processes": processes[:1]}) == 10
+    assert units.to_end(board(processes=processes[:2])) == 95
+    assert units.to_end(board(processes=processes[:1])) == 10
 
 
 def test_a_release_is_found_where_root_made_its_socket(tmp_path: Path) -> None:

@@ -11,18 +11,13 @@ from ansible.module_utils.berth.migrations import connections
 from ansible.module_utils.berth.reading import pools
 from ansible.module_utils.berth.reports import detect
 
+from tests.support.entry import board
+
 SA = "from sqlalchemy import create_engine\n"
 
 
 def app(**more: Any) -> dict[str, Any]:
-    return {
-        "name": "shop",
-        "source": {"subdir": ""},
-        "processes": [{"name": "web", "workers": 2}],
-        "migrations": {"enabled": True, "command": "", "directory": ""},
-        "database": {"enabled": True, "name": "shop", "user": "shop", "variables": {"url": "DATABASE_URL"}},
-        **more,
-    }
+    return board(**{"name": "shop", "database": {}, **more})
 
 
 def found(folder: Path, **env: Any) -> list[tuple[str, int | None]]:

@@ -15,6 +15,8 @@ from ansible.module_utils.berth.payload import gitwork
 from ansible.module_utils.berth.reading import launch, places, project
 from ansible.module_utils.berth.sources import pack, source
 
+from tests.support.entry import board
+
 
 def write(root: Path, **files: str) -> Path:
     for name, text in files.items():
@@ -239,14 +241,14 @@ def test_versions_of_a_repository(version: str, commit: str) -> None:
 
 
 def decided(root: Path, **wishes: object) -> str:
-    return str(migrate.decide(root, root, wishes).command)
+    return str(migrate.decide(root, root, board(migrations=wishes)["migrations"]).command)
 
 
 def test_migrations_are_found_where_they_would_work(tmp_path: Path) -> None:
     assert decided(tmp_path) == ""
     (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/migrations\nurl = 50%\n")
     assert decided(tmp_path) == ""
-    assert "no revisions" in migrate.decide(tmp_path, tmp_path, {}).why
+    assert "no revisions" in migrate.decide(tmp_path, tmp_path, board()["migrations"]).why
     write(tmp_path, migrations__versions__one_py="revision = '1'\n")
     assert decided(tmp_path) == "alembic upgrade head"
     assert decided(tmp_path, command="make migrate") == "make migrate"
@@ -256,9 +258,13 @@ def test_migrations_are_found_where_they_would_work(tmp_path: Path) -> None:
 def test_the_ini_may_lie_below_or_above_the_project(tmp_path: Path) -> None:
     write(tmp_path, server__schema__versions__one_py="revision = '1'\n")
     (tmp_path / "server/alembic.ini").write_text("[alembic]\nscript_location = schema\n")
-    assert migrate.decide(tmp_path, tmp_path, {}).directory == tmp_path / "server"
+    wishes = board()["migrations"]
+    assert migrate.decide(tmp_path, tmp_path, wishes).directory == tmp_path / "server"
     (tmp_path / "server/api").mkdir()
-    assert migrate.decide(tmp_path / "server/api", tmp_path, {}).directory == tmp_path / "server"
+    assert (
+        migrate.decide(tmp_path / "server/api", tmp_path, board()["migrations"]).directory
+        == tmp_path / "server"
+    )
 
 
 def test_several_heads_are_an_error_unless_they_have_labels(tmp_path: Path) -> None:

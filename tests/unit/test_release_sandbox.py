@@ -12,13 +12,14 @@ from ansible.module_utils.berth.host import command, sandbox
 from ansible.module_utils.berth.paths import Paths
 
 from plugins.filter.app import FilterModule
+from tests.support.entry import board
 
 BOARD = Paths("board")
 
 
 def test_a_unit_and_a_build_are_in_the_same_sandbox() -> None:
     unit = FilterModule().filters()["unit_sandbox"]("board").splitlines()
-    for lines in (unit, sandbox.proof(), sandbox.build(BOARD, {})):
+    for lines in (unit, sandbox.proof(), sandbox.build(BOARD, board())):
         assert set(sandbox.COMMON) <= set(lines)
     assert not {line for line in unit if line.startswith("MemoryDenyWriteExecute")}, "node and numba end"
 
@@ -28,7 +29,7 @@ def test_what_systemd_thinks_of_it(tmp_path: Path) -> None:
     wanted = {
         "unit": (["UMask=0077", *sandbox.unit()], 1.1),
         "proof": (sandbox.proof(), 1.5),
-        "build": (sandbox.build(BOARD, {}), 1.5),
+        "build": (sandbox.build(BOARD, board()), 1.5),
     }
     for name, (lines, most) in wanted.items():
         path = tmp_path / f"{name}.service"
@@ -54,19 +55,19 @@ def test_what_systemd_thinks_of_it(tmp_path: Path) -> None:
 )
 def test_a_build_that_met_its_limit_is_told_so(said: str, killed: bool, starved: bool) -> None:
     result = command.Result(1, said, "", killed)
-    told = sandbox.out_of_memory(result, {"limits": {"build_memory": "1G"}})
+    told = sandbox.out_of_memory(result, board(limits={"build_memory": "1G"}))
     assert told == ("it used more memory than a build may (1G): raise limits.build_memory" if starved else "")
 
 
 def test_a_build_sees_of_apps_nothing_but_its_own_code_and_environments(tmp_path: Path) -> None:
-    board = Paths("board", tmp_path)
+    place = Paths("board", tmp_path)
     for key in ("b", "a"):
-        (board.envs / key).mkdir(parents=True)
-    (board.envs / "a.complete").touch()
-    lines = sandbox.build(board, {})
+        (place.envs / key).mkdir(parents=True)
+    (place.envs / "a.complete").touch()
+    lines = sandbox.build(place, board())
     assert "TemporaryFileSystem=/srv:ro" in lines
     assert [line for line in lines if line.startswith("Bind")] == [
-        f"BindReadOnlyPaths=-{path}" for path in (board.releases, board.envs / "a", board.envs / "b")
+        f"BindReadOnlyPaths=-{path}" for path in (place.releases, place.envs / "a", place.envs / "b")
     ]
     assert "MemoryMax=75%" in lines
-    assert "MemoryMax=2G" in sandbox.build(BOARD, {"limits": {"build_memory": "2G"}})
+    assert "MemoryMax=2G" in sandbox.build(BOARD, board(limits={"build_memory": "2G"}))

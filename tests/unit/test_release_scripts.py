@@ -10,6 +10,8 @@ from alembic.script import ScriptDirectory
 from ansible.module_utils.berth.migrations import migrate, scripts
 from ansible.module_utils.berth.reports import history
 
+from tests.support.entry import board
+
 REVISION = "revision = {name!r}\ndown_revision = None\n"
 
 
@@ -76,7 +78,7 @@ def test_what_alembic_itself_finds(
     wanted = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     assert wanted == {folder.replace("/", "_") for folder in folders}
     assert set(migrate.read_revisions(tmp_path, tmp_path)) == wanted
-    assert set(history.known_to(tmp_path, {})) == wanted
+    assert set(history.known_to(tmp_path, board())) == wanted
     assert scripts.read(tmp_path, tmp_path).env.exists()
 
 
@@ -90,7 +92,7 @@ def test_an_ini_inside_the_package_that_it_names(tmp_path: Path) -> None:
 def test_sections_that_only_a_command_names(tmp_path: Path) -> None:
     text = "".join(f"[{name}]\nscript_location = {name}\n" for name in ("main", "archive"))
     (tmp_path / "alembic.ini").write_text(text + "[loggers]\nkeys = root\n")
-    assert migrate.decide(tmp_path, tmp_path, {}).why == (
+    assert migrate.decide(tmp_path, tmp_path, board()["migrations"]).why == (
         "alembic.ini has no section [alembic] but main, archive: "
         "set migrations.command, such as: alembic -n main upgrade head"
     )
@@ -99,4 +101,4 @@ def test_sections_that_only_a_command_names(tmp_path: Path) -> None:
 def test_no_configuration_at_all(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\nline-length = 100\n")
     assert scripts.config(tmp_path) is None
-    assert migrate.decide(tmp_path, tmp_path, {}).why == "there is no alembic.ini"
+    assert migrate.decide(tmp_path, tmp_path, board()["migrations"]).why == "there is no alembic.ini"

@@ -194,7 +194,7 @@ def test_a_release_from_before_a_change_of_names_is_asked_as_it_always_was(place
 
 @pytest.mark.parametrize(
     "change",
-    [{"source": {"subdir": "api"}}, {"static": [static("/static", "elsewhere")]}],
+    [{"source": {**APP["source"], "subdir": "api"}}, {"static": [static("/static", "elsewhere")]}],
 )
 def test_where_static_folders_are_is_for_a_deploy(place: Paths, change: dict[str, Any]) -> None:
     apply_proxy(place, static=[static("/static")])

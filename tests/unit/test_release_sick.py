@@ -85,7 +85,7 @@ def test_one_that_does_not_get_well_fails_the_run_and_runs_on(
 def test_a_process_that_stays_up_and_complains_is_told_of(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deploy.app = {**APP, "processes": [{"name": "web"}, {"name": "worker", "command": "arq"}]}
+    deploy.app = board(processes=[{"name": "web"}, {"name": "worker", "command": "arq"}])
     deploy.release, deploy.since = "r2", 5.0
     lines = ["Traceback (most recent call last):", '  File "/x/w.py", line 3, in go', "ValueError: no queue"]
     said = {

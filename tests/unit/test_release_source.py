@@ -17,6 +17,7 @@ from ansible.module_utils.berth.payload import gitwork
 from ansible.module_utils.berth.sources import source
 from ansible.module_utils.berth.store import trim
 
+from tests.support.entry import board
 from tests.support.git import git, unconfined
 
 # In two parts, or the linter would take it for a key that somebody lost here.
@@ -49,7 +50,7 @@ def commit(origin: Path, name: str, text: str, *parents: str) -> str:
 
 
 def app(origin: Path, **more: Any) -> dict[str, Any]:
-    return {"name": "board", "source": {"git": f"file://{origin}", "version": "main", **more}}
+    return board(source={"git": f"file://{origin}", "version": "main", **more})
 
 
 def asked(place: Paths, **more: Any) -> dict[str, Any]:
@@ -104,7 +105,7 @@ def test_what_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, place: Paths
             repository.resolve()
         with pytest.raises(ReleaseError, match=f"commit {'a' * 40} is not in file:"):
             repository.lay("a" * 40)
-    gone = {"name": "board", "source": {"git": f"file://{place.root}/nothing"}}
+    gone = board(source={"git": f"file://{place.root}/nothing"})
     with (
         source.Repository(place, gone) as repository,
         pytest.raises(ReleaseError, match=r"cannot be read from the server: fatal: .*has to be allowed to"),
@@ -287,7 +288,7 @@ def test_git_is_run_by_the_build_user_in_its_sandbox(monkeypatch: pytest.MonkeyP
     ("local", "homes"), [("", "yes"), ("/srv/x.git", "yes"), ("/home/git/x.git", "tmpfs")]
 )
 def test_a_repository_of_this_server_is_shown_and_nothing_beside_it(local: str, homes: str) -> None:
-    lines = sandbox.git({}, local)
+    lines = sandbox.git(board(), local)
     assert f"ProtectHome={homes}" in lines
     shown = [line for line in lines if line.startswith("BindReadOnlyPaths")]
     assert shown == ([f"BindReadOnlyPaths=-{local}"] if local else [])
@@ -304,15 +305,15 @@ def test_caches_are_trimmed_once_a_day_and_no_deploy_fails_through_it(
         raise ReleaseError("systemd-run took longer than 30 s and was stopped.")
 
     monkeypatch.setattr(trim, "run", run)
-    trim.begin(place, {})
+    trim.begin(place, board())
     assert ran == [], "there is nothing yet"
     place.build_home.mkdir(parents=True)
     for _ in range(2):
-        trim.begin(place, {})
+        trim.begin(place, board())
     assert len(ran) == 1
     assert {"--no-block", "--uid=berth-build-board", "--property=Nice=15"} <= set(ran[0])
     os.utime(place.state / "trimmed", (1, 1))
-    trim.begin(place, {})
+    trim.begin(place, board())
     assert len(ran) == 2
 
 

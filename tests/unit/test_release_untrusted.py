@@ -27,6 +27,8 @@ from ansible.module_utils.berth.reports import detect, diff
 from ansible.module_utils.berth.sources import origins, pack, source
 from ansible.module_utils.berth.store import prune
 
+from tests.support.entry import board
+
 ME = Owner(os.getuid(), os.getgid())
 
 
@@ -211,7 +213,7 @@ def test_detection_does_not_hang_on_what_a_source_may_hold(tmp_path: Path) -> No
     assert randoms.find(tmp_path) == []
     assert pools.find(tmp_path, {}) == []
     assert migrate.schema_at_start(tmp_path) == ""
-    assert migrate.decide(tmp_path, tmp_path, {}).command == ""
+    assert migrate.decide(tmp_path, tmp_path, board()["migrations"]).command == ""
     link(tmp_path / "pyproject.toml", "/dev/zero")
     with pytest.raises(ReleaseError, match=r"pyproject\.toml cannot be read: .* not a plain file"):
         toml.load_toml(tmp_path / "pyproject.toml")
@@ -224,10 +226,10 @@ def test_migrations_lie_inside_of_the_source(tmp_path: Path) -> None:
     for place in ("/", "../../other", "%(here)s/../../other"):
         (top / "app/alembic.ini").write_text(f"[alembic]\nscript_location = {place}\n")
         with pytest.raises(ReleaseError, match=r"app/alembic\.ini: .* outside of the source"):
-            migrate.decide(top / "app", top, {})
+            migrate.decide(top / "app", top, board()["migrations"])
     (top / "migrations").mkdir()
     (top / "app/alembic.ini").write_text("[alembic]\nscript_location = ../migrations\n")
-    assert "no revisions" in migrate.decide(top / "app", top, {}).why
+    assert "no revisions" in migrate.decide(top / "app", top, board()["migrations"]).why
 
 
 # Sources -----------------------------------------------------------------------------------------
@@ -377,12 +379,7 @@ def test_dependencies_inside_of_the_source(tmp_path: Path) -> None:
 
 def test_detect_says_what_a_deploy_would_refuse(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("fastapi\n-e ../shared\n")
-    app = {
-        "name": "a",
-        "source": {},
-        "processes": [{"name": "web", "app": "m:app"}],
-        "database": {"enabled": False},
-    }
+    app = board(processes=[{"name": "web", "app": "m:app"}])
     rows = detect.describe(app, tmp_path)
     said = [row[2] for row in rows if row[1] == "refused"]
     assert len(said) == 1

@@ -92,20 +92,20 @@ def merge_secrets(
     """All secrets of an app and the names of those just born. A vault value wins, a born one stays."""
     result: dict[str, str] = {}
     born: list[str] = []
-    for secret in app.get("secrets", []):
+    for secret in app["secrets"]:
         name = secret["name"]
         if name in vault:
             result[name] = as_text(vault[name])
-        elif secret.get("generate"):
+        elif secret["generate"]:
             if name not in stored:
                 born.append(name)
-            result[name] = stored.get(name) or generate(int(secret.get("length", 48)))
+            result[name] = stored.get(name) or generate(secret["length"])
         else:
             raise ReleaseError(
                 f"apps[{app['name']}].secrets: {name} is missing: put it under vault.{app['name']}.{name} or "
                 "set generate: true to have it made on the server."
             )
-    key = app.get("source", {}).get("deploy_key", "")
+    key = app["source"]["deploy_key"]
     if key:
         if key not in vault:
             raise ReleaseError(
@@ -124,7 +124,7 @@ def generate(length: int) -> str:
 
 def database_parts(database: Mapping[str, Any], user: str, password: str) -> dict[str, str]:
     """Everything there is to know of the database, for one of its roles."""
-    name, scheme = database["name"], database.get("scheme") or "postgresql"
+    name, scheme = database["name"], database["scheme"]
     return {
         "url": f"{scheme}://{user}:{password}@{DATABASE_HOST}:{DATABASE_PORT}/{name}",
         "host": DATABASE_HOST,
@@ -138,7 +138,7 @@ def database_parts(database: Mapping[str, Any], user: str, password: str) -> dic
 def database_variables(database: Mapping[str, Any], user: str, password: str) -> dict[str, str]:
     """The database under the names the app reads: a URL, or its parts."""
     parts = database_parts(database, user, password)
-    return {variable: parts[part] for part, variable in database.get("variables", {}).items() if variable}
+    return {variable: parts[part] for part, variable in database["variables"].items() if variable}
 
 
 def redis_parts(port: str, password: str) -> dict[str, str]:
@@ -166,18 +166,18 @@ def variables(
     """Everything the app's processes get; the user's own `env` wins over what Berth fills in."""
     result = {"HOME": f"/srv/{app['name']}/home", **database}
     if redis:
-        told = app["redis"].get("variables", {})
+        told = app["redis"]["variables"]
         result.update({variable: redis[part] for part, variable in told.items() if variable})
-    web: Mapping[str, Any] = next((one for one in app.get("processes", []) if one["name"] == "web"), {})
+    web = app["processes"][0]
     # Many apps size their pools by it. A command of the app's own knows its workers, and `uvicorn.run(app)`
     # refuses to start where the variable asks for more than one.
-    if not web.get("command"):
-        result["WEB_CONCURRENCY"] = str(web.get("workers") or 2)
-    for secret in app.get("secrets", []):
+    if not web["command"]:
+        result["WEB_CONCURRENCY"] = str(web["workers"])
+    for secret in app["secrets"]:
         result[secret["name"]] = secret_values[secret["name"]]
-    own = dict(app.get("env", {}))
+    own = dict(app["env"])
     if migrate:
-        own.update(app.get("migrations", {}).get("env", {}))
+        own.update(app["migrations"]["env"])
     known = {f"db.{name}": value for name, value in (parts or {}).items()} | app_parts(app)
     known |= {f"redis.{name}": value for name, value in (redis or {}).items()}
     for name, value in own.items():
@@ -237,8 +237,7 @@ _FORMAT = 4  # of the files that are written; a newer one has them written again
 
 def redis_settings(app: Mapping[str, Any]) -> dict[str, Any]:
     """What the app's Redis is set up from; empty where it has none, whatever else is written."""
-    redis = app.get("redis") or {}
-    return dict(redis) if redis.get("enabled") else {}
+    return dict(app["redis"]) if app["redis"]["enabled"] else {}
 
 
 def provision_digest(app: Mapping[str, Any]) -> str:

@@ -176,9 +176,9 @@ def unit_stems(app: dict[str, Any]) -> dict[str, list[str]]:
     for process in app["processes"]:
         if process["name"] == "web":
             continue
-        for number in range(1, int(process.get("instances", 1)) + 1):
+        for number in range(1, process["instances"] + 1):
             services.append(process_stem(name, process["name"], number))
-    jobs = [f"{name}-{job['name']}" for job in app.get("jobs", [])]
+    jobs = [f"{name}-{job['name']}" for job in app["jobs"]]
     return {"web": [f"{name}-web"], "services": services, "jobs": jobs}
 
 
@@ -197,10 +197,7 @@ def template_files(app: dict[str, Any]) -> list[str]:
 
 def relayed(app: dict[str, Any]) -> bool:
     """Whether its web command makes a socket itself, so that a relay stands between root's and that one."""
-    return any(
-        process["name"] == "web" and "{socket}" in (process.get("command") or "")
-        for process in app["processes"]
-    )
+    return any(process["name"] == "web" and "{socket}" in process["command"] for process in app["processes"])
 
 
 def instance_file(template: str, release: str) -> str:

@@ -82,7 +82,7 @@ def out_of_memory(result: Result, app: dict[str, Any]) -> str:
 
 def memory(app: dict[str, Any]) -> str:
     """How much memory a build of this app may use: of the server's, where the app names no limit."""
-    return str((app.get("limits") or {}).get("build_memory") or BUILD_MEMORY)
+    return str(app["limits"]["build_memory"] or BUILD_MEMORY)
 
 
 def git(app: dict[str, Any], local: str) -> list[str]:

@@ -55,11 +55,11 @@ class Decision:
 
 def decide(project: Path, root: Path, wishes: Mapping[str, Any]) -> Decision:
     """Alembic is run only where it would work; otherwise the reason and the way to set it are said."""
-    wish = str(wishes.get("directory") or "")
+    wish = str(wishes["directory"])
     start = project / wish if wish else project
-    if not wishes.get("enabled", True):
+    if not wishes["enabled"]:
         return Decision("", start, "migrations.enabled is false")
-    if wishes.get("command"):
+    if wishes["command"]:
         return Decision(str(wishes["command"]), start, "migrations.command")
     folder = start if wish else find_ini(project, root)
     config = scripts.config(folder) if folder else None
@@ -173,7 +173,7 @@ def _literal_url(folder: Path, root: Path) -> bool:
 def role(app: Mapping[str, Any], project: Path, root: Path) -> tuple[str, str]:
     """The database role that the app itself gets, and why."""
     database = app["database"]
-    if database.get("role"):
+    if database["role"]:
         return str(database["role"]), "database.role"
     if not database["enabled"]:
         return "runtime", "has no database"
@@ -297,7 +297,7 @@ class Database:
     def __init__(self, app: dict[str, Any], password_folder: Path = Path("/etc/berth/postgresql")) -> None:
         database = app["database"]
         self.argv = ["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
-        owner = database.get("owner") or f"{database['name']}_owner"
+        owner = database["owner"]
         self.env = {
             **os.environ,
             "PGHOST": environment.DATABASE_HOST,
@@ -442,7 +442,7 @@ def run(
             return tries
         time_left = time.monotonic() - began + pause + lock < limit
         locked = watch.ended or _waited_for_lock(cause.last_error(result.lines, str(folder))[0])
-        if not (locked and time_left and tries <= int(wishes.get("lock_retries", 0)) and unchanged()):
+        if not (locked and time_left and tries <= wishes["lock_retries"] and unchanged()):
             break
         # Whoever queued up behind the migration has its turn meanwhile.
         time.sleep(pause)
@@ -453,7 +453,7 @@ def run(
 
 
 def _watch(database: Mapping[str, Any], seen: str, limit: int) -> Blockers:
-    watch = Blockers(database["name"], database.get("owner") or f"{database['name']}_owner", limit)
+    watch = Blockers(database["name"], database["owner"], limit)
     watch.last = seen
     watch.start()
     return watch

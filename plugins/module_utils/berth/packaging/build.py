@@ -195,13 +195,13 @@ class Builder:
 
     def choose(self, bring: bool = True) -> tuple[str, str, Installer]:
         """Python and installer; refuses before anything is installed. `bring`: whether uv may download."""
-        wish = project.wanted_python(self.project, self.folder, self.app.get("python", {}).get("version", ""))
+        wish = project.wanted_python(self.project, self.folder, self.app["python"]["version"])
         installer = self.installer()
         origins.check(self.folder, self.project, installer)
         try:
             version, interpreter = project.pick_python(wish, project.host_pythons())
         except ReleaseError:
-            if not self.app.get("python", {}).get("install"):
+            if not self.app["python"]["install"]:
                 raise
             if bring:
                 version, interpreter = self._bring_python(wish)
@@ -258,11 +258,11 @@ class Builder:
         return index.other(installer.path, self.uv.index) if installer.kind == "uv" else ""
 
     def installer(self) -> Installer:
-        directory = self.app.get("python", {}).get("directory", "")
+        directory = self.app["python"]["directory"]
         return project.find_installer(self.project, self.folder, directory)
 
     def choice(self) -> dict[str, Any]:
-        return {key: self.app.get("python", {}).get(key, []) for key in ("extras", "groups")}
+        return {key: self.app["python"][key] for key in ("extras", "groups")}
 
     def key(self, interpreter: str, installer: Installer) -> str:
         words = [interpreter, "-I", "-c", "import sys; print(sys.version)"]
@@ -487,7 +487,7 @@ class Builder:
 
     def run_build(self, env: Path) -> list[str]:
         """The commands the user names, as the build user, who owns the folder meanwhile."""
-        lines = self.app.get("build", [])
+        lines = self.app["build"]
         if not lines:
             return missing_front_end(self.folder, self.project)
         untrusted.give(self.folder, *ids(self.paths.build_user))
@@ -573,7 +573,7 @@ class Builder:
         web = project.web(self.app)
         settings: dict[str, Any] = {
             "target": target,
-            "workers": int(web.get("workers") or 2),
+            "workers": web["workers"],
             # Several workers that meet an empty database would all create its tables.
             "first": first,
             "project": str(self.work),
@@ -587,18 +587,18 @@ class Builder:
         for process in self.app["processes"]:
             if process["name"] != "web":
                 self._script(process["name"], process["command"])
-            elif process.get("command"):
+            elif process["command"]:
                 socket = str(self.paths.own_socket(self.release))
                 command = process["command"].replace("{socket}", socket).replace("{fd}", _LISTENER)
                 self._script("web", command, socket if "{socket}" in process["command"] else "")
             else:  # quoted, since a factory's name ends in parentheses
                 self._script("web", f"{python} -m gunicorn -c {own}/gunicorn.conf.py {shlex.quote(target)}")
         jobs.make_locks(self.paths, self.app, self.sealed.gid)
-        for job in self.app.get("jobs", []):
+        for job in self.app["jobs"]:
             self._script(job["name"], job["command"], first=jobs.once(self.paths, job["name"]))
         untrusted.take(own, self.sealed, "the release")
         folders.serve(self.app, self.folder, self.project, self.paths.public(self.release))
-        lasting = not project.web(self.app).get("command")
+        lasting = not project.web(self.app)["command"]
         public.mark(self.folder, public.asked_as(self.app), keepalive=lasting)
         places.remember(self.folder, self.project, self.work)
 
@@ -623,7 +623,7 @@ class Builder:
         places.refuse_code(self.app, self.project, parts)
 
     def scratch(self) -> list[Path]:
-        return [self.project / name for name in self.app.get("scratch", [])]
+        return [self.project / name for name in self.app["scratch"]]
 
     @property
     def while_built(self) -> Owner:
@@ -644,7 +644,7 @@ class Builder:
 
         A file that does not compile stays as it is. What the app owns later holds no bytecode.
         """
-        own = [str(self.project / name) for name in self.app.get("persistent", [])]
+        own = [str(self.project / name) for name in self.app["persistent"]]
         skipped = "|".join([r"/(\.venv|node_modules|\.git)/", *(f"^{re.escape(path)}/" for path in own)])
         untrusted.give(self.folder, *ids(self.paths.build_user))
         self._sandboxed(
@@ -679,7 +679,7 @@ class Builder:
 def code_parts(app: dict[str, Any], root: Path, folder: Path, work: Path, target: str) -> dict[str, Path]:
     """What no folder may hold that the app can write: the project, what is installed, served or migrated."""
     parts = {"the project": folder}
-    installer = project.find_installer(folder, root, app.get("python", {}).get("directory", ""))
+    installer = project.find_installer(folder, root, app["python"]["directory"])
     if installer.file:
         parts["what is installed"] = installer.path
     if ini := migrate.find_ini(folder, root):

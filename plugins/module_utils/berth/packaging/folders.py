@@ -22,7 +22,7 @@ def link_persistent(paths: Paths, app: dict[str, Any], folder: Path, project: Pa
     """Folders that outlive releases: seeded from what the source brings, then linked into the release."""
     todo: list[str] = []
     links = []
-    for name in app.get("persistent", []):
+    for name in app["persistent"]:
         inside = _inside(folder, project / name, f"persistent: {name}")
         outside = paths.data / name
         there = _is_the_apps(paths, outside, name)
@@ -81,7 +81,7 @@ def _seed(paths: Paths, words: list[str]) -> None:
 def open_scratch(paths: Paths, app: dict[str, Any], folder: Path, project: Path) -> None:
     """Folders of this release that the app may write, with what the source brings in them."""
     uid, gid = ids(paths.app)
-    for name in app.get("scratch", []):
+    for name in app["scratch"]:
         inside = _inside(folder, project / name, f"scratch: {name}")
         if inside.is_symlink():
             raise ReleaseError(f"scratch: {name} is a link in the source: put a folder there, or nothing.")
@@ -103,7 +103,7 @@ def serve(app: dict[str, Any], folder: Path, project: Path, top: Path) -> None:
     top.parent.chmod(0o755)
     folder.joinpath(".berth").chmod(0o751)
     env = (folder / ".venv").resolve()
-    for static in app.get("static", []):
+    for static in app["static"]:
         place = project / static["path"]
         what = f"static: {static['path']}"
         real = place.resolve()

@@ -34,7 +34,7 @@ def public(url: str) -> str:
 
 def named(app: dict[str, Any]) -> Index | None:
     """What the inventory says."""
-    url = (app.get("packages") or {}).get("index_url") or ""
+    url = app["packages"]["index_url"]
     return Index(str(url), "server.python.index_url") if url else None
 
 

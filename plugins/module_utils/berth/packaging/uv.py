@@ -117,7 +117,7 @@ class Uv:
         """Interpreters are downloaded where they are asked for, never on the way."""
         if args[0] != "python":
             return {"UV_PYTHON_DOWNLOADS": "never"}
-        packages = self.app.get("packages") or {}
+        packages = self.app["packages"]
         known = {
             "UV_PYTHON_INSTALL_MIRROR": packages.get("install_mirror"),
             "UV_PYTHON_DOWNLOADS_JSON_URL": (packages.get("downloads_json") or "").removeprefix("file://"),

@@ -31,10 +31,10 @@ def locate(root: Path, app: dict[str, Any]) -> Place:
     built = _link(root, PROJECT)
     if built:
         return Place(built, "the release")
-    subdir = app.get("source", {}).get("subdir") or ""
+    subdir = app["source"]["subdir"]
     if subdir:
         return Place(project_folder(root, subdir), "source.subdir")
-    if app.get("python", {}).get("directory") or _is_project(root, app):
+    if app["python"]["directory"] or _is_project(root, app):
         return Place(root, "the top of the source")
     below = list(_projects(root))
     if len(below) > 1:
@@ -80,9 +80,9 @@ def _is_project(root: Path, app: dict[str, Any]) -> bool:
     if not _installs(root):
         return False
     web = project.web(app)
-    if web.get("app") or web.get("command"):
+    if web["app"] or web["command"]:
         return True
-    return bool(project.find_targets(root, root, web.get("directory") or ""))
+    return bool(project.find_targets(root, root, web["directory"]))
 
 
 def _installs(folder: Path) -> bool:
@@ -112,7 +112,7 @@ def work(root: Path, app: dict[str, Any], folder: Path) -> Place:
     built = _link(root, WORK)
     if built:
         return Place(built, "the release")
-    wish = project.web(app).get("directory") or ""
+    wish = project.web(app)["directory"]
     if not wish:
         return Place(folder, "the project")
     there = folder / wish
@@ -127,7 +127,7 @@ def refuse_code(app: dict[str, Any], folder: Path, parts: dict[str, Path]) -> No
     `parts` are what must stay in the release: what each is, and where.
     """
     for key in ("persistent", "scratch"):
-        for name in app.get(key) or []:
+        for name in app[key]:
             there = Path(os.path.normpath(folder / name))
             for what, part in parts.items():
                 if part == there or there in part.parents:

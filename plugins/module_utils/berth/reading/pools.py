@@ -260,18 +260,18 @@ class Demand:
 def demand(app: Mapping[str, Any], folder: Path) -> Demand:
     """The pools of the project in `folder`, in each of the app's processes."""
     web = next(process for process in app["processes"] if process["name"] == "web")
-    workers = 1 if web.get("command") else int(web.get("workers") or 2)
+    workers = 1 if web["command"] else web["workers"]
     # The address of the database is Berth's, whatever the sources have as their default.
-    told = app["database"].get("variables") or {}
+    told = app["database"]["variables"]
     env = {"WEB_CONCURRENCY": workers, **{name: "postgresql" for name in told.values() if name}}
-    env.update(app.get("env") or {})
+    env.update(app["env"])
     pools = find(folder, env)
     each = sum(pool.most or 0 for pool in pools)
     times = [f"{workers} web worker{'s' if workers > 1 else ''}"]
     processes = workers
     for process in app["processes"]:
         if process["name"] != "web":
-            count = int(process.get("instances") or 1)
+            count = process["instances"]
             processes += count
             times.append(f"{count} {process['name']}")
     return Demand(pools, each * processes, f"{each} ({_shown(pools)}) x ({' + '.join(times)})")

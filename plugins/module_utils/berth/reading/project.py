@@ -313,7 +313,7 @@ class Target:
 
 def web(app: Mapping[str, Any]) -> dict[str, Any]:
     """The process that serves requests."""
-    return next((process for process in app.get("processes", []) if process["name"] == "web"), {})
+    return next(process for process in app["processes"] if process["name"] == "web")
 
 
 def python_path(project: Path) -> list[Path]:

@@ -38,8 +38,8 @@ class Default:
 
 def unset(folder: Path, app: Mapping[str, Any]) -> list[Default]:
     """Those that the inventory gives no value for."""
-    known = {*app.get("env", {}), *(secret["name"] for secret in app.get("secrets", []))}
-    known |= set(app.get("database", {}).get("variables", {}).values())
+    known = {*app["env"], *(secret["name"] for secret in app["secrets"])}
+    known |= set(app["database"]["variables"].values())
     lower = {name.lower() for name in known if name}
     return [one for one in find(folder) if not _is_set(one, lower)]
 

@@ -81,11 +81,10 @@ def _is_alembics(path: Path, text: str) -> bool:
 
 def given(app: Mapping[str, Any]) -> set[str]:
     """The names that the inventory and Berth give an app, in capitals: settings libraries ignore case."""
-    names = {*app.get("env", {}), *(secret["name"] for secret in app.get("secrets", []))}
+    names = {*app["env"], *(secret["name"] for secret in app["secrets"])}
     for key in ("database", "redis"):
-        part = app.get(key) or {}
-        if part.get("enabled"):
-            names |= set((part.get("variables") or {}).values())
+        if app[key]["enabled"]:
+            names |= set(app[key]["variables"].values())
     return {str(name).upper() for name in names if name} | _GIVEN
 
 

@@ -105,10 +105,10 @@ def _holds_code(folder: Path, one: Written) -> bool:
 
 def unlisted(folder: Path, work: Path, app: Mapping[str, Any]) -> list[Written]:
     """Those that the inventory does not open."""
-    listed = [str(PurePosixPath(one)) for key in ("persistent", "scratch") for one in app.get(key) or []]
+    listed = [str(PurePosixPath(one)) for key in ("persistent", "scratch") for one in app[key]]
     return [
         one
-        for one in find(folder, work, app.get("env") or {})
+        for one in find(folder, work, app["env"])
         if not any(one.folder == name or one.folder.startswith(f"{name}/") for name in listed)
     ]
 

@@ -24,13 +24,13 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
     """
     found = places.locate(root, app)
     folder = found.folder
-    python = app.get("python", {})
+    python = app["python"]
     rows: list[Row] = [("project", _below(folder, root), found.why)]
     rows.append(_work(app, folder, root))
-    wish = project.wanted_python(folder, root, python.get("version", ""))
-    bring = "; uv brings one where the server has none" if python.get("install") else ""
+    wish = project.wanted_python(folder, root, python["version"])
+    bring = "; uv brings one where the server has none" if python["install"] else ""
     rows.append(("python", wish.version or wish.range or "the newest", wish.why + bring))
-    installer = project.find_installer(folder, root, python.get("directory", ""))
+    installer = project.find_installer(folder, root, python["directory"])
     what = installer.kind + (f" (package {installer.package})" if installer.package else "")
     place = _below(installer.path, root) if installer.file else "no lock, requirements or [project] table"
     rows.append(("dependencies", what, place))
@@ -54,7 +54,7 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
     dropped = [name for name in pack.list_files(root) if pack.is_env_file(name.rsplit("/", 1)[-1])]
     if dropped:
         rows.append(("left out", ", ".join(dropped), "would override the settings"))
-    said = [] if app.get("build") else build.missing_front_end(root, folder)
+    said = [] if app["build"] else build.missing_front_end(root, folder)
     said += [one.sentence() for one in randoms.unset(folder, app)]
     said += hints.of_python(folder, root, wish, installer)
     said += hints.of_source(app, folder, root, _work_folder(app, folder, root))
@@ -63,12 +63,12 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
 
 def refuse_code(app: dict[str, Any], root: Path) -> None:
     """Refuse `persistent` and `scratch` that hold the app's own code, which a deploy would refuse later."""
-    if not (app.get("persistent") or app.get("scratch")):
+    if not (app["persistent"] or app["scratch"]):
         return
     try:
         folder = places.locate(root, app).folder
-        target = str(project.web(app).get("app") or "")
-        if not target and not app.get("build") and not project.web(app).get("command"):
+        target = str(project.web(app)["app"])
+        if not target and not app["build"] and not project.web(app)["command"]:
             target = next((one.target for one in _targets(app, folder, root)), "")
         parts = build.code_parts(app, root, folder, _work_folder(app, folder, root), target)
     except (ReleaseError, OSError):
@@ -87,7 +87,7 @@ def _work(app: dict[str, Any], folder: Path, root: Path) -> Row:
 def _elsewhere(app: dict[str, Any], folder: Path, root: Path) -> project.Target | None:
     """The application that is taken, where its author's command runs it in a folder of the project."""
     web = project.web(app)
-    found = [] if web.get("app") or web.get("command") else _targets(app, folder, root)[:1]
+    found = [] if web["app"] or web["command"] else _targets(app, folder, root)[:1]
     return found[0] if found and found[0].directory else None
 
 
@@ -97,14 +97,14 @@ def _work_folder(app: dict[str, Any], folder: Path, root: Path) -> Path:
 
 
 def _targets(app: dict[str, Any], folder: Path, root: Path) -> list[project.Target]:
-    return project.find_targets(folder, root, project.web(app).get("directory") or "")
+    return project.find_targets(folder, root, project.web(app)["directory"])
 
 
 def _application(app: dict[str, Any], folder: Path, root: Path) -> list[Row]:
     web = project.web(app)
-    if web.get("command"):
+    if web["command"]:
         return [("app", web["command"], "processes.web.command")]
-    if web.get("app"):
+    if web["app"]:
         return [("app", web["app"], "processes.web.app")]
     found = _targets(app, folder, root)
     if not found:

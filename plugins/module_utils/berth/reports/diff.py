@@ -56,7 +56,7 @@ def scripts(root: Path, app: dict[str, Any]) -> dict[str, Any]:
     found = history.known_to(root, app).values()
     why = ""
     try:
-        decision = migrate.decide(places.locate(root, app).folder, root, app.get("migrations") or {})
+        decision = migrate.decide(places.locate(root, app).folder, root, app["migrations"])
         why = "" if decision.command else decision.why
     except ReleaseError as error:
         why = error.sentence
@@ -86,7 +86,7 @@ def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) 
     ]
     with tempfile.TemporaryDirectory(prefix="berth-diff-", dir="/var/tmp") as work:
         tree = Path(work) / "tree"
-        if app["source"].get("git"):
+        if app["source"]["git"]:
             _from_git(paths, app, record, args.get("version") or "", answer, tree)
             said = scripts(tree, app)
         else:
@@ -98,7 +98,7 @@ def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) 
         found, note = pending(app, said, now)
         answer["migrations"] = [one.as_dict() for one in found]
         answer["notes"] += [note] if note else []
-        upload = bool(found and record and not app["source"].get("git") and not body)
+        upload = bool(found and record and not app["source"]["git"] and not body)
         if found and not upload:
             made = _sql(paths, app, tree, args, body, live, now)
             answer["sql"] = made.text
@@ -112,16 +112,16 @@ def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) 
 
 def pending(app: dict[str, Any], said: dict[str, Any], now: str) -> tuple[list[schema.Revision], str]:
     """The revisions that a deploy would run, the oldest first, or why that is not known."""
-    wishes = app.get("migrations") or {}
+    wishes = app["migrations"]
     known = {one["id"]: schema.noted(one) for one in said["revisions"]}
-    if not wishes.get("enabled", True):
+    if not wishes["enabled"]:
         return [], "Migrations are switched off."
-    if wishes.get("command"):
+    if wishes["command"]:
         command = wishes["command"]
         return [], f"Migrations run by a command of your own ({command}): what it would do is not known."
     if not known:
         return [], ""
-    if not (app.get("database") or {}).get("enabled"):
+    if not app["database"]["enabled"]:
         return [], "No migrations would run: database.enabled is false."
     if said["why"]:
         return [], f"No migrations would run: {said['why'].rstrip('.')}."
@@ -170,8 +170,8 @@ def _sql(
 
 def file_changes(folder: Path, files: dict[str, str], app: dict[str, Any]) -> list[str]:
     """`A name`, `M name`, `D name` against a release's folder."""
-    place = places.locate(folder, app).folder.relative_to(folder) if app.get("persistent") else Path()
-    kept = [str(place / name) for name in app.get("persistent", [])]
+    place = places.locate(folder, app).folder.relative_to(folder) if app["persistent"] else Path()
+    kept = [str(place / name) for name in app["persistent"]]
 
     def counts(name: str) -> bool:
         outside = any(name == one or name.startswith(f"{one}/") for one in kept)

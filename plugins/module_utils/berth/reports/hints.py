@@ -63,7 +63,7 @@ def of_python(folder: Path, root: Path, wish: PythonWish, installer: Installer) 
 
 def trusted_hosts(app: Mapping[str, Any], folder: Path) -> list[str]:
     """A literal list of host names without the one that the app is asked under."""
-    asked = public.asked_as(dict(app)) if app.get("domains") else ""
+    asked = public.asked_as(dict(app))
     found: list[str] = []
     for path, text in project.texts(folder):
         if not asked or "TrustedHostMiddleware" not in text:
@@ -111,7 +111,7 @@ def _host_lists(text: str) -> Iterator[tuple[list[str], int]]:
 
 def processes(app: Mapping[str, Any], folder: Path, root: Path) -> list[str]:
     """What the author runs beside the web server and the inventory does not."""
-    mine = [str(process.get("command") or "") for process in app.get("processes", [])]
+    mine = [process["command"] for process in app["processes"]]
     tools = {launch.tool(line) for line in mine} - {""}
     found = []
     for one in launch.commands(folder, root):
@@ -156,21 +156,26 @@ def _is_redis(name: str) -> bool:
 
 def database(app: Mapping[str, Any], read: Iterable[Variable], unset: Iterable[Variable]) -> list[str]:
     """The variables that the app reads its database from, where Berth would give it others."""
-    settings = app.get("database") or {}
-    told = {str(name).upper() for name in (settings.get("variables") or {}).values() if name}
+    settings = app["database"]
+    told = {name.upper() for name in settings["variables"].values() if name}
     # What it is told already may be all that it needs: then only what it cannot do without is of interest.
     enough = any(one.name.upper() in told for one in read)
     parts = _parts(one for one in unset if _is_database(one.name) and (one.required or not enough))
     if "url" in parts and "host" in parts and not parts["url"].required:
         del parts["url"]  # another way to say the same
-    if not settings.get("enabled") or not (enough or parts.keys() & {"url", "host"}):
+    if not settings["enabled"] or not (enough or parts.keys() & {"url", "host"}):
         return []
     if not parts or ("url" in parts and not parts["url"].required):
         # A URL that may be missing is one of several, as a rule: Alembic's, a replica's.
         return []
-    known = settings.get("variables") or {} if enough else {"url": ""}
+    known = _worth_writing(settings["variables"]) if enough else {"url": ""}
     variables = {**known, **{part: one.name for part, one in parts.items()}}
     return [_told(parts.values(), "the database", f"database: {{variables: {_mapping(variables)}}}")]
+
+
+def _worth_writing(variables: Mapping[str, str]) -> dict[str, str]:
+    """Without what is empty anyway; that the URL is, somebody has written."""
+    return {part: name for part, name in variables.items() if name or part == "url"}
 
 
 def of_redis(app: Mapping[str, Any], folder: Path) -> list[str]:
@@ -188,12 +193,12 @@ def redis(app: Mapping[str, Any], unset: Iterable[Variable], *, needed: bool = F
     if {"url", "password"} <= parts.keys():  # each is enough
         mine = [one for one in mine if _part(one.name) == "url"]
         parts = _parts(mine)
-    settings = app.get("redis") or {}
+    settings = app["redis"]
     called = {"name": "db"}
     variables = {called.get(part, part): one.name for part, one in parts.items()}
-    if settings.get("enabled"):
-        variables = {**(settings.get("variables") or {}), **variables}
-    usual = not settings.get("enabled") and variables == {"url": "REDIS_URL"}
+    if settings["enabled"]:
+        variables = {**_worth_writing(settings["variables"]), **variables}
+    usual = not settings["enabled"] and variables == {"url": "REDIS_URL"}
     told = "" if usual else f", variables: {_mapping(variables)}"
     key = f"redis: {{enabled: true{told}}}"
     rest = [one for one in mine if one not in parts.values()]
@@ -230,7 +235,7 @@ def _mapping(values: Mapping[str, str]) -> str:
 
 def required(app: Mapping[str, Any], unset: Iterable[Variable]) -> list[str]:
     """Settings without a default: the app does not start without them."""
-    has_database = bool((app.get("database") or {}).get("enabled"))
+    has_database = app["database"]["enabled"]
     rest = [
         one
         for one in unset

@@ -13,7 +13,7 @@ from ..packaging import pythons
 from ..paths import Paths
 from ..reading import places
 from ..runtime import gate, units
-from ..store import journal, lock, releases, settings
+from ..store import journal, lock, releases, settings, shapes
 
 RAN = "revisions.json"
 _LINES = 20
@@ -28,7 +28,7 @@ def known_to(release: Path, app: dict[str, Any]) -> dict[str, schema.Revision]:
         project = places.locate(release, app).folder
     except ReleaseError:
         return {}
-    wish = str((app.get("migrations") or {}).get("directory") or "")
+    wish = app["migrations"]["directory"]
     found = [project / wish] if wish else [migrate.find_ini(project, release)]
     # Which of several a command of the app's own means is not known: the nearest, then.
     found += [ini.parent for pattern in _DEPTH for ini in sorted(project.glob(pattern))]
@@ -50,7 +50,7 @@ def revisions(paths: Paths, records: dict[str, dict[str, Any]]) -> dict[str, sch
     for name in sorted(records):
         for noted in (records[name].get("schema") or {}).get("revisions") or []:
             known[noted["id"]] = schema.noted(noted)
-        known.update(known_to(paths.release(name), records[name].get("app") or {}))
+        known.update(known_to(paths.release(name), records[name].get("app") or shapes.NOBODY))
     return known
 
 
@@ -74,11 +74,11 @@ def remember(paths: Paths, revisions: list[schema.Revision]) -> None:
 
 def rows_since(records: dict[str, dict[str, Any]], target: str) -> str:
     """What the schema does not tell: rows that newer code wrote. Empty where the target has no database."""
-    app = records[target].get("app") or {}
+    app = records[target].get("app") or shapes.NOBODY
     mine = releases.last_live(records[target])
     later = [record for record in records.values() if releases.last_live(record) > mine]
     since = str(min(later, key=releases.last_live).get("live_since", "")) if later else ""
-    if not since or not (app.get("database") or {}).get("enabled"):
+    if not since or not app["database"]["enabled"]:
         return ""
     moment = since.replace("T", " ")[: len("2026-01-01 00:00")]
     return f"Rows written since {moment} UTC stay, and its code may not be able to read them."
@@ -87,8 +87,8 @@ def rows_since(records: dict[str, dict[str, Any]], target: str) -> str:
 def today(record: dict[str, Any]) -> str:
     """The schema that the database is at: asked, or as the live release left it where it cannot be asked."""
     noted = str((record.get("schema") or {}).get("to", ""))
-    app = record.get("app") or {}
-    if not (app.get("database") or {}).get("enabled"):
+    app = record.get("app") or shapes.NOBODY
+    if not app["database"]["enabled"]:
         return noted
     try:
         asked = migrate.Database(app).ask(_PATIENCE)
@@ -101,7 +101,8 @@ def judge(known: dict[str, schema.Revision], name: str, record: dict[str, Any], 
     """Whether this release's code can run on the schema of today."""
     made_for = str((record.get("schema") or {}).get("to", ""))
     migrations = record.get("migrations")
-    if not (record.get("app") or {}).get("database", {}).get("enabled", True):
+    app = record.get("app")
+    if app and not app["database"]["enabled"]:
         return schema.Verdict(f"{name} uses no database, so its code does not mind the schema.", True)
     if now or made_for:
         return schema.judge(known, name, made_for, now)

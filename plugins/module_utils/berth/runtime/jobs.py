@@ -53,7 +53,7 @@ def make_locks(paths: Paths, app: dict[str, Any], group: int) -> None:
 
     Whoever can read it can lock it: the app's group, and no other app.
     """
-    for job in app.get("jobs", []):
+    for job in app["jobs"]:
         lock = paths.job_lock(job["name"])
         lock.parent.mkdir(mode=0o755, exist_ok=True)
         lock.touch(0o640)

@@ -46,15 +46,14 @@ def alone(app: dict[str, Any], release: str) -> list[str]:
     single = {
         process_stem(app["name"], process["name"], 1)
         for process in app["processes"]
-        if int(process.get("instances", 1)) == 1 and not process.get("overlap")
+        if process["instances"] == 1 and not process["overlap"]
     }
     return [name for name in beside_web(app, release) if name.partition("@")[0] in single]
 
 
 def to_end(app: dict[str, Any]) -> float:
     """Seconds after which the slowest of its processes beside the web has ended or was killed."""
-    before = int(app["drain"]["requests"]) + 10  # what releases had before each process had its own
-    return max([10, *(int(one.get("stop_timeout") or before) + 5 for one in app["processes"][1:])])
+    return max([10.0, *(float(one["stop_timeout"]) + 5 for one in app["processes"][1:])])
 
 
 def states(names: list[str]) -> dict[str, str]:

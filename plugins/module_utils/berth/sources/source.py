@@ -83,7 +83,7 @@ class Repository:
 
     def _access(self) -> dict[str, Any]:
         """How to reach the repository, and whom to take for it."""
-        name, trusted = self.source.get("deploy_key", ""), self.source.get("host_keys") or []
+        name, trusted = self.source["deploy_key"], self.source["host_keys"]
         system = self.paths.root / "etc/ssh/ssh_known_hosts"
         proxies = [name for lower in _PROXIES for name in (lower, lower.upper())]
         return {
@@ -132,7 +132,7 @@ class Repository:
 
     def resolve(self) -> str:
         """The full commit id that `source.version` stands for right now; nothing is written."""
-        version = self.source.get("version") or "HEAD"
+        version = self.source["version"]
         if is_full(version):
             return str(version)
         commit = str(self._ask("resolve", version=version).get("commit"))

@@ -41,4 +41,4 @@ def deployed(root: Path = Path("/")) -> list[str]:
 def uses_redis(app: str, root: Path = Path("/")) -> bool:
     """Whether a release that is on the server, the live one or one to go back to, was made with a Redis."""
     found = releases.records(Paths(app, root)).values()
-    return any(record["app"]["redis"]["enabled"] for record in found if "app" in record)
+    return any(record["app"]["redis"]["enabled"] for record in found if record.get("app"))

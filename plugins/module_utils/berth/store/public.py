@@ -95,7 +95,7 @@ def _make(folder: Path) -> None:
 
 def asked_as(app: dict[str, Any]) -> str:
     """The host name that a release of this app is asked under, once the proxy knows it."""
-    return str(app.get("proxy", {}).get("upstream_host") or app["domains"][0]).lower()
+    return str(app["proxy"]["upstream_host"] or app["domains"][0]).lower()
 
 
 def mark(release: Path, host: str, keepalive: bool) -> None:

@@ -64,8 +64,8 @@ def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) ->
         stored = json.loads((paths.etc / "secrets.json").read_text())
     except (OSError, ValueError):
         stored = {}
-    names = {secret["name"] for secret in app.get("secrets", [])}
-    names.add(app.get("source", {}).get("deploy_key") or "")
+    names = {secret["name"] for secret in app["secrets"]}
+    names.add(app["source"]["deploy_key"])
     return sorted(
         name for name in names if name in vault and stored.get(name) != environment.as_text(vault[name])
     )
@@ -110,7 +110,7 @@ def unserved(paths: Paths, app: dict[str, Any]) -> list[str]:
     """Static paths of a release that the proxy, as it is set up today, leaves to the app."""
     known = site(paths)
     urls = [one["url"] for one in known.get("static") or []]
-    return [one["url"] for one in app.get("static") or [] if known and one["url"] not in urls]
+    return [one["url"] for one in app["static"] if known and one["url"] not in urls]
 
 
 def served(paths: Paths, app: dict[str, Any], release: str) -> dict[str, Any]:

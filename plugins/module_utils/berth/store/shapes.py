@@ -33,6 +33,15 @@ _SINCE: dict[str, Any] = {
     "state": "present",
 }
 
+# The entry of a release whose record is not there, as far as its files are read and no further.
+NOBODY: dict[str, Any] = {
+    "source": {"subdir": ""},
+    "python": {"directory": ""},
+    "processes": [{"name": "web", "app": "", "command": "", "directory": ""}],
+    "migrations": {"directory": ""},
+    "database": {"enabled": False},
+}
+
 
 def today(record: Record) -> Record:
     """A record of any format in the shape of this one; one of a later format as it is."""
