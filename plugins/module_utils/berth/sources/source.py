@@ -118,7 +118,7 @@ class Repository:
                 f"The repository {url} cannot be read from the server: {why.rstrip('.')}. {self._hint(why)}"
             )
         if kind == "fetch":
-            raise ReleaseError(f"Fetching {url} failed: {why}. The live release is untouched.")
+            raise ReleaseError(f"Fetching {url} failed: {why}.")
         if kind == "missing":
             raise ReleaseError(f"source.version: commit {more['commit']} is not in {url}.")
         raise ReleaseError(f"Laying out commit {more.get('commit', '')[:7]} failed: {why}.")
@@ -195,8 +195,7 @@ def _deploy_key(paths: Paths, name: str) -> str:
     if name not in secrets:
         raise ReleaseError(
             f"apps[{paths.app}].source.deploy_key: {name} is not among the secrets on the server: put the "
-            f"private key "
-            f"under vault.{paths.app}.{name} and run site.yml."
+            f"private key under vault.{paths.app}.{name}."
         )
     return secrets[name]
 
