@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from plugins.module_utils.berth.host import sandbox
     from plugins.module_utils.berth.paths import build_user
     from plugins.module_utils.berth.runtime.shell import keeps_shell
+    from plugins.module_utils.berth.services.table import units_after
 else:
     from ansible.module_utils.berth.host import sandbox
     from ansible.module_utils.berth.paths import build_user
     from ansible.module_utils.berth.runtime.shell import keeps_shell
+    from ansible.module_utils.berth.services.table import units_after
 
 
 def unit_sandbox(_name: str) -> str:
@@ -32,4 +34,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters."""
-        return {"build_user": build_user, "keeps_shell": keeps_shell, "unit_sandbox": unit_sandbox}
+        return {
+            "build_user": build_user,
+            "keeps_shell": keeps_shell,
+            "unit_sandbox": unit_sandbox,
+            "units_after": units_after,
+        }

@@ -42,18 +42,15 @@ apps:
 import grp  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.errors import ReleaseError  # noqa: E402
 from ansible.module_utils.berth.paths import Paths  # noqa: E402
-from ansible.module_utils.berth.store import journal  # noqa: E402
+from ansible.module_utils.berth.services import table as services  # noqa: E402
+from ansible.module_utils.berth.store import journal, settings  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
-
-PASSWORDS = Path("/etc/berth/postgresql")
-REDIS = Path("/etc/berth/redis")
 
 
 def files_of(app: dict[str, Any], vault: dict[str, Any], check: bool) -> dict[str, tuple[str, int, int]]:
@@ -70,49 +67,18 @@ def files_of(app: dict[str, Any], vault: dict[str, Any], check: bool) -> dict[st
         if not check:
             raise ReleaseError(f"The group {app['name']} does not exist.") from None
         group = 0
-    database = app["database"]
-    runtime: list[dict[str, str]] = [{}, {}]
-    owner: list[dict[str, str]] = [{}, {}]
-    if database["enabled"]:
-        for role, target in ((database["user"], runtime), (database["owner"], owner)):
-            try:
-                password = environment.read_password(PASSWORDS, role)
-            except ReleaseError:
-                if not check:
-                    raise
-                password = "predicted"  # noqa: S105 - before the first run there is none yet
-            target[0] = environment.database_variables(database, role, password)
-            target[1] = environment.database_parts(database, role, password)
-    redis = redis_of(app, check)
-    for_migrations = environment.render(environment.variables(app, secrets, *owner, redis, migrate=True))
+    runtime = services.given(app, check=check)
+    owner = services.given(app, owner=True, check=check)
+    for_migrations = environment.render(environment.variables(app, secrets, *owner, migrate=True))
     texts = {
         "secrets.json": (json.dumps(secrets, indent=2, sort_keys=True, ensure_ascii=False) + "\n", 0o600, 0),
-        "env": (environment.render(environment.variables(app, secrets, *runtime, redis)), 0o640, group),
+        "env": (environment.render(environment.variables(app, secrets, *runtime)), 0o640, group),
         "migrate.env": (for_migrations, 0o600, 0),
         # For an app that creates its tables itself: its own variables, and the role that may.
-        "owner.env": (environment.render(environment.variables(app, secrets, *owner, redis)), 0o600, 0),
+        "owner.env": (environment.render(environment.variables(app, secrets, *owner)), 0o600, 0),
     }
-    # What a deploy compares itself with, and what removing the app must know after its last release is gone.
-    provisioned = {
-        "digest": environment.provision_digest(app),
-        "database": database,
-        "redis": environment.redis_settings(app),
-    }
-    texts["provisioned.json"] = (json.dumps(provisioned, sort_keys=True) + "\n", 0o644, 0)
+    texts["provisioned.json"] = (json.dumps(settings.provisioned(app), sort_keys=True) + "\n", 0o644, 0)
     return texts
-
-
-def redis_of(app: dict[str, Any], check: bool) -> dict[str, str]:
-    """The parts of the app's Redis; empty where it has none."""
-    if not environment.redis_settings(app):
-        return {}
-    try:
-        parts: dict[str, str] = environment.read_redis(REDIS, app["name"])
-    except ReleaseError:
-        if not check:
-            raise
-        parts = environment.redis_parts("0", "predicted")  # before the first run there is none yet
-    return parts
 
 
 def masked(text: str) -> str:

@@ -66,7 +66,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.services.postgresql import UnreachableError, connect, one_line, rows  # noqa: E402
+from ansible.module_utils.berth.services.superuser import UnreachableError, connect, one_line, rows  # noqa: E402
 
 WAIT = 30.0
 CONF = "50-berth.conf"

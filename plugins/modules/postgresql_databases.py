@@ -80,7 +80,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.services.postgresql import (  # noqa: E402
+from ansible.module_utils.berth.services.superuser import (  # noqa: E402
     USABLE,
     UnreachableError,
     connect,

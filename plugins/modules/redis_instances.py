@@ -91,7 +91,7 @@ def ask(port: int, user: str, password: str, *words: str) -> str:
         request += b"*%d\r\n" % len(line)
         request += b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in line)
     try:
-        with socket.create_connection((environment.REDIS_HOST, port), timeout=10) as connection:
+        with socket.create_connection((place.HOST, port), timeout=10) as connection:
             connection.sendall(request)
             with connection.makefile("r", encoding="utf-8", errors="replace") as answers:
                 said = [answers.readline().strip() for _ in range(2)]
@@ -108,7 +108,7 @@ def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((environment.REDIS_HOST, port))
+            probe.bind((place.HOST, port))
         except OSError as error:
             return error.errno != errno.EADDRINUSE
     return True
@@ -252,7 +252,7 @@ class Instance:
     def answers(self) -> None:
         """Both users get in, or RefusedError says what happens."""
         port = int(self.born["port"])
-        ask(port, environment.REDIS_USER, self.born["password"], "PING")
+        ask(port, place.USER, self.born["password"], "PING")
         ask(port, "berth", self.born["admin"], "PING")
 
     def set_live(self, live: dict[str, str]) -> None:
@@ -344,7 +344,7 @@ def stop_unused(wanted: set[str], check_mode: bool) -> list[str]:
     actions = []
     for name in place.there():
         one = place.Redis(name)
-        if name in wanted or presence.uses_redis(name):
+        if name in wanted or presence.uses(place.SERVICE, name):
             continue
         state = command.show(one.unit, "ActiveState", "UnitFileState")
         if state.get("ActiveState") == "inactive" and state.get("UnitFileState") != "enabled":

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.berth import applies, environment
 from ansible.module_utils.berth.release import plan
+from ansible.module_utils.berth.services import table as services
+from ansible.module_utils.berth.store import applies, settings
 
 from plugins.filter.contract import contract_resolve
 from tests.unit.contract_case import ROOT, SPEC
@@ -36,7 +37,8 @@ DIGESTS = {
 }
 KINDS = {
     *(applies.ENVIRONMENT, applies.UNIT, applies.RELEASE),
-    *(applies.PROXY, applies.DATABASE, applies.REDIS, applies.NOTHING),
+    *(applies.PROXY, applies.NOTHING),
+    *(service.key for service in services.ALL),
 }
 
 
@@ -84,7 +86,7 @@ def paths(value: Any, path: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("inventory", ["example", "demo"])
 def test_digests_of_apps_that_nobody_changed_are_what_they_were(inventory: str) -> None:
     found = {
-        f"{inventory}.{app['name']}": (environment.provision_digest(app), digest_of_release(app))
+        f"{inventory}.{app['name']}": (settings.provision_digest(app), digest_of_release(app))
         for app in entries(inventory)
     }
     assert found == {name: value for name, value in DIGESTS.items() if name.startswith(inventory)}
@@ -92,7 +94,7 @@ def test_digests_of_apps_that_nobody_changed_are_what_they_were(inventory: str) 
 
 def test_every_option_of_an_app_says_what_it_applies_to() -> None:
     options = {path for path, _option in leaves(SPEC["apps"]["options"])}
-    assert options <= set(applies.APPLIES), "say it in plugins/module_utils/berth/applies.py"
+    assert options <= set(applies.APPLIES), "say it in store/applies.py, or in the service's file"
     derived = set(applies.APPLIES) - options
     assert derived == {
         *("database.owner", "database.user"),
@@ -102,6 +104,8 @@ def test_every_option_of_an_app_says_what_it_applies_to() -> None:
 
 def test_each_option_is_listed_once_and_nothing_is_nothing_else() -> None:
     listed = [path for text in applies._OPTIONS.values() for path in text.split()]
+    for service in services.ALL:
+        listed += [f"{service.key}.{path}" for text in service.options.values() for path in text.split()]
     assert len(listed) == len(set(listed))
     for path, kinds in applies.APPLIES.items():
         assert kinds <= KINDS, path
@@ -112,11 +116,11 @@ def test_each_change_is_seen_where_it_is_said_to_be() -> None:
     app = entries("demo")[0]
     whole = set(paths(app))
     assert whole == set(applies.APPLIES)
-    before = (environment.provision_digest(app), digest_of_release(app))
+    before = (settings.provision_digest(app), digest_of_release(app))
     for path in whole:
         after = changed(app, path)
         kinds = applies.APPLIES[path]
-        renewed = environment.provision_digest(after) != before[0]
+        renewed = settings.provision_digest(after) != before[0]
         assert renewed == bool(kinds & {applies.ENVIRONMENT, applies.UNIT}), path
         assert (digest_of_release(after) != before[1]) == (applies.RELEASE in kinds), path
         for kind in KINDS:

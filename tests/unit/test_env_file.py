@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.berth import environment
 from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.services import table as services
+from ansible.module_utils.berth.store import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,13 +160,16 @@ def test_the_number_of_workers_is_told_unless_the_app_says_its_own() -> None:
     assert environment.variables(own, {}, {})["WEB_CONCURRENCY"] == "1"
 
 
-def test_the_database_under_the_names_the_app_reads() -> None:
+def test_the_database_under_the_names_the_app_reads(tmp_path: Path) -> None:
     database = {
         "name": "board",
         "scheme": "postgresql+asyncpg",
         "variables": {"url": "DB", "host": "DB_HOST", "port": "DB_PORT", "password": ""},
     }
-    assert environment.database_variables(database, "board", "pw") == {
+    (tmp_path / "etc/berth/postgresql").mkdir(parents=True)
+    (tmp_path / "etc/berth/postgresql/board").write_text("pw\n")
+    described = app(database={"enabled": True, **database})
+    assert services.given(described, tmp_path).variables == {
         "DB": "postgresql+asyncpg://board:pw@127.0.0.1:5432/board",
         "DB_HOST": "127.0.0.1",
         "DB_PORT": "5432",
@@ -172,7 +177,7 @@ def test_the_database_under_the_names_the_app_reads() -> None:
 
 
 def test_templates_are_filled_in_and_the_rest_arrives_unchanged() -> None:
-    parts = {"user": "board", "password": "pw"}
+    parts = {"db.user": "board", "db.password": "pw"}
     described = app(
         domains=["b.example"],
         env={
@@ -187,31 +192,38 @@ def test_templates_are_filled_in_and_the_rest_arrives_unchanged() -> None:
     assert environment.variables(described, {"K": "k"}, {}, parts, migrate=True)["B"] == "pw"
 
 
-def test_redis_by_variables_and_by_templates() -> None:
+def born(root: Path, port: str) -> None:
+    folder = root / "etc/berth/redis/board"
+    folder.mkdir(parents=True)
+    (folder / "port").write_text(f"{port}\n")
+    (folder / "password").write_text("pw\n")
+
+
+def test_redis_by_variables_and_by_templates(tmp_path: Path) -> None:
     described = app(
         env={"BROKER": {"template": "redis://${redis.user}:${redis.password}@${redis.host}:${redis.port}/1"}},
         redis={"enabled": True, "variables": {"url": "REDIS_URL", "port": "CACHE_PORT", "user": ""}},
     )
-    made = environment.variables(described, {}, {}, redis=environment.redis_parts("6381", "pw"))
+    born(tmp_path, "6381")
+    made = environment.variables(described, {}, *services.given(described, tmp_path))
     assert made["REDIS_URL"] == "redis://:pw@127.0.0.1:6381/0"
     assert made["CACHE_PORT"] == "6381"
     assert made["BROKER"] == "redis://default:pw@127.0.0.1:6381/1"
-    assert "REDIS_URL" not in environment.variables(app(redis={"enabled": False}), {}, {})
+    without = services.given(app(redis={"enabled": False}, database={"enabled": False}), tmp_path)
+    assert without == ({}, {})
 
 
 def test_redis_without_its_role_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="has no Redis for board") as refused:
-        environment.read_redis(tmp_path, "board")
+        services.given(app(redis={"enabled": True}), tmp_path)
     assert refused.value.text().endswith("Next: berth up (site.yml) sets it up first.")
-    (tmp_path / "board").mkdir()
-    (tmp_path / "board/port").write_text("6380\n")
-    (tmp_path / "board/password").write_text("pw\n")
-    assert environment.read_redis(tmp_path, "board") == environment.redis_parts("6380", "pw")
+    born(tmp_path, "6380")
+    assert services.given(app(redis={"enabled": True}), tmp_path).known["redis.port"] == "6380"
 
 
 def test_a_change_that_needs_provisioning_changes_the_digest() -> None:
-    before = environment.provision_digest(app())
-    assert environment.provision_digest(app(redis={"enabled": True})) != before
-    assert environment.provision_digest(app(keep_releases=3)) == before
-    assert environment.provision_digest(app(env={"A": "1"})) != before
-    assert environment.provision_digest(app(source={"subdir": "api"})) != before
+    before = settings.provision_digest(app())
+    assert settings.provision_digest(app(redis={"enabled": True})) != before
+    assert settings.provision_digest(app(keep_releases=3)) == before
+    assert settings.provision_digest(app(env={"A": "1"})) != before
+    assert settings.provision_digest(app(source={"subdir": "api"})) != before

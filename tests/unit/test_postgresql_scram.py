@@ -5,35 +5,35 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from ansible.module_utils.berth.services import postgresql
+from ansible.module_utils.berth.services import superuser
 
 from plugins.modules import postgresql_databases
 
 
 def test_rfc_7677_example() -> None:
     salt = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")
-    record = postgresql.verifier("pencil", salt)
+    record = superuser.verifier("pencil", salt)
     assert record.startswith("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$")
     # The server's signature in that example is made with this key.
     assert record.endswith(":wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=")
 
 
 def test_a_record_matches_its_password_only() -> None:
-    record = postgresql.verifier("one")
-    assert postgresql.matches("one", record)
-    assert not postgresql.matches("two", record)
-    assert record != postgresql.verifier("one")
+    record = superuser.verifier("one")
+    assert superuser.matches("one", record)
+    assert not superuser.matches("two", record)
+    assert record != superuser.verifier("one")
 
 
 def test_other_records_never_match() -> None:
     for record in (None, "", "md5d41d8cd98f00b204e9800998ecf8427e", "SCRAM-SHA-256$4096:?$?:?", "one"):
-        assert not postgresql.matches("one", record)
+        assert not superuser.matches("one", record)
 
 
 def test_new_passwords_need_no_quoting() -> None:
-    passwords = {postgresql.new_password() for _ in range(50)}
+    passwords = {superuser.new_password() for _ in range(50)}
     assert len(passwords) == 50
-    assert all(postgresql.USABLE.fullmatch(password) and len(password) == 40 for password in passwords)
+    assert all(superuser.USABLE.fullmatch(password) and len(password) == 40 for password in passwords)
 
 
 def test_password_files(tmp_path: Path) -> None:
@@ -57,5 +57,5 @@ def test_check_mode_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_names_and_literals_are_quoted() -> None:
-    assert postgresql.quoted('a"b') == '"a""b"'
-    assert postgresql.literal("it's") == "'it''s'"
+    assert superuser.quoted('a"b') == '"a""b"'
+    assert superuser.literal("it's") == "'it''s'"

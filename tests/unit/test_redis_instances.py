@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.berth.services import redis
 from ansible.module_utils.berth.store import presence
 
 from plugins.filter.redis import default_memory, redis_instances
@@ -87,7 +88,7 @@ def test_what_changes_while_it_runs(change: tuple[str, str], live: dict[str, str
 
 
 def test_a_release_to_go_back_to_keeps_its_redis(tmp_path: Path) -> None:
-    assert not presence.uses_redis("board", tmp_path)
+    assert not presence.uses(redis.SERVICE, "board", tmp_path)
     for name, entry in (
         ("1", {"name": "board"}),
         ("2", {"name": "board", "redis": {"enabled": True}}),
@@ -97,9 +98,9 @@ def test_a_release_to_go_back_to_keeps_its_redis(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "release.json").write_text(json.dumps({"app": entry}))
     (tmp_path / "srv/board/releases/4").mkdir()
-    assert presence.uses_redis("board", tmp_path)
+    assert presence.uses(redis.SERVICE, "board", tmp_path)
     (tmp_path / "srv/board/releases/2/release.json").unlink()
-    assert not presence.uses_redis("board", tmp_path)
+    assert not presence.uses(redis.SERVICE, "board", tmp_path)
 
 
 def test_a_port_that_something_listens_on_is_not_free() -> None:

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth import environment
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.migrations import migrate
@@ -22,7 +21,7 @@ from ansible.module_utils.berth.release.steps import build as build_step
 from ansible.module_utils.berth.release.steps import fetch
 from ansible.module_utils.berth.release.steps import migrate as migrate_step
 from ansible.module_utils.berth.sources import source
-from ansible.module_utils.berth.store import journal, lock
+from ansible.module_utils.berth.store import journal, lock, settings
 
 from tests.support.entry import board
 
@@ -36,7 +35,7 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     place = Paths("board", tmp_path)
     for folder in (place.release("r2"), place.units, place.state, place.etc, place.frozen, place.marks):
         folder.mkdir(parents=True)
-    provisioned = f'{{"digest": "{environment.provision_digest(APP)}"}}'
+    provisioned = f'{{"digest": "{settings.provision_digest(APP)}"}}'
     place.provisioned.write_text(provisioned)
     for name in ("env", "migrate.env"):
         (place.etc / name).write_text('A="old"\n')

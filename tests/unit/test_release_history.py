@@ -11,6 +11,7 @@ from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.migrations import migrate, schema
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reports import history
+from ansible.module_utils.berth.services import postgresql
 
 from tests.support.entry import board
 
@@ -181,7 +182,7 @@ def test_a_database_that_accepts_and_says_nothing_holds_nobody_up(
     (tmp_path / "psql").write_text(f"#!/bin/sh\necho $$ >> {pids}\nexec sleep 60\n")
     (tmp_path / "psql").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(migrate.environment, "read_password", lambda *_: "x")
+    monkeypatch.setattr(postgresql, "read_password", lambda *_: "x")
     monkeypatch.setattr(history, "_PATIENCE", 0.3)
     monkeypatch.setattr(migrate, "_PATIENCE", 0.3)
     app = board(database={})

@@ -10,13 +10,13 @@ ENGINE = Path(__file__).resolve().parents[2] / "plugins/module_utils/berth"
 # From the bottom to the top. The files that lie in no folder are below all of them.
 FOLDERS = (
     "payload",
-    "contract",
     "host",
+    "services",
+    "contract",
     "reading",
     "diagnosis",
     "runtime",
     "sources",
-    "services",
     "store",
     "migrations",
     "packaging",

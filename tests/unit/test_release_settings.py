@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth import environment
 from ansible.module_utils.berth.paths import Paths, template_files
 from ansible.module_utils.berth.runtime import gate
+from ansible.module_utils.berth.services import redis
 from ansible.module_utils.berth.store import public, settings
 
 from plugins.filter.proxy import proxy_receipt
@@ -39,7 +39,7 @@ def place(tmp_path: Path) -> Paths:
     place = Paths("board", tmp_path)
     for folder in (place.etc, place.state, place.units, tmp_path / "etc/caddy"):
         folder.mkdir(parents=True)
-    provisioned = {"digest": environment.provision_digest(APP), "database": APP["database"]}
+    provisioned = {"digest": settings.provision_digest(APP), "database": APP["database"]}
     place.provisioned.write_text(json.dumps(provisioned))
     (place.etc / "secrets.json").write_text(json.dumps({"KEY": "one", "BORN": "x"}))
     apply_proxy(place)
@@ -83,7 +83,7 @@ def test_a_run_that_ended_between_the_roles_is_noticed(place: Paths) -> None:
     assert compare(place) == (False, [], "")
     newer = {**APP, "limits": {"tasks": 9}}
     # Role app has written its digest, role service never came to its turn.
-    provisioned = {"digest": environment.provision_digest(newer), "database": APP["database"]}
+    provisioned = {"digest": settings.provision_digest(newer), "database": APP["database"]}
     place.provisioned.write_text(json.dumps(provisioned))
     assert compare(place, limits={"tasks": 9})[0]
     settings.remember_applied(place, newer)
@@ -108,7 +108,7 @@ def test_redis_is_for_site(place: Paths) -> None:
     assert not stale
     assert problem.startswith("The Redis settings of board changed")
     provisioned = json.loads(place.provisioned.read_text())
-    provisioned["redis"] = environment.redis_settings(wanted)
+    provisioned["redis"] = redis.SERVICE.settings(wanted)
     place.provisioned.write_text(json.dumps(provisioned))
     assert compare(place, **wanted)[2] == ""
     assert "Redis" in compare(place, redis={"enabled": True, "memory": "128M"})[2]

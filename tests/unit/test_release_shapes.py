@@ -10,6 +10,7 @@ import pytest
 from ansible.module_utils.berth.paths import Paths, unit_stems
 from ansible.module_utils.berth.reports import diff
 from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.services import redis
 from ansible.module_utils.berth.store import journal, presence, public, releases, shapes
 
 from tests.unit.test_contract_applies import entries, paths
@@ -71,7 +72,7 @@ def test_what_reads_an_old_record_gets_on_with_it(tmp_path: Path) -> None:
     assert units.alone(app, "r1") == ["board-worker@r1.service"]
     assert unit_stems(app)["jobs"] == ["board-nightly"]
     assert public.asked_as(app) == "board.localhost"
-    assert not presence.uses_redis("board", tmp_path)
+    assert not presence.uses(redis.SERVICE, "board", tmp_path)
 
 
 def test_an_old_record_that_is_written_again_is_one_of_today(old: Path, tmp_path: Path) -> None:

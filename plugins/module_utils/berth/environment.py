@@ -1,4 +1,4 @@
-"""An app's environment: systemd's file format, secrets born on the server, database variables."""
+"""An app's environment: systemd's file format, secrets born on the server, variables."""
 
 from __future__ import annotations
 
@@ -7,24 +7,15 @@ import re
 import secrets
 import string
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from . import applies
-from .errors import UP, ReleaseError
-from .paths import text_digest
+from .errors import ReleaseError
 
 _ALPHABET = string.ascii_letters + string.digits
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ESCAPED = '"\\`$'
 REFERENCE = re.compile(r"\$?\$\{([^{}]*)\}")
 SECRET = re.compile(r"secret\(\s*(['\"])([A-Za-z_][A-Za-z0-9_]*)\1\s*\)")
-DATABASE_HOST = "127.0.0.1"
-DATABASE_PORT = "5432"
-REDIS_HOST = "127.0.0.1"
-# Each app has an instance to itself, so the user that every client takes for granted is that app's alone.
-REDIS_USER = "default"
-REDIS_DB = "0"
 
 
 def quote(value: str) -> str:
@@ -122,52 +113,19 @@ def generate(length: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(length))
 
 
-def database_parts(database: Mapping[str, Any], user: str, password: str) -> dict[str, str]:
-    """Everything there is to know of the database, for one of its roles."""
-    name, scheme = database["name"], database["scheme"]
-    return {
-        "url": f"{scheme}://{user}:{password}@{DATABASE_HOST}:{DATABASE_PORT}/{name}",
-        "host": DATABASE_HOST,
-        "port": DATABASE_PORT,
-        "name": name,
-        "user": user,
-        "password": password,
-    }
-
-
-def database_variables(database: Mapping[str, Any], user: str, password: str) -> dict[str, str]:
-    """The database under the names the app reads: a URL, or its parts."""
-    parts = database_parts(database, user, password)
-    return {variable: parts[part] for part, variable in database["variables"].items() if variable}
-
-
-def redis_parts(port: str, password: str) -> dict[str, str]:
-    """Everything there is to know of the app's Redis."""
-    return {
-        # Without a user: not every client knows that there are any.
-        "url": f"redis://:{password}@{REDIS_HOST}:{port}/{REDIS_DB}",
-        "host": REDIS_HOST,
-        "port": port,
-        "user": REDIS_USER,
-        "password": password,
-        "db": REDIS_DB,
-    }
-
-
 def variables(
     app: Mapping[str, Any],
     secret_values: Mapping[str, str],
-    database: Mapping[str, str],
-    parts: Mapping[str, str] | None = None,
-    redis: Mapping[str, str] | None = None,
+    backing: Mapping[str, str],
+    known: Mapping[str, str] | None = None,
     *,
     migrate: bool = False,
 ) -> dict[str, str]:
-    """Everything the app's processes get; the user's own `env` wins over what Berth fills in."""
-    result = {"HOME": f"/srv/{app['name']}/home", **database}
-    if redis:
-        told = app["redis"]["variables"]
-        result.update({variable: redis[part] for part, variable in told.items() if variable})
+    """Everything the app's processes get; the user's own `env` wins over what Berth fills in.
+
+    `backing`: the variables of its backing services, `known`: what its templates may say of them.
+    """
+    result = {"HOME": f"/srv/{app['name']}/home", **backing}
     web = app["processes"][0]
     # Many apps size their pools by it. A command of the app's own knows its workers, and `uvicorn.run(app)`
     # refuses to start where the variable asks for more than one.
@@ -178,8 +136,7 @@ def variables(
     own = dict(app["env"])
     if migrate:
         own.update(app["migrations"]["env"])
-    known = {f"db.{name}": value for name, value in (parts or {}).items()} | app_parts(app)
-    known |= {f"redis.{name}": value for name, value in (redis or {}).items()}
+    known = {**(known or {}), **app_parts(app)}
     for name, value in own.items():
         result[name] = (
             fill_in(value["template"], known, secret_values) if isinstance(value, Mapping) else as_text(value)
@@ -209,41 +166,3 @@ def fill_in(template: str, known: Mapping[str, str], secret_values: Mapping[str,
         return secret_values[secret.group(2)] if secret else known[match.group(1).strip()]
 
     return REFERENCE.sub(one, template)
-
-
-def read_redis(folder: Path, app: str) -> dict[str, str]:
-    """The parts of an app's Redis, from what was born for it on this server."""
-    try:
-        port, password = ((folder / app / name).read_text().strip() for name in ("port", "password"))
-    except OSError as error:
-        raise ReleaseError(
-            f"The server has no Redis for {app} ({folder / app}).", advice=f"{UP} sets it up first."
-        ) from error
-    return redis_parts(port, password)
-
-
-def read_password(folder: Path, role: str) -> str:
-    try:
-        return (folder / role).read_text().strip()
-    except OSError as error:
-        raise ReleaseError(
-            f"The server has no password for the database role {role} ({folder / role}).",
-            advice=f"{UP} sets up PostgreSQL before the apps.",
-        ) from error
-
-
-_FORMAT = 4  # of the files that are written; a newer one has them written again
-
-
-def redis_settings(app: Mapping[str, Any]) -> dict[str, Any]:
-    """What the app's Redis is set up from; empty where it has none, whatever else is written."""
-    return dict(app["redis"]) if app["redis"]["enabled"] else {}
-
-
-def provision_digest(app: Mapping[str, Any]) -> str:
-    """Of what role app and role service made of an app; a deploy compares it with its own inventory's."""
-    shape = applies.part(app, applies.ENVIRONMENT, applies.UNIT)
-    shape["format"] = _FORMAT
-    shape["subdir"] = shape.pop("source")["subdir"]
-    shape["migrations.env"] = shape.pop("migrations")["env"]
-    return text_digest(json.dumps(shape, sort_keys=True, default=str))

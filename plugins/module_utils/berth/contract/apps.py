@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from ..environment import REFERENCE, SECRET, app_parts
+from ..services import table as services
 from . import names as names
 from .files import check_folder, in_project, on_controller, overlap
 from .problem import Report, show
@@ -407,14 +408,10 @@ def _variables(report: Report, app: dict[str, Any], path: str) -> None:
         if not report.touches(f"{where}.name"):
             claim(secret["name"], f"{where}.name", plain=False)
         names.check_range(report, f"{where}.length", secret["length"], 16, 4096, "characters")
-    if app["database"]["enabled"]:
-        for part, name in app["database"]["variables"].items():
+    for service in services.of(app):
+        for part, name in app[service.key]["variables"].items():
             if name:
-                claim(name, f"{path}.database.variables.{part}")
-    if app["redis"]["enabled"]:
-        for part, name in app["redis"]["variables"].items():
-            if name:
-                claim(name, f"{path}.redis.variables.{part}")
+                claim(name, f"{path}.{service.key}.variables.{part}")
 
 
 def _env_value(report: Report, app: dict[str, Any], value: Any, path: str) -> None:
@@ -425,10 +422,9 @@ def _env_value(report: Report, app: dict[str, Any], value: Any, path: str) -> No
     template = value["template"]
     if not names.check_value(report, path, template):
         return
-    parts = [f"db.{part}" for part in app["database"]["variables"]] if app["database"]["enabled"] else []
-    if app["redis"]["enabled"]:
-        parts += [f"redis.{part}" for part in app["redis"]["variables"]]
+    parts = [f"{one.prefix}.{part}" for one in services.of(app) for part in app[one.key]["variables"]]
     known = [*parts, *app_parts(app)]
+    absent = {one.prefix: one for one in services.ALL if not one.used(app)}
     for match in REFERENCE.finditer(template):
         if match.group(0).startswith("$$"):
             continue
@@ -440,10 +436,8 @@ def _env_value(report: Report, app: dict[str, Any], value: Any, path: str) -> No
                 report.add(
                     path, f"refers to the secret {secret.group(2)}, which is not declared under secrets"
                 )
-        elif inside.startswith("db.") and not app["database"]["enabled"]:
-            report.add(path, "refers to the database, and database.enabled is false")
-        elif inside.startswith("redis.") and not app["redis"]["enabled"]:
-            report.add(path, 'refers to Redis, which the app does not have; write "redis: {enabled: true}"')
+        elif "." in inside and (lacking := absent.get(inside.partition(".")[0])):
+            report.add(path, lacking.missing())
         elif inside not in known:
             shown = show("", inside)
             report.add(

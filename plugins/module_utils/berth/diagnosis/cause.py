@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import cut, run_of
+from ..services import table as services
 from . import needs
 
 _FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+)')
@@ -233,17 +234,9 @@ def _explain_error(error: str, place: str, frames: list[str], inside: str, about
         return f"it tried to write to {brief(refused[1], inside)}{where}, which is read-only for it: " + (
             _writable(refused[1], about)
         )
-    absent = re.match(r"(?:redis|kombu)\.\S+: .*connecting to (\S+:\d+)\.", error)
-    if absent:
-        return (
-            f"it looks for Redis at {absent[1]}{where}, where nothing answers: write redis: {{enabled: "
-            "true}, and under redis.variables the name of the variable that the app reads"
-        )
-    if re.match(r"(?:redis|kombu)\.\S*Auth\w*Error: ", error) and re.search(r"required|NOAUTH", error):
-        return (
-            f"it gives Redis no password{where}: under redis.variables write the name of the variable that "
-            "it reads one from (url or password); with host and port alone nothing gets in"
-        )
+    for service in services.ALL:
+        if why := service.explain(error, where):
+            return why
     if re.search(r"permission denied for schema|must be owner of", error):
         return (
             f"{error}{where}: it makes or changes tables itself, which its role may not: "

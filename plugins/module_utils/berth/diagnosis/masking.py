@@ -20,6 +20,7 @@ from urllib.parse import quote, quote_plus, unquote
 from .. import environment
 from ..errors import CUT
 from ..paths import Paths
+from ..services import table as services
 
 HIDDEN = "(hidden)"
 # Names of variables whose values are secrets.
@@ -150,10 +151,9 @@ def of_app(paths: Paths) -> set[str]:
     values: set[str] = set()
     with contextlib.suppress(OSError, ValueError, AttributeError):
         values.update(json.loads((paths.etc / "secrets.json").read_text()).values())
-    shared = paths.root / "etc/berth"
     # Born at random, so those of other apps do no harm.
-    for file in (*(shared / "postgresql").glob("*"), *(shared / "redis").glob("*/password")):
-        values.add(_read(file).strip())
+    for service in services.ALL:
+        values.update(_read(file).strip() for file in service.secret_files(paths.root))
     for file in (*paths.etc.glob("*env"), *paths.frozen.glob("*.env")):
         with contextlib.suppress(ValueError, IndexError):
             values |= of_variables(environment.parse(_read(file)))

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import environment
 from ..diagnosis import cause
 from ..errors import ReleaseError
 from ..host import sandbox, untrusted
 from ..host.command import transient
 from ..paths import Paths
+from ..services import postgresql
 from . import scripts
 
 _KEY = 0x6265727468  # "berth": the advisory lock every Berth deploy of one database asks for
@@ -294,17 +294,17 @@ class Blockers(threading.Thread):
 class Database:
     """A session of psql as the owner role, for the schema's revision and the advisory lock."""
 
-    def __init__(self, app: dict[str, Any], password_folder: Path = Path("/etc/berth/postgresql")) -> None:
+    def __init__(self, app: dict[str, Any], root: Path = Path("/")) -> None:
         database = app["database"]
         self.argv = ["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
-        owner = database["owner"]
+        parts = postgresql.SERVICE.parts(app, root, owner=True)
         self.env = {
             **os.environ,
-            "PGHOST": environment.DATABASE_HOST,
-            "PGPORT": environment.DATABASE_PORT,
+            "PGHOST": parts["host"],
+            "PGPORT": parts["port"],
             "PGDATABASE": database["name"],
-            "PGUSER": owner,
-            "PGPASSWORD": environment.read_password(password_folder, owner),
+            "PGUSER": parts["user"],
+            "PGPASSWORD": parts["password"],
             "PGCONNECT_TIMEOUT": "10",
             "PGAPPNAME": "berth",
         }

@@ -10,6 +10,7 @@ from ..errors import ReleaseError
 from ..host import sandbox
 from ..host.command import transient
 from ..paths import Paths
+from ..services import table as services
 
 LIMIT = 128 * 1024
 _SECONDS = 30  # an env.py that waits for its database waits for nothing here
@@ -61,7 +62,7 @@ def make(paths: Paths, unit: str, place: Place, start: str, end: str) -> Sql:
             # A copy in /var/tmp would be hidden by the sandbox's own.
             properties=[
                 "PrivateNetwork=yes",
-                "InaccessiblePaths=-/run/postgresql",
+                *(f"InaccessiblePaths=-{folder}" for folder in services.sockets()),
                 f"BindReadOnlyPaths={place.root}",
             ],
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..services import table as services
 from . import project
 
 _MENTIONED = re.compile(r"environ|getenv|Settings\b|decouple|starlette\.config|environs")
@@ -82,9 +83,8 @@ def _is_alembics(path: Path, text: str) -> bool:
 def given(app: Mapping[str, Any]) -> set[str]:
     """The names that the inventory and Berth give an app, in capitals: settings libraries ignore case."""
     names = {*app["env"], *(secret["name"] for secret in app["secrets"])}
-    for key in ("database", "redis"):
-        if app[key]["enabled"]:
-            names |= set(app[key]["variables"].values())
+    for service in services.of(app):
+        names |= set(app[service.key]["variables"].values())
     return {str(name).upper() for name in names if name} | _GIVEN
 
 

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
 
-from .. import applies, environment
 from ..errors import UP, ReleaseError, run_of
 from ..paths import Paths, template_files, text_digest
-from ..store import releases
+from ..services import table as services
+from ..store import applies, releases, settings
 
 # Part of every fingerprint: raise it when a release built by an older engine must be built again.
 ENGINE_VERSION = "2"
@@ -53,10 +53,11 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
             raise ReleaseError(
                 f"The unit {template} is not on this server yet.", advice=f"{UP} writes it, and deploys."
             ) from error
-    if provisioned.get("digest") != environment.provision_digest(app):
+    keys = ", ".join(service.key for service in services.ALL)
+    if provisioned.get("digest") != settings.provision_digest(app):
         raise ReleaseError(
-            f"The settings of {name} (env, secrets, processes, jobs, limits, database, redis) changed since "
-            "the server was prepared.",
+            f"The settings of {name} (env, secrets, processes, jobs, limits, {keys}) changed since the "
+            "server was prepared.",
             advice=f"{UP} applies them, and deploys.",
         )
     return env, texts

@@ -16,17 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import environment
 from ..errors import ReleaseError
 from ..host import command
 from ..paths import Paths, unit_stems
 from ..payload import retire
 from ..runtime import gate, jobs
 from ..runtime import units as unit_names
-from ..services import redis
+from ..services import table as services
 from ..store import journal, lock, presence, prune, releases, settings
 from . import certificate
 
@@ -101,7 +101,7 @@ def server(root: Path = Path("/")) -> Facts:
     found: Facts = {
         "host": os.uname().nodename,
         "proxy": ask("Caddy", lambda: _proxy(root), ""),
-        "postgres": ask("Postgres", lambda: _postgres(root), ""),
+        **_for_all(root, ask),
         "disks": [],
         "memory": ask("The memory", _memory, {}),
         "reboot": ask("Whether a reboot is pending", lambda: _reboot(root), ""),
@@ -143,13 +143,15 @@ def _proxy(root: Path) -> str:
     return command.systemctl("is-active", "caddy.service", timeout=_PATIENCE).out.strip() or "unknown"
 
 
-def _postgres(root: Path) -> str:
-    """`accepts`, `rejects` (it starts, or recovers), `silent`; empty where there is none."""
-    if not any((root / "etc/postgresql").glob("*/*/postgresql.conf")):
-        return ""
-    words = ["-q", "-t", "3", "-h", environment.DATABASE_HOST, "-p", environment.DATABASE_PORT]
-    code = command.run(["pg_isready", *words], timeout=_PATIENCE).code
-    return {0: "accepts", 1: "rejects"}.get(code, "silent")
+def _for_all(root: Path, ask: Questions) -> Facts:
+    """How the services are that all apps share."""
+    return {
+        service.name: ask(service.program, partial(service.state, root), "") for service in services.shared()
+    }
+
+
+def _activity(unit: str) -> Callable[[], str]:
+    return lambda: command.systemctl("is-active", unit, timeout=_PATIENCE).out.strip()
 
 
 def _memory() -> Facts:
@@ -241,7 +243,8 @@ def _nothing(name: str, wanted: str) -> Facts:
     return {
         "app": name, "wanted": wanted, "here": False, "release": "", "record": False, "version": "",
         "live_since": "", "age": "", "url": "", "schema": "", "previous": [], "releases_mb": None,
-        "socket": None, "public": None, "certificate": None, "processes": [], "jobs": [], "redis": "",
+        "socket": None, "public": None, "certificate": None, "processes": [], "jobs": [],
+        **{service.name: "" for service in services.alone(name)},
         "retiring": [], "lock": None, "cut_off": None, "left": [], "unknown": [],
     }  # fmt: skip
 
@@ -278,13 +281,10 @@ def app(paths: Paths, wanted: str, past: list[Facts], held: set[str]) -> Facts:
     found["processes"] = _processes(paths, description, live, states, past)
     found["jobs"] = ask("The state of its jobs", lambda: _jobs(paths, description, live, names, states), [])
     found["retiring"] = ask("What retires", lambda: _retiring(paths, live, names, states), [])
-    if (description.get("redis") or {}).get("enabled"):
-        unit = redis.Redis(paths.app).unit
-        found["redis"] = ask(
-            "Its Redis",
-            lambda: command.systemctl("is-active", unit, timeout=_PATIENCE).out.strip(),
-            "unknown",
-        )
+    for service in services.alone(paths.app):
+        if description and service.used(description):
+            what, key = f"Its {service.program}", service.name
+            found[key] = ask(what, _activity(service.unit(paths.app)), "unknown")
     if live:
         _routes(paths, ask, found, record, live)
         found["releases_mb"] = _size(paths)

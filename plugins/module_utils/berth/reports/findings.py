@@ -8,6 +8,7 @@ not well until somebody does something), `down` (nobody is served), `unknown` (i
 from __future__ import annotations
 
 from ..errors import UP
+from ..services import table as services
 from . import facts
 from .facts import HOUR, Facts
 
@@ -152,11 +153,11 @@ def _processes(app: Facts) -> list[dict[str, str]]:
                 f"the last time {span(one['out_of_memory_seconds_ago'])} ago"
             )
             found.append(_finding("memory", SICK, text, f"raise its memory in apps.yml; {logs}"))
-    if app["redis"] not in ("", "active", "unknown"):
-        unit = f"redis-server@{app['app']}"
-        found.append(
-            _finding("redis", SICK, f"its Redis is {app['redis']}", f"journalctl -u {unit} on the server")
-        )
+    for service in services.alone(app["app"]):
+        key = service.name
+        if app[key] not in ("", "active", "unknown"):
+            logs = f"journalctl -u {service.unit(app['app']).removesuffix('.service')} on the server"
+            found.append(_finding(key, SICK, f"its {service.program} is {app[key]}", logs))
     return found
 
 
@@ -222,12 +223,10 @@ def of_server(server: Facts) -> list[dict[str, str]]:
     if server["proxy"] not in ("", "active"):
         text = f"Caddy is {server['proxy']}: no app is reached"
         found.append(_finding("proxy", DOWN, text, f"{UP} starts it; journalctl -u caddy on the server"))
-    if server["postgres"] in ("rejects", "silent"):
-        said = (
-            "starts or recovers, and takes no connections" if server["postgres"] == "rejects" else "is down"
-        )
-        logs = "pg_lsclusters and journalctl -u 'postgresql@*' on the server"
-        found.append(_finding("postgres", DOWN, f"Postgres {said}", logs))
+    for service in services.shared():
+        key = service.name
+        if trouble := service.trouble(server[key]):
+            found.append(_finding(key, DOWN, *trouble))
     for disk in server["disks"]:
         room = "df -h and du -xh on the server tell what fills it"
         if disk["used_percent"] >= _DISK_USED and disk["free_mb"] < _DISK_FREE_MB:

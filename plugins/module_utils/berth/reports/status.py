@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..paths import Paths
+from ..services import table as services
 from ..store import presence
 from . import facts, findings
 
@@ -113,8 +114,8 @@ def _line(where: str, one: dict[str, str]) -> str:
 def _running(app: dict[str, Any]) -> str:
     states = {one["name"]: one["state"] for one in app["processes"]}
     states |= {job["name"]: job["timer"] for job in app["jobs"]}
-    if app["redis"]:
-        states["Redis"] = app["redis"]
+    own = {one.program: app[one.name] for one in services.alone(app["app"])}
+    states |= {program: state for program, state in own.items() if state}
     bad = [f"{name} {state}" for name, state in states.items() if state != "active"]
     return ", ".join(bad) or (f"{len(states)} active" if states else "-")
 

@@ -1,127 +1,109 @@
-# Copyright: the Berth authors
-# MIT License (see LICENSE)
-"""Talking to the local PostgreSQL server as its superuser, and scram's arithmetic."""
+"""The database of an app: one PostgreSQL for all apps, in it a database with two roles for each."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import importlib
-import os
-import pwd
-import re
-import secrets
-import string
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
 
-SOCKET_FOLDER = "/var/run/postgresql"
-ALPHABET = string.ascii_letters + string.digits
-USABLE = re.compile(r"[A-Za-z0-9]{32,}")
-VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):(.+)")
-ITERATIONS = 4096
+from ..errors import UP, ReleaseError
+from ..host import command
+from ..paths import Paths
+from .service import PREDICTED, ROOT, App, Service, Settings
+
+_FOLDER = "etc/berth/postgresql"
+_PATIENCE = 5.0
 
 
-class UnreachableError(Exception):
-    """There is no server to talk to."""
+class Postgresql(Service):
+    key = "database"
+    prefix = "db"
+    what = "database"
+    program = "Postgres"
+    options: ClassVar = {
+        ("environment", "release"): """
+            enabled name owner user extensions role scheme
+            variables.url variables.host variables.port variables.name variables.user variables.password
+        """,
+    }
+    sockets = "/run/postgresql"
+
+    def settings(self, app: App) -> dict[str, object]:
+        """As written: its name is told on, whether or not there is one."""
+        return dict(app[self.key])
+
+    def missing(self) -> str:
+        return "refers to the database, and database.enabled is false"
+
+    def address(self, app: App, root: Path = ROOT, *, owner: bool = False) -> tuple[str, str]:
+        return "127.0.0.1", "5432"
+
+    def parts(self, app: App, root: Path = ROOT, *, owner: bool = False) -> dict[str, str]:
+        role_of_app = role(app[self.key], owner=owner)
+        return self._parts(app, root, owner, read_password(root / _FOLDER, role_of_app))
+
+    def predicted(self, app: App, *, owner: bool = False) -> dict[str, str]:
+        return self._parts(app, ROOT, owner, PREDICTED)
+
+    def _parts(self, app: App, root: Path, owner: bool, password: str) -> dict[str, str]:
+        database = app[self.key]
+        name, scheme = database["name"], database["scheme"]
+        user = role(database, owner=owner)
+        host, port = self.address(app, root, owner=owner)
+        return {
+            "url": f"{scheme}://{user}:{password}@{host}:{port}/{name}",
+            "host": host,
+            "port": port,
+            "name": name,
+            "user": user,
+            "password": password,
+        }
+
+    def after(self, app: App) -> list[str]:
+        # Of every app: one without a database of its own may be told another's address.
+        return ["postgresql.service"]
+
+    def secret_files(self, root: Path = ROOT) -> Iterable[Path]:
+        return (root / _FOLDER).glob("*")
+
+    def state(self, root: Path = ROOT) -> str:
+        """`accepts`, `rejects` (it starts, or recovers), `silent`; empty where there is none."""
+        if not any((root / "etc/postgresql").glob("*/*/postgresql.conf")):
+            return ""
+        host, port = self.address({}, root, owner=True)
+        code = command.run(["pg_isready", "-q", "-t", "3", "-h", host, "-p", port], timeout=_PATIENCE).code
+        return {0: "accepts", 1: "rejects"}.get(code, "silent")
+
+    def trouble(self, state: str) -> tuple[str, str] | None:
+        if state not in ("rejects", "silent"):
+            return None
+        said = "starts or recovers, and takes no connections" if state == "rejects" else "is down"
+        return f"Postgres {said}", "pg_lsclusters and journalctl -u 'postgresql@*' on the server"
+
+    def purge(self, paths: Paths, settings: Settings) -> None:
+        if not settings.get("enabled"):
+            return
+        postgres = ["runuser", "-u", "postgres", "--"]
+        command.run([*postgres, "dropdb", "--if-exists", "--force", settings["name"]], timeout=120)
+        for name in (role(settings), role(settings, owner=True)):
+            command.run([*postgres, "dropuser", "--if-exists", name])
+            (paths.root / _FOLDER / name).unlink(missing_ok=True)
 
 
-@contextmanager
-def as_user(name: str) -> Iterator[None]:
-    """Act as this user for a moment; peer authentication looks at who opens the connection."""
+def role(database: Settings, *, owner: bool = False) -> str:
+    """The role of the app itself, or the one that owns its tables; a record may name neither."""
+    name = database["name"]
+    return str(database.get("owner") or f"{name}_owner") if owner else str(database.get("user") or name)
+
+
+def read_password(folder: Path, name: str) -> str:
     try:
-        user = pwd.getpwnam(name)
-    except KeyError:
-        raise UnreachableError(f"there is no user {name}, so PostgreSQL is not installed") from None
-    if os.geteuid() == user.pw_uid:
-        yield
-        return
-    group, uid = os.getegid(), os.geteuid()
-    os.setegid(user.pw_gid)
-    os.seteuid(user.pw_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(uid)
-        os.setegid(group)
+        return (folder / name).read_text().strip()
+    except OSError as error:
+        raise ReleaseError(
+            f"The server has no password for the database role {name} ({folder / name}).",
+            advice=f"{UP} sets up PostgreSQL before the apps.",
+        ) from error
 
 
-def connect(database: str, port: int = 5432) -> Any:
-    """An autocommitting psycopg2 connection as the superuser."""
-    try:
-        psycopg2 = importlib.import_module("psycopg2")
-    except ImportError:
-        raise UnreachableError("python3-psycopg2 is not installed") from None
-    try:
-        with as_user("postgres"):
-            connection = psycopg2.connect(
-                host=SOCKET_FOLDER,
-                port=port,
-                dbname=database,
-                user="postgres",
-                application_name="berth",
-                connect_timeout=10,
-                # Rather fail than queue behind a migration and hold up everybody else.
-                options="-c lock_timeout=10s -c client_min_messages=error",
-            )
-    except psycopg2.OperationalError as error:
-        raise UnreachableError(one_line(error)) from error
-    connection.autocommit = True
-    return connection
-
-
-def one_line(error: BaseException) -> str:
-    """What a driver's error says, on one line."""
-    return " ".join(str(error).split())
-
-
-def rows(connection: Any, query: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-    """All rows of a query."""
-    with connection.cursor() as cursor:
-        cursor.execute(query, tuple(parameters) or None)
-        return list(cursor.fetchall())
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """A text as an SQL literal; used only for what needs no backslash."""
-    if "\\" in text:
-        raise ValueError("a backslash has no place here")
-    return "'" + text.replace("'", "''") + "'"
-
-
-def new_password(length: int = 40) -> str:
-    """A password that needs no quoting anywhere."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
-
-
-def _keys(password: str, salt: bytes, iterations: int) -> tuple[bytes, bytes]:
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations)
-    client = hmac.digest(salted, b"Client Key", "sha256")
-    return hashlib.sha256(client).digest(), hmac.digest(salted, b"Server Key", "sha256")
-
-
-def verifier(password: str, salt: bytes | None = None) -> str:
-    """What the server stores for a password (RFC 5803), so that the password itself is never sent."""
-    salt = salt or secrets.token_bytes(16)
-    stored, server = (base64.b64encode(key).decode() for key in _keys(password, salt, ITERATIONS))
-    return f"SCRAM-SHA-256${ITERATIONS}:{base64.b64encode(salt).decode()}${stored}:{server}"
-
-
-def matches(password: str, stored: str | None) -> bool:
-    """Whether the server's record is a scram one of this password."""
-    found = VERIFIER.fullmatch(stored or "")
-    if not found:
-        return False
-    try:
-        salt = base64.b64decode(found[2], validate=True)
-        keys = tuple(base64.b64decode(part, validate=True) for part in (found[3], found[4]))
-    except ValueError:
-        return False
-    return keys == _keys(password, salt, int(found[1]))
+SERVICE = Postgresql()

@@ -1,15 +1,24 @@
-"""Where an app's own Redis is on its server, and how it goes away."""
+"""The Redis of an app: an instance for each app that wants one, where it is, and how it goes away."""
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
+from ..errors import UP, ReleaseError
 from ..host import command
-from ..paths import UNITS
+from ..paths import UNITS, Paths
+from .service import PREDICTED, ROOT, App, Service, Settings
 
 FOLDER = Path("/etc/berth/redis")
+HOST = "127.0.0.1"
+# Each app has an instance to itself, so the user that every client takes for granted is that app's alone.
+USER = "default"
+_DB = "0"
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,83 @@ class Redis:
         return self.root / "var/lib/redis" / self.app
 
 
+class OwnRedis(Service):
+    key = "redis"
+    prefix = "redis"
+    what = "Redis"
+    program = "Redis"
+    options: ClassVar = {
+        ("environment", "unit"): "enabled",
+        ("environment",): """
+            memory policy persistence
+            variables.url variables.host variables.port variables.user variables.password variables.db
+        """,
+    }
+    sockets = "/run/redis"
+
+    def address(self, app: App, root: Path = ROOT, *, owner: bool = False) -> tuple[str, str]:
+        return HOST, self._born(app, root, "port")
+
+    def parts(self, app: App, root: Path = ROOT, *, owner: bool = False) -> dict[str, str]:
+        return _parts(*self.address(app, root), self._born(app, root, "password"))
+
+    def predicted(self, app: App, *, owner: bool = False) -> dict[str, str]:
+        return _parts(HOST, "0", PREDICTED)
+
+    def _born(self, app: App, root: Path, what: str) -> str:
+        folder = Redis(app["name"], root).born
+        try:
+            return (folder / what).read_text().strip()
+        except OSError as error:
+            raise ReleaseError(
+                f"The server has no Redis for {app['name']} ({folder}).", advice=f"{UP} sets it up first."
+            ) from error
+
+    def after(self, app: App) -> list[str]:
+        return [self.unit(app["name"])] if self.used(app) else []
+
+    def secret_files(self, root: Path = ROOT) -> Iterable[Path]:
+        return (root / FOLDER.relative_to("/")).glob("*/password")
+
+    def unit(self, app: str) -> str:
+        return Redis(app).unit
+
+    def explain(self, error: str, where: str) -> str:
+        absent = re.match(r"(?:redis|kombu)\.\S+: .*connecting to (\S+:\d+)\.", error)
+        if absent:
+            return (
+                f"it looks for Redis at {absent[1]}{where}, where nothing answers: write redis: {{enabled: "
+                "true}, and under redis.variables the name of the variable that the app reads"
+            )
+        if re.match(r"(?:redis|kombu)\.\S*Auth\w*Error: ", error) and re.search(r"required|NOAUTH", error):
+            return (
+                f"it gives Redis no password{where}: under redis.variables write the name of the variable "
+                "that it reads one from (url or password); with host and port alone nothing gets in"
+            )
+        return ""
+
+    def traces(self, paths: Paths) -> list[Path]:
+        return [Redis(paths.app, paths.root).born]
+
+    def stop(self, paths: Paths) -> None:
+        stop(Redis(paths.app, paths.root))
+
+    def purge(self, paths: Paths, settings: Settings) -> None:
+        purge(Redis(paths.app, paths.root))
+
+
+def _parts(host: str, port: str, password: str) -> dict[str, str]:
+    return {
+        # Without a user: not every client knows that there are any.
+        "url": f"redis://:{password}@{host}:{port}/{_DB}",
+        "host": host,
+        "port": port,
+        "user": USER,
+        "password": password,
+        "db": _DB,
+    }
+
+
 def there(root: Path = Path("/")) -> list[str]:
     """The apps that ever got a Redis here and were not purged."""
     return sorted(path.parent.name for path in (root / FOLDER.relative_to("/")).glob("*/port"))
@@ -63,3 +149,6 @@ def purge(redis: Redis) -> None:
     command.systemctl("daemon-reload")
     # Last: as long as it is there, a purge that was interrupted can be repeated.
     shutil.rmtree(redis.born, ignore_errors=True)
+
+
+SERVICE = OwnRedis()

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..paths import APP, Paths
+from ..services.service import Service
 from . import releases
 
 
@@ -38,7 +39,7 @@ def deployed(root: Path = Path("/")) -> list[str]:
     return [name for name in known(root) if (Paths(name, root).state / "journal.jsonl").exists()]
 
 
-def uses_redis(app: str, root: Path = Path("/")) -> bool:
-    """Whether a release that is on the server, the live one or one to go back to, was made with a Redis."""
+def uses(service: Service, app: str, root: Path = Path("/")) -> bool:
+    """Whether a release that is on the server, the live one or one to go back to, had this service."""
     found = releases.records(Paths(app, root)).values()
-    return any(record["app"]["redis"]["enabled"] for record in found if record.get("app"))
+    return any(service.used(record["app"]) for record in found if record.get("app"))

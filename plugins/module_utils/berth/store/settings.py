@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from .. import applies, environment
-from ..paths import Paths, template_files
-from . import journal, public
+from .. import environment
+from ..paths import Paths, template_files, text_digest
+from ..services import table as services
+from . import applies, journal, public
 
 # What role proxy applied last, site by site, as it was given.
 PROXY_RECEIPT = "etc/caddy/berth.applied.json"
 # The digest of the settings that both roles, app and service, have been through.
 APPLIED = "applied"
+_FORMAT = 4  # of the files that are written; a newer one has them written again
+
+
+def provision_digest(app: Mapping[str, Any]) -> str:
+    """Of what role app and role service made of an app; a deploy compares it with its own inventory's."""
+    shape = applies.part(app, applies.ENVIRONMENT, applies.UNIT)
+    shape["format"] = _FORMAT
+    shape["subdir"] = shape.pop("source")["subdir"]
+    shape["migrations.env"] = shape.pop("migrations")["env"]
+    return text_digest(json.dumps(shape, sort_keys=True, default=str))
+
+
+def provisioned(app: Mapping[str, Any]) -> dict[str, Any]:
+    """What a deploy compares itself with, and what removing the app must know when no release is left."""
+    return {"digest": provision_digest(app)} | {one.key: one.settings(app) for one in services.ALL}
 
 
 def compare(
@@ -23,19 +40,19 @@ def compare(
     `after_site`: in check mode, whether this run is one that would have renewed that too.
     """
     try:
-        provisioned = json.loads(paths.provisioned.read_text())
+        given = json.loads(paths.provisioned.read_text())
     except (OSError, ValueError):
-        provisioned = {}
-    if not provisioned.get("digest"):
+        given = {}
+    if not given.get("digest"):
         return {"stale": False, "secrets": [], "problem": ""}  # the plan says what to do
     secrets = changed_secrets(paths, app, vault)
     stale = bool(
         secrets
-        or provisioned["digest"] != environment.provision_digest(app)
-        or _cut_off(paths, provisioned["digest"])
+        or given["digest"] != provision_digest(app)
+        or _cut_off(paths, given["digest"])
         or not all((paths.units / name).is_file() for name in template_files(app))
     )
-    problem = "" if after_site and check else _problem(paths, app, provisioned)
+    problem = "" if after_site and check else _problem(paths, app, given)
     return {"stale": stale and not problem, "secrets": secrets, "problem": problem}
 
 
@@ -49,7 +66,7 @@ def _cut_off(paths: Paths, digest: str) -> bool:
 
 def remember_applied(paths: Paths, app: dict[str, Any]) -> None:
     """Called where both roles have been through."""
-    digest = environment.provision_digest(app)
+    digest = provision_digest(app)
     try:
         if (paths.state / APPLIED).read_text().strip() == digest:
             return
@@ -71,20 +88,18 @@ def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) ->
     )
 
 
-def _problem(paths: Paths, app: dict[str, Any], provisioned: dict[str, Any]) -> str:
-    if _differs(applies.DATABASE, {"database": provisioned.get("database")}, app):
-        what = "The database settings"
-    elif _differs(
-        applies.REDIS,
-        {"redis": provisioned.get("redis")},
-        {"redis": environment.redis_settings(app)},
-    ):
-        what = "The Redis settings"
-    elif (known := site(paths)) and _differs(applies.PROXY, _entry(known, app), app):
-        what = "domains, static or proxy"
-    else:
+def _problem(paths: Paths, app: dict[str, Any], given: dict[str, Any]) -> str:
+    whats = [
+        f"The {one.what} settings"
+        for one in services.ALL
+        if _differs(one.key, {one.key: given.get(one.key)}, {one.key: one.settings(app)})
+    ]
+    if (known := site(paths)) and _differs(applies.PROXY, _entry(known, app), app):
+        whats.append("domains, static or proxy")
+    if not whats:
         return ""
-    return f"{what} of {app['name']} changed since the server was prepared, and a deploy does not apply them."
+    since = "changed since the server was prepared, and a deploy does not apply them"
+    return f"{whats[0]} of {app['name']} {since}."
 
 
 def _differs(kind: str, applied: dict[str, Any], app: dict[str, Any]) -> bool:

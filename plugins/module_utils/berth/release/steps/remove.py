@@ -10,7 +10,7 @@ from ...errors import UP
 from ...host import command, untrusted
 from ...paths import Paths
 from ...runtime import units
-from ...services import redis
+from ...services import table as services
 from ...store import journal, prune, releases, settings
 from ..deploy import Answer, Deploy
 
@@ -26,15 +26,16 @@ def remove(
     """`absent`: the inventory says that it shall not be here, so no further run brings it back."""
     live = releases.live(paths)
     records = releases.records(paths)
-    database = _database(paths)
+    recorded = _recorded(paths)
     templates = [path.name for path in paths.units.glob(f"{paths.app}-*@.*") if prune.owned(path, paths.app)]
-    own_redis = redis.Redis(paths.app, paths.root)
+    of_services = [path for service in services.ALL for path in service.traces(paths)]
     # The lock is this run's own.
     noted = [path for path in paths.state.glob("*") if path.name != "lock"]
-    there = [path for path in (paths.base, paths.etc, own_redis.born, *noted) if path.exists()]
+    there = [path for path in (paths.base, paths.etc, *of_services, *noted) if path.exists()]
     ours = bool(live or records or templates or _set_up(paths))
     present = bool(live or records or templates or (purge and ours and there))
-    kept = "" if purge else " Its data, database, Redis and secrets are kept: -e purge=true removes them too."
+    what = ", ".join(service.what for service in services.ALL)
+    kept = "" if purge else f" Its data, {what} and secrets are kept: -e purge=true removes them too."
     if not present:
         if purge and not check:
             shutil.rmtree(paths.state, ignore_errors=True)
@@ -53,13 +54,14 @@ def remove(
     for name in templates:
         (paths.units / name).unlink(missing_ok=True)
     command.systemctl("daemon-reload")
-    redis.stop(own_redis)
+    for service in services.ALL:
+        service.stop(paths)
     if purge:
-        _purge(paths, database)
+        _purge(paths, recorded)
     else:
         # The next deploy must be told to run site.yml, which brings units and accounts back.
         if paths.etc.is_dir():
-            text = json.dumps({"digest": "", "database": database}, sort_keys=True) + "\n"
+            text = json.dumps({**recorded, "digest": ""}, sort_keys=True) + "\n"
             journal.replace_text(paths.provisioned, text, 0o644)
     journal.audit(
         paths,
@@ -88,25 +90,20 @@ def _set_up(paths: Paths) -> bool:
     return any(path.exists() for path in marks) or (paths.releases.is_dir() and paths.envs.is_dir())
 
 
-def _database(paths: Paths) -> dict[str, Any]:
+def _recorded(paths: Paths) -> dict[str, dict[str, Any]]:
+    """What each service was set up from for the app."""
     try:
-        database = json.loads(paths.provisioned.read_text())["database"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return database if isinstance(database, dict) else {}
+        known = json.loads(paths.provisioned.read_text())
+        found = {service.key: known.get(service.key) for service in services.ALL}
+    except (OSError, ValueError, AttributeError):
+        found = {}
+    # One that was removed before Redis was recorded has the database alone.
+    return {service.key: found.get(service.key) or {} for service in services.ALL}
 
 
-def _purge(paths: Paths, database: dict[str, Any]) -> None:
-    if database.get("enabled"):
-        postgres = ["runuser", "-u", "postgres", "--"]
-        command.run([*postgres, "dropdb", "--if-exists", "--force", database["name"]], timeout=120)
-        for role in (
-            database.get("user") or database["name"],
-            database.get("owner") or f"{database['name']}_owner",
-        ):
-            command.run([*postgres, "dropuser", "--if-exists", role])
-            (paths.root / "etc/berth/postgresql" / role).unlink(missing_ok=True)
-    redis.purge(redis.Redis(paths.app, paths.root))
+def _purge(paths: Paths, recorded: dict[str, dict[str, Any]]) -> None:
+    for service in services.ALL:
+        service.purge(paths, recorded[service.key])
     for folder in (paths.base, paths.etc, paths.build_home, paths.git, paths.sockets, paths.run):
         shutil.rmtree(folder, ignore_errors=True)
     for user in (paths.app, paths.build_user):

@@ -1,7 +1,7 @@
 """What a changed option of an app means: which part of what stands on the server was made from it.
 
-Every option of an app in the contract's schema is here, and what the contract derives (a test holds both
-together): one that nobody lists would change nothing.
+Every option of an app in the contract's schema is here or with its service, and what the contract derives (a
+test holds all together): one that nobody lists would change nothing.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..services import table as services
+
 # What a deploy renews by itself: role app's user, folders, packages and env files, and role service's units.
 ENVIRONMENT = "environment"
 UNIT = "unit"
 # What needs a new release.
 RELEASE = "release"
-# What a deploy only tells of, because site.yml alone applies it: the roles of that name.
+# What a deploy only tells of, because site.yml alone applies it: the role of that name, and a service's role,
+# which goes by the key of the service.
 PROXY = "proxy"
-DATABASE = "database"
-REDIS = "redis"
 # Nothing that stands: each run reads it anew. What comes of a source is compared by itself.
 NOTHING = "nothing"
 
@@ -45,25 +46,24 @@ _OPTIONS: dict[tuple[str, ...], str] = {
         domains proxy.max_body proxy.read_timeout proxy.write_timeout proxy.upstream_host proxy.headers
         proxy.tls
     """,
-    (ENVIRONMENT, RELEASE, DATABASE): """
-        database.enabled database.name database.owner database.user database.extensions database.role
-        database.scheme
-        database.variables.url database.variables.host database.variables.port
-        database.variables.name database.variables.user database.variables.password
-    """,
-    (ENVIRONMENT, UNIT, REDIS): "redis.enabled",
-    (ENVIRONMENT, REDIS): """
-        redis.memory redis.policy redis.persistence
-        redis.variables.url redis.variables.host redis.variables.port
-        redis.variables.user redis.variables.password redis.variables.db
-    """,
     (NOTHING,): """
         source.path source.git source.version source.deploy_key source.host_keys
         packages.index_url packages.install_mirror packages.downloads_json
         migrations.destructive drain.releases keep_releases state
     """,
 }
-APPLIES = {path: frozenset(kinds) for kinds, paths in _OPTIONS.items() for path in paths.split()}
+
+
+def collect() -> dict[str, frozenset[str]]:
+    """Each option with its kinds: an app's own, and those of its services."""
+    found = {path: frozenset(kinds) for kinds, paths in _OPTIONS.items() for path in paths.split()}
+    for service in services.ALL:
+        for kinds, paths in service.options.items():
+            found |= {f"{service.key}.{path}": frozenset((*kinds, service.key)) for path in paths.split()}
+    return found
+
+
+APPLIES = collect()
 
 
 def part(entry: Mapping[str, Any], *kinds: str, path: str = "") -> dict[str, Any]:
