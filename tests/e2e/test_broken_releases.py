@@ -610,8 +610,10 @@ END
 chmod 755 /home/forge/note; chown -R forge: /home/forge; chmod 700 /home/forge/.ssh
 """
 # All that a look or a killed run could leave something in.
+# But for the private folders of services, which come and go with releases that retire.
 KEPT = (
     "find /var/cache/berth /var/lib/berth /srv/shop /var/tmp -xdev -not -name journal.jsonl"
+    " -not -path '/var/tmp/systemd-private-*'"
     r" \( -type d -printf '%p %m %u\n' -o -printf '%p %m %u %s %T@ %l\n' \) | sort"
 )
 
