@@ -15,13 +15,13 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
 if TYPE_CHECKING:
     from plugins.module_utils.berth.host import sandbox
     from plugins.module_utils.berth.paths import build_user
+    from plugins.module_utils.berth.runtime.naming import units_after
     from plugins.module_utils.berth.runtime.shell import keeps_shell
-    from plugins.module_utils.berth.services.table import units_after
 else:
     from ansible.module_utils.berth.host import sandbox
     from ansible.module_utils.berth.paths import build_user
+    from ansible.module_utils.berth.runtime.naming import units_after
     from ansible.module_utils.berth.runtime.shell import keeps_shell
-    from ansible.module_utils.berth.services.table import units_after
 
 
 def unit_sandbox(_name: str) -> str:

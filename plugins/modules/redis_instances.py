@@ -64,7 +64,7 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
-from ansible.module_utils.berth.host import command  # noqa: E402
+from ansible.module_utils.berth.runtime import naming, units  # noqa: E402
 from ansible.module_utils.berth.services import redis as place  # noqa: E402
 from ansible.module_utils.berth.store import journal, presence  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
@@ -180,6 +180,8 @@ class Instance:
     def __init__(self, module: AnsibleModule, name: str, conf: str, drop_in: str, taken: set[int]) -> None:
         self.module = module
         self.one = place.Redis(name)
+        self.unit = naming.distributions(self.one.unit)
+        self.drop_in = naming.drop_in(self.unit)
         self.pending = self.one.born / "pending"
         self.actions: list[str] = []
         before = read(self.one.conf)
@@ -189,9 +191,9 @@ class Instance:
                 "instance another name"
             )
         self.born = birth(self.one, taken, module.check_mode)
-        self.before = {self.one.conf: before, self.one.drop_in: read(self.one.drop_in)}
-        self.after = {self.one.conf: fill_in(conf, self.born), self.one.drop_in: drop_in}
-        self.state = command.show(self.one.unit, "ActiveState", "UnitFileState", "MainPID")
+        self.before = {self.one.conf: before, self.drop_in: read(self.drop_in)}
+        self.after = {self.one.conf: fill_in(conf, self.born), self.drop_in: drop_in}
+        self.state = units.show(self.unit, "ActiveState", "UnitFileState", "MainPID")
 
     @property
     def running(self) -> bool:
@@ -226,7 +228,7 @@ class Instance:
         if self.state.get("UnitFileState") != "enabled":
             self.actions.append(f"start Redis of {name} at boot")
             if not self.module.check_mode:
-                self.systemctl("enable", "--quiet", self.one.unit)
+                self.systemctl("enable", "--quiet", self.unit)
 
     def why_restart(self) -> str:
         """What only a restart brings about; empty where nothing of it is wrong."""
@@ -234,7 +236,7 @@ class Instance:
             return ""
         if self.pending.exists():
             return "a former run was interrupted"
-        if self.before[self.one.drop_in] != self.after[self.one.drop_in]:
+        if self.before[self.drop_in] != self.after[self.drop_in]:
             return "its unit changed"
         if live_changes(self.before[self.one.conf], self.after[self.one.conf]) is None:
             return "its configuration changed"
@@ -306,7 +308,7 @@ class Instance:
                 except RefusedError:
                     outcome += " Redis does not run with it either."
             raise WrongError(
-                f"Redis of {self.one.app} {error}. {outcome} More: journalctl -u {self.one.unit}"
+                f"Redis of {self.one.app} {error}. {outcome} More: journalctl -u {self.unit}"
             ) from error
         self.pending.unlink()
 
@@ -315,7 +317,7 @@ class Instance:
         since = time.time()
         self.systemctl("daemon-reload")
         # Type=notify: this returns when all data is in memory.
-        code, _, _ = self.module.run_command(["systemctl", "restart", self.one.unit])
+        code, _, _ = self.module.run_command(["systemctl", "restart", self.unit])
         if code != 0:
             raise RefusedError(f"does not start: {self.reason(since)}")
         end = time.monotonic() + WAIT
@@ -330,7 +332,7 @@ class Instance:
     def reason(self, since: float) -> str:
         """What Redis said last before it ended."""
         _, out, _ = self.module.run_command(
-            ["journalctl", "-q", "-o", "cat", "-u", self.one.unit, f"--since=@{since:.0f}"]
+            ["journalctl", "-q", "-o", "cat", "-u", self.unit, f"--since=@{since:.0f}"]
         )
         said = [line for line in out.splitlines() if re.match(r"\d+:[CM] ", line) or ">>>" in line]
         return re.sub(r"^\d+:[CM] .*? [*#] ", "", said[-1]) if said else "it gave no reason"
@@ -346,12 +348,13 @@ def stop_unused(wanted: set[str], check_mode: bool) -> list[str]:
         one = place.Redis(name)
         if name in wanted or presence.uses(place.SERVICE, name):
             continue
-        state = command.show(one.unit, "ActiveState", "UnitFileState")
+        unit = naming.distributions(one.unit)
+        state = units.show(unit, "ActiveState", "UnitFileState")
         if state.get("ActiveState") == "inactive" and state.get("UnitFileState") != "enabled":
             continue
         actions.append(f"stop Redis of {name}, which nothing uses any more")
         if not check_mode:
-            place.stop(one)
+            units.end_for_good(unit)
     return actions
 
 

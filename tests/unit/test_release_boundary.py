@@ -39,7 +39,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "masking.of_app read_text",
             "masking._read read_text",
             "plan.server_side read_text",
-            "prune.owned read_text",
+            "naming.owned read_text",
         ),
         *("pythons.locked open", "remove._recorded read_text", "settings._cut_off read_text"),
         *(
@@ -78,6 +78,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "goes down by descriptors and follows no link": (
         *("public.publish open", "public._copy open", "public._link open", "public._link fchmod"),
         *("redis.purge rmtree", "remove._purge rmtree", "remove.remove rmtree"),
+        "units.forget_own rmtree",
     ),
     "not run by root: on the controller, or as the app's user or the build user": (
         *("gitwork.environment read_text", "gitwork.environment write_text", "gitwork.environment fchmod"),

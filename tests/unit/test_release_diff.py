@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reports import diff, history
-from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.runtime import naming, units
 
 from tests.support.entry import board
 from tests.support.git import unconfined
@@ -56,7 +56,7 @@ def place(tmp_path: Path) -> Paths:
         (live / name).parent.mkdir(parents=True, exist_ok=True)
         (live / name).write_text(text)
     (live / "uploads").symlink_to(tmp_path)
-    units.replace_link(place.web_sock, place.socket(live.name))
+    units.replace_link(place.web_sock, naming.socket(place, live.name))
     return place
 
 

@@ -12,7 +12,7 @@ from ansible.module_utils.berth.diagnosis import cause
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.packaging import build
-from ansible.module_utils.berth.runtime import gate
+from ansible.module_utils.berth.runtime import gate, units
 from ansible.module_utils.berth.runtime.units import Past
 
 NEW = Past()
@@ -25,8 +25,8 @@ def wait(monkeypatch: pytest.MonkeyPatch, states: list[dict[str, str]], past: Pa
     def show(*_: str) -> dict[str, str]:
         return {"NRestarts": "0", **(states.pop(0) if len(states) > 1 else states[0])}
 
-    monkeypatch.setattr(command, "show", show)
-    monkeypatch.setattr(command, "journal", lambda *_, **__: [])
+    monkeypatch.setattr(units, "show", show)
+    monkeypatch.setattr(units, "journal", lambda *_, **__: [])
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: 0 if len(states) > 1 else 200)
     probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
     gate.wait_healthy(probe, "web", HEALTH, cause.About(), past)
@@ -68,7 +68,7 @@ def test_only_what_was_written_since_the_start_counts(
     monkeypatch: pytest.MonkeyPatch, since: float, refused: bool
 ) -> None:
     journalctl(monkeypatch, [(100.0, OLD)])
-    monkeypatch.setattr(command, "show", lambda *_: {"ActiveState": "active", "NRestarts": "0"})
+    monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "active", "NRestarts": "0"})
     answers = iter([0] * 30 + [200] * 9)
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: next(answers))
     probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
@@ -177,8 +177,8 @@ def test_the_page_that_answers_every_path_is_not_taken_for_health(
 
 
 def test_a_host_name_that_is_refused_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "show", lambda *_: {"ActiveState": "active", "NRestarts": "0"})
-    monkeypatch.setattr(command, "journal", lambda *_, **__: [])
+    monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "active", "NRestarts": "0"})
+    monkeypatch.setattr(units, "journal", lambda *_, **__: [])
     monkeypatch.setattr(gate, "_SURE", 0.1)
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: 400)
     probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
@@ -215,8 +215,8 @@ def crew(
     clock = Time()
     monkeypatch.setattr(gate, "time", clock)
     state = {"ActiveState": "active", "NRestarts": "0", "MainPID": "7"}
-    monkeypatch.setattr(command, "show", lambda *_: state)
-    monkeypatch.setattr(command, "journal", lambda *_, **__: lines or [])
+    monkeypatch.setattr(units, "show", lambda *_: state)
+    monkeypatch.setattr(units, "journal", lambda *_, **__: lines or [])
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: 200)
 
     def accepting(path: Path, server: int) -> int:

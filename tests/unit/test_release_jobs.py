@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.runtime import jobs, units
+from ansible.module_utils.berth.runtime import jobs, naming, units
 from ansible.module_utils.berth.store import prune
 
 from tests.support.entry import board
@@ -28,7 +28,7 @@ def place(tmp_path: Path) -> Paths:
 
 def ran(place: Paths, release: str, at: int = 0) -> int:
     """When systemd thinks that the release's timer ran last; set where `at` is given, 0 for never."""
-    path = jobs.stamp(place, f"board-nightly@{release}.timer")
+    path = naming.stamp(place, f"board-nightly@{release}.timer")
     if at:
         path.touch()
         os.utime(path, (at, at))

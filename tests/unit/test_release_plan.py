@@ -20,7 +20,7 @@ from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.engine import Engine
 from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import table
-from ansible.module_utils.berth.runtime import gate, units
+from ansible.module_utils.berth.runtime import gate, naming, units
 from ansible.module_utils.berth.store import disk, journal, lock, prune, releases, temporary
 
 from tests.support.entry import board
@@ -100,7 +100,7 @@ def test_a_release_sorts_by_time_and_names_its_source() -> None:
 
 
 def test_every_process_and_job_has_its_unit() -> None:
-    assert paths.template_files(APP) == [
+    assert naming.template_files(APP) == [
         "board-web@.socket",
         "board-web@.service",
         "board-worker@.service",
@@ -108,14 +108,14 @@ def test_every_process_and_job_has_its_unit() -> None:
         "board-nightly@.service",
         "board-nightly@.timer",
     ]
-    assert units.beside_web(APP, "r") == [
+    assert naming.beside_web(APP, "r") == [
         "board-worker@r.service",
         "board-worker-2@r.service",
         "board-nightly@r.timer",
     ]
-    assert paths.instance_file("board-web@.service", "r") == "board-web@r.service"
+    assert naming.instance_file("board-web@.service", "r") == "board-web@r.service"
     own = {**APP, "processes": [{"name": "web", "command": "serve {socket}"}], "jobs": []}
-    assert paths.template_files(own) == [
+    assert naming.template_files(own) == [
         "board-web@.socket", "board-web-relay@.service", "board-web@.service",
     ]  # fmt: skip
 
@@ -149,8 +149,8 @@ def test_the_live_release_is_where_the_socket_points(tmp_path: Path) -> None:
     place = paths.Paths("board", tmp_path)
     place.base.mkdir(parents=True)
     assert releases.live(place) == ""
-    units.replace_link(place.web_sock, place.socket("r1"))
-    units.replace_link(place.web_sock, place.socket("r2"))
+    units.replace_link(place.web_sock, naming.socket(place, "r1"))
+    units.replace_link(place.web_sock, naming.socket(place, "r2"))
     assert releases.live(place) == "r2"
 
 
@@ -160,7 +160,7 @@ def test_what_must_not_run_twice_ends_before_its_successor_starts() -> None:
         {"name": "worker", "command": "w", "instances": 2, "stop_timeout": 600},
     ]  # fmt: skip
     app = board(processes=processes)
-    assert units.alone(app, "r") == ["board-beat@r.service"]
+    assert naming.alone(app, "r") == ["board-beat@r.service"]
     assert units.to_end(app) == 605
     assert units.to_end(board(processes=processes[:2])) == 95
     assert units.to_end(board(processes=processes[:1])) == 10
@@ -170,13 +170,13 @@ def test_a_release_is_found_where_root_made_its_socket(tmp_path: Path) -> None:
     place = paths.Paths("board", tmp_path)
     for name in ("board-web@new.socket", "board-web@new.service", "board-web@old.service"):
         unit_file(place, name, "board")
-    assert place.socket("new") == tmp_path / "run/berth/board/new.sock"
-    assert units.serving(place, "new") == ["board-web@new.socket", "board-web@new.service"]
+    assert naming.socket(place, "new") == tmp_path / "run/berth/board/new.sock"
+    assert naming.serving(place, "new") == ["board-web@new.socket", "board-web@new.service"]
     # Released by an earlier Berth.
-    assert place.socket("old") == tmp_path / "run/board/old.sock"
-    assert units.serving(place, "old") == ["board-web@old.service"]
+    assert naming.socket(place, "old") == tmp_path / "run/board/old.sock"
+    assert naming.serving(place, "old") == ["board-web@old.service"]
     unit_file(place, "board-web-relay@new.service", "board")
-    assert units.serving(place, "new")[2:] == ["board-web-relay@new.service"]
+    assert naming.serving(place, "new")[2:] == ["board-web-relay@new.service"]
 
 
 @pytest.mark.parametrize(
@@ -299,12 +299,12 @@ def test_an_app_never_takes_the_units_of_one_whose_name_begins_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prune.units, "stop", lambda *_, **__: None)
-    monkeypatch.setattr(prune, "systemctl", lambda *_: None)
+    monkeypatch.setattr(units, "systemctl", lambda *_: None)
     place = paths.Paths("a", tmp_path)
     mine = unit_file(place, "a-web@r1.service", "a")
     other = unit_file(place, "a-b-web@r1.service", "a-b")
     template = unit_file(place, "a-web@.service", "a")
-    assert prune.instances(place) == {"r1": ["a-web@r1.service"]}
+    assert naming.instances(place) == {"r1": ["a-web@r1.service"]}
     prune.remove_release(place, "r1")
     assert not mine.exists()
     assert other.exists()
@@ -313,7 +313,7 @@ def test_an_app_never_takes_the_units_of_one_whose_name_begins_alike(
 
 def test_leftovers_of_a_killed_run_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prune.units, "stop", lambda *_, **__: None)
-    monkeypatch.setattr(prune, "systemctl", lambda *_: None)
+    monkeypatch.setattr(units, "systemctl", lambda *_: None)
     place = paths.Paths("board", tmp_path)
     for folder in (place.release("r1"), place.frozen, place.run, place.sockets, place.state):
         folder.mkdir(parents=True)

@@ -13,7 +13,7 @@ from ansible.module_utils.berth.release import plan
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import plan_rollback
 from ansible.module_utils.berth.reports import history
-from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.runtime import naming, units
 from ansible.module_utils.berth.store import journal, releases
 
 from tests.support.entry import board
@@ -80,7 +80,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
         record = {"healthy": True, "app": APP, "created": since, "live_since": since}
         journal.write_record(paths.release(release), record)
     paths.state.mkdir(parents=True)
-    units.replace_link(paths.web_sock, paths.socket("r2"))
+    units.replace_link(paths.web_sock, naming.socket(paths, "r2"))
     monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, "active"))
     return paths
 

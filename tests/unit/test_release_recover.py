@@ -27,7 +27,7 @@ from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import prune as prune_step
 from ansible.module_utils.berth.release.steps import retire as retire_step
 from ansible.module_utils.berth.reports import history
-from ansible.module_utils.berth.runtime import gate, units
+from ansible.module_utils.berth.runtime import gate, naming, units
 from ansible.module_utils.berth.store import journal, lock, prune, releases
 
 from tests.support.entry import board
@@ -92,7 +92,7 @@ def lay(paths: Paths, name: str, **record: Any) -> None:
 
 
 def go_live(paths: Paths, name: str) -> None:
-    units.replace_link(paths.web_sock, paths.socket(name))
+    units.replace_link(paths.web_sock, naming.socket(paths, name))
 
 
 def deploy(paths: Paths, systemd: Systemd, old: str = "r1", new: str = "r2", **more: Any) -> Deploy:
@@ -104,7 +104,7 @@ def deploy(paths: Paths, systemd: Systemd, old: str = "r1", new: str = "r2", **m
     run.record = journal.read_record(paths.release(new))
     for name, value in more.items():
         setattr(run, name, value)
-    systemd.active |= {units.web("board", name) for name in (old, new) if name}
+    systemd.active |= {naming.web("board", name) for name in (old, new) if name}
     return run
 
 
@@ -136,7 +136,7 @@ def test_a_rollback_follows_what_was_live_and_not_the_names(paths: Paths, system
     assert answer["release"] == "r2"
     stay, gone = releases.select(releases.records(paths), "r4", 2, [])
     assert (stay, gone) == (["r2", "r4"], ["r1", "r3"])
-    systemd.active.add(units.web("board", "r3"))
+    systemd.active.add(naming.web("board", "r3"))
     health = {one["release"]: one["health"] for one in history.describe(paths)["releases"]}
     assert health["r3"] == "ends its work"
     systemd.active.clear()
@@ -150,15 +150,15 @@ def test_of_too_many_that_retire_the_oldest_ends_early(
     # By the order in which they were live, which is not that of their names.
     for turn, name in enumerate(("r3", "r1", "r2", "r4"), 1):
         lay(paths, name, turn=turn)
-        systemd.active.add(units.web("board", name))
+        systemd.active.add(naming.web("board", name))
     monkeypatch.setattr(retire, "connections", lambda path: 2 if "r3" in path else 1)
-    retirement = units.retiring("board", "r3")
+    retirement = naming.retiring("board", "r3")
     systemd.active.add(retirement)
     show = {
         "Description": "Wait for r3",
         "ActiveEnterTimestampMonotonic": str(int((time.monotonic() - 20) * 1e6)),
     }
-    monkeypatch.setattr(command, "show", lambda *_: show)
+    monkeypatch.setattr(units, "show", lambda *_: show)
     go_live(paths, "r5")
     run = deploy(paths, systemd, "r4", "r5")
     answer = step(run, "retire")
@@ -179,7 +179,7 @@ def test_of_too_many_that_retire_the_oldest_ends_early(
 
     # It is told once, and nothing begins anew.
     show["Description"] = "End early: wait for r3"
-    systemd.active |= {retirement, units.retiring("board", "r1")}
+    systemd.active |= {retirement, naming.retiring("board", "r1")}
     systemd.said.clear()
     assert "early" not in step(deploy(paths, systemd, "r4", "r5"), "retire")["msg"]
     assert not systemd.told("End early")
@@ -191,7 +191,7 @@ def test_how_many_may_retire_is_the_apps_to_say(
 ) -> None:
     for turn, name in enumerate(("r1", "r2"), 1):
         lay(paths, name, turn=turn)
-        systemd.active.add(units.web("board", name))
+        systemd.active.add(naming.web("board", name))
     monkeypatch.setattr(retire, "connections", lambda _: connections)
     go_live(paths, "r3")
     run = deploy(paths, systemd, "r2", "r3")
@@ -272,7 +272,7 @@ def test_a_full_disk_after_the_switch_stops_nothing(
     monkeypatch.setattr(journal, "replace_text", _raise)
     answer = step(run, "verify", "retire", "prune", "finish")
     assert releases.live(paths) == "r2"
-    assert units.beside_web(APP, "r2")[0] in systemd.active
+    assert naming.beside_web(APP, "r2")[0] in systemd.active
     assert "No space left on device" in answer["msg"]
 
 
@@ -282,7 +282,7 @@ def test_a_full_disk_stops_no_rollback(
     lay(paths, "r1", turn=1)
     lay(paths, "r2", turn=2)
     go_live(paths, "r2")
-    systemd.active.add(units.web("board", "r2"))
+    systemd.active.add(naming.web("board", "r2"))
     taken = lock.Lock(paths)
     monkeypatch.setattr(lock.os, "pwrite", _raise)
     taken.take({"user": "me"}, 0)
@@ -291,7 +291,7 @@ def test_a_full_disk_stops_no_rollback(
     run, _ = rollback(paths)
     step(run, "start", "gate", "switch", "verify", "retire", "prune", "finish")
     assert releases.live(paths) == "r1"
-    assert systemd.told(f"--unit={units.retiring('board', 'r2').removesuffix('.service')}")
+    assert systemd.told(f"--unit={naming.retiring('board', 'r2').removesuffix('.service')}")
     taken.release()
 
 
@@ -301,7 +301,7 @@ def test_what_is_taken_back_ends_like_any_other(
     lay(paths, "r1", turn=1)
     run = deploy(paths, systemd)
     step(run, "switch")
-    worker = units.beside_web(APP, "r2")[0]
+    worker = naming.beside_web(APP, "r2")[0]
     monkeypatch.setattr(units, "fallen", lambda *_: worker)
     systemd.said.clear()
     with pytest.raises(ReleaseError, match="does not stay up") as failed:
@@ -311,8 +311,8 @@ def test_what_is_taken_back_ends_like_any_other(
     asked = [line.split()[0] for line in systemd.said if "ExecMainStatus" in line or "journalctl" in line]
     assert asked[:2] == ["systemctl", "journalctl"]
     assert releases.live(paths) == "r1"
-    assert units.web("board", "r2") in systemd.active, "it has clients yet"
-    assert systemd.told(f"--unit={units.retiring('board', 'r2').removesuffix('.service')}")
+    assert naming.web("board", "r2") in systemd.active, "it has clients yet"
+    assert systemd.told(f"--unit={naming.retiring('board', 'r2').removesuffix('.service')}")
     records = releases.records(paths)
     assert releases.candidates(records, "r1") == []
     assert releases.select(records, "r1", 5, ["r2"]) == (["r1", "r2"], [])
@@ -359,7 +359,7 @@ def test_what_serves_after_a_failure(
     said = "r1 serves on." if old else "Nothing was live before, so nothing serves."
     assert failed.value.text() == f"It did not start. {said}"
     assert not paths.release("r2").exists()
-    assert units.web("board", "r2") not in systemd.active
+    assert naming.web("board", "r2") not in systemd.active
 
 
 def test_a_migration_that_stays_is_told(
@@ -414,7 +414,7 @@ def test_a_run_that_is_gone_leaves_no_new_release_running(
     run = engine.deploys["board"] = deploy(paths, systemd)
     ready(run)
     assert engine.abandon() is ends
-    assert (units.web("board", "r2") in systemd.active) is runs
+    assert (naming.web("board", "r2") in systemd.active) is runs
     if not runs:
         with pytest.raises(ReleaseError, match="is gone"):
             step(run, "switch")
@@ -448,8 +448,8 @@ def test_a_run_that_fails_before_the_switch_leaves_nothing_running(paths: Paths,
     engine = Engine()
     engine.deploys["board"] = deploy(paths, systemd)
     assert engine.run("unlock", {"name": "board"}, None)["finished"] == ""
-    assert units.web("board", "r2") not in systemd.active
-    assert units.web("board", "r1") in systemd.active
+    assert naming.web("board", "r2") not in systemd.active
+    assert naming.web("board", "r1") in systemd.active
 
 
 @pytest.mark.parametrize("good", [True, False])
@@ -461,7 +461,7 @@ def test_what_a_cut_off_run_left_live_is_proved_before_the_next_deploy(
     go_live(paths, "r2")
     run = deploy(paths, systemd, "r2", "r2", release="")
     if not good:
-        monkeypatch.setattr(units, "fallen", lambda *_: units.beside_web(APP, "r2")[0])
+        monkeypatch.setattr(units, "fallen", lambda *_: naming.beside_web(APP, "r2")[0])
     record = plan_step._prove_first(run, {"release": "r2", "old": "r1", "step": "switch", "state": "end"})
     assert run.previous == releases.live(paths) == ("r2" if good else "r1")
     assert record["healthy"]
@@ -493,12 +493,12 @@ def test_a_release_that_nothing_waits_for_any_more_is_retired_again(
     """Its retirement was killed by hand, or for want of memory: else it would be busy for ever."""
     lay(paths, "r1", turn=1)
     lay(paths, "r2", turn=2)
-    (paths.units / units.web("board", "r1")).write_text("# Berth app: board\n")
+    (paths.units / naming.web("board", "r1")).write_text("# Berth app: board\n")
     run = deploy(paths, systemd)
     run.app = {**APP, "keep_releases": 1}
     go_live(paths, "r2")
     if waited_for:
-        systemd.active.add(units.retiring("board", "r1"))
+        systemd.active.add(naming.retiring("board", "r1"))
     prune_step.run(run, {})
     begun = [line for line in systemd.said if line.startswith("systemd-run")]
     assert len(begun) == (0 if waited_for else 1)
@@ -516,7 +516,7 @@ def test_a_retirement_is_given_its_text_and_its_words(
     assert not set("$%") & set(text), "systemd would read them as its own"
     words = line.partition(f"/usr/bin/python3 -I -c {text} ")[2].split()
     assert words[:5] == [
-        str(paths.socket("r1")), str(paths.web_sock), "35", "35", units.web("board", "r1"),
+        str(naming.socket(paths, "r1")), str(paths.web_sock), "35", "35", naming.web("board", "r1"),
     ]  # fmt: skip
     seen: list[Any] = []
     code = text.rpartition("if __name__")[2].partition(":\n")[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.paths import Paths, template_files
-from ansible.module_utils.berth.runtime import gate
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.runtime import gate, naming
 from ansible.module_utils.berth.services import redis
 from ansible.module_utils.berth.store import public, settings
 
@@ -43,7 +43,7 @@ def place(tmp_path: Path) -> Paths:
     place.provisioned.write_text(json.dumps(provisioned))
     (place.etc / "secrets.json").write_text(json.dumps({"KEY": "one", "BORN": "x"}))
     apply_proxy(place)
-    for name in template_files(APP):
+    for name in naming.template_files(APP):
         (place.units / name).write_text("")
     assert compare(place) == (False, [], "")
     return place

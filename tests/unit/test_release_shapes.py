@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.paths import Paths, unit_stems
+from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reports import diff
-from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.runtime import naming, units
 from ansible.module_utils.berth.services import redis
 from ansible.module_utils.berth.store import journal, presence, public, releases, shapes
 
@@ -69,8 +69,8 @@ def test_only_what_meant_something_else_then_differs_from_today(old: Path) -> No
 def test_what_reads_an_old_record_gets_on_with_it(tmp_path: Path) -> None:
     place = Paths("board", tmp_path)
     app = releases.records(place)["r1"]["app"]
-    assert units.alone(app, "r1") == ["board-worker@r1.service"]
-    assert unit_stems(app)["jobs"] == ["board-nightly"]
+    assert naming.alone(app, "r1") == ["board-worker@r1.service"]
+    assert naming.unit_stems(app)["jobs"] == ["board-nightly"]
     assert public.asked_as(app) == "board.localhost"
     assert not presence.uses(redis.SERVICE, "board", tmp_path)
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release import plan, recover
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import gate as gate_step
 from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import verify
-from ansible.module_utils.berth.runtime import gate, units
+from ansible.module_utils.berth.runtime import gate, naming, units
 from ansible.module_utils.berth.sources import source
 from ansible.module_utils.berth.store import disk, journal, settings
 
@@ -30,7 +29,7 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     paths = Paths("board", tmp_path)
     paths.release("r1").mkdir(parents=True)
     paths.state.mkdir(parents=True)
-    units.replace_link(paths.web_sock, paths.socket("r1"))
+    units.replace_link(paths.web_sock, naming.socket(paths, "r1"))
     record = {"fingerprint": "f", "healthy": True, "app": APP, "health_path": "/readyz"}
     journal.write_record(paths.release("r1"), record)
     monkeypatch.setattr(plan, "server_side", lambda *_: ("", []))
@@ -70,7 +69,7 @@ def test_one_that_does_not_get_well_fails_the_run_and_runs_on(
     monkeypatch.setattr(gate.Probe, "ask", lambda *_: 500)
     monkeypatch.setattr(gate.Probe, "get", lambda *_: gate.Reply(500))
     monkeypatch.setattr(gate, "_state", lambda _: {"ActiveState": "active"})
-    monkeypatch.setattr(gate.command, "journal", lambda *_, **__: [])
+    monkeypatch.setattr(units, "journal", lambda *_, **__: [])
     asked: list[tuple[str, ...]] = []
     monkeypatch.setattr(units, "systemctl", lambda *words, **_: asked.append(words))
     plan_step.run(deploy, {"app": APP, "digest": "d"})
@@ -99,14 +98,14 @@ def test_a_process_that_stays_up_and_complains_is_told_of(
         return said.get(unit, [])
 
     deploy.past = units.Past(9.0)
-    monkeypatch.setattr(command, "journal", written)
+    monkeypatch.setattr(units, "journal", written)
     assert verify._complaints(deploy) == [
         "board-web@r2.service runs and logs an error: ERROR:app.cache:no Redis at cache:6379.",
         "board-worker@r2.service runs and logs an error: ValueError: no queue (/x/w.py:3).",
     ]
     # Each since it was asked to start.
     assert list(since.values()) == [5.0, 9.0]
-    monkeypatch.setattr(command, "journal", lambda *_, **__: ["ready"])
+    monkeypatch.setattr(units, "journal", lambda *_, **__: ["ready"])
     assert verify._complaints(deploy) == []
 
 

@@ -17,7 +17,7 @@ from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release.steps import remove
 from ansible.module_utils.berth.reports import certificate, facts, findings, status
-from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.runtime import naming, units
 from ansible.module_utils.berth.store import journal, presence
 
 NOW = datetime.now(UTC)
@@ -371,7 +371,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     board = Paths("board", tmp_path)
     journal.write_record(board.release("r1").parent, {})
     board.release("r1").mkdir()
-    units.replace_link(board.web_sock, board.socket("r1"))
+    units.replace_link(board.web_sock, naming.socket(board, "r1"))
     # Of somebody else's making, and after a run that took a lock there and did nothing.
     (tmp_path / "var/lib/berth/other").mkdir()
     (tmp_path / "srv/other/releases/1").mkdir(parents=True)

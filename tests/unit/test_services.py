@@ -20,6 +20,7 @@ from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import reads
 from ansible.module_utils.berth.release.steps import remove
 from ansible.module_utils.berth.reports import facts, findings, status
+from ansible.module_utils.berth.runtime import units
 from ansible.module_utils.berth.services import postgresql
 from ansible.module_utils.berth.services import table as services
 from ansible.module_utils.berth.services.service import ROOT, App, Service, Settings
@@ -64,16 +65,13 @@ class Queue(Service):  # type: ignore[misc]
         return (root / "etc/berth/rabbit").glob("*")
 
     def unit(self, app: str) -> str:
-        return f"rabbit@{app}.service"
+        return f"rabbit@{app}"
 
     def explain(self, error: str, where: str) -> str:
         return f"it cannot reach its queue{where}" if error.startswith("QueueError") else ""
 
     def traces(self, paths: Paths) -> list[Path]:
         return [paths.root / "etc/berth/rabbit" / paths.app]
-
-    def stop(self, paths: Paths) -> None:
-        self.seen.append("stop")
 
     def purge(self, paths: Paths, settings: Settings) -> None:
         self.seen.append(dict(settings))
@@ -150,7 +148,10 @@ def test_a_change_of_it_is_noticed(tmp_path: Path) -> None:
 
 
 def test_a_status_tells_of_it(queue: Queue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(command, "systemctl", lambda *_, **__: Result(3, "failed\n", ""))
+    def systemctl(*words: str, **_: Any) -> Result:
+        return Result(3, "failed\n" if words == ("is-active", "rabbit@board.service") else "", "")
+
+    monkeypatch.setattr(units, "systemctl", systemctl)
     release = tmp_path / "srv/board/releases/r1"
     release.mkdir(parents=True)
     (release / "release.json").write_text(json.dumps({"app": with_queue(), "release": "r1"}))
@@ -164,18 +165,30 @@ def test_a_status_tells_of_it(queue: Queue, monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_it_goes_with_the_app(queue: Queue, server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "systemctl", lambda *_, **__: Result(0, "", ""))
-    monkeypatch.setattr(command, "run", lambda *_, **__: Result(0, "", ""))
+    asked: list[str] = []
+
+    def run(argv: list[str], **_: Any) -> Result:
+        asked.extend(word for word in argv if word in ("daemon-reload", "disable"))
+        if "disable" in argv:
+            assert argv == ["systemctl", "disable", "--quiet", "--now", "rabbit@board.service"]
+        return Result(0, "", "")
+
+    monkeypatch.setattr(command, "run", run)
     paths = Paths("board", server)
     paths.etc.mkdir(parents=True)
     paths.release("r1").mkdir(parents=True)
     paths.provisioned.write_text(json.dumps(settings.provisioned(with_queue())))
     said = remove.remove(paths, False, {}, False)["msg"]
     assert "Its data, database, Redis, queue and secrets are kept" in said
-    assert queue.seen == ["stop"]
+    assert (asked, queue.seen) == (["daemon-reload", "disable"], [])
     # What it was set up from is known still when no release is left.
+    drop_in = paths.units / "rabbit@board.service.d/50-berth.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.touch()
+    asked.clear()
     remove.remove(paths, True, {}, False)
-    assert queue.seen == ["stop", "stop", WANTED]
+    assert asked == ["daemon-reload", "disable", "disable", "daemon-reload"]
+    assert (queue.seen, drop_in.parent.exists()) == ([WANTED], False)
 
 
 @pytest.mark.usefixtures("queue")

@@ -6,7 +6,6 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from .errors import ReleaseError
 
@@ -149,11 +148,6 @@ class Paths:
         """What the proxy serves of a release. Beside it: where it looks at all of them it lists folders."""
         return self.base / "public" / release
 
-    def socket(self, release: str) -> Path:
-        """Where the proxy and the gate find a release; one of an earlier Berth made its socket itself."""
-        unit = self.units / f"{self.app}-web@{release}.socket"
-        return self.root_socket(release) if unit.exists() else self.own_socket(release)
-
     def root_socket(self, release: str) -> Path:
         """Made by systemd, as the release's socket unit says."""
         return self.sockets / f"{release}.sock"
@@ -167,42 +161,6 @@ class Paths:
 
     def migrate_env(self, release: str) -> Path:
         return self.frozen / f"{release}.migrate.env"
-
-
-def unit_stems(app: dict[str, Any]) -> dict[str, list[str]]:
-    """The unit names of an app without instance: web, the other services, and the timers with their jobs."""
-    name = app["name"]
-    services = []
-    for process in app["processes"]:
-        if process["name"] == "web":
-            continue
-        for number in range(1, process["instances"] + 1):
-            services.append(process_stem(name, process["name"], number))
-    jobs = [f"{name}-{job['name']}" for job in app["jobs"]]
-    return {"web": [f"{name}-web"], "services": services, "jobs": jobs}
-
-
-def process_stem(app: str, process: str, number: int) -> str:
-    return f"{app}-{process}" if number == 1 else f"{app}-{process}-{number}"
-
-
-def template_files(app: dict[str, Any]) -> list[str]:
-    """The unit files role service must have written before this app can be released."""
-    stems = unit_stems(app)
-    web = f"{app['name']}-web"
-    files = [f"{web}@.socket"] + ([f"{web}-relay@.service"] if relayed(app) else [])
-    files += [f"{stem}@.service" for stem in [*stems["web"], *stems["services"], *stems["jobs"]]]
-    return files + [f"{stem}@.timer" for stem in stems["jobs"]]
-
-
-def relayed(app: dict[str, Any]) -> bool:
-    """Whether its web command makes a socket itself, so that a relay stands between root's and that one."""
-    return any(process["name"] == "web" and "{socket}" in process["command"] for process in app["processes"])
-
-
-def instance_file(template: str, release: str) -> str:
-    """`board-web@.service` becomes `board-web@<release>.service`."""
-    return template.replace("@.", f"@{release}.", 1)
 
 
 def text_digest(*parts: str) -> str:

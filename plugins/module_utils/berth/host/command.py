@@ -281,38 +281,6 @@ def _killed(unit: str, since: float) -> bool:
     return "status=9/KILL" in said or "result 'oom-kill'" in said
 
 
-def systemctl(*args: str, timeout: float = 120) -> Result:
-    return run(["systemctl", *args], timeout=timeout)
-
-
-def show(unit: str, *properties: str) -> dict[str, str]:
-    """systemd's view of a unit; empty where it takes too long to tell, which must not decide anything."""
-    try:
-        result = systemctl("show", unit, "--property=" + ",".join(properties), timeout=20)
-    except ReleaseError:
-        return {}
-    return dict(line.split("=", 1) for line in result.out.splitlines() if "=" in line)
-
-
-def main_pid(unit: str) -> int:
-    """The unit's main process; 0 where it has none, or systemd takes too long to tell."""
-    return int(show(unit, "MainPID").get("MainPID") or 0)
-
-
-def journal(unit: str, lines: int = 200, since: float = 0.0) -> list[str]:
-    """What the unit's processes wrote last, oldest line first; nothing from before `since`.
-
-    It only tells why: a journal that is too slow to answer must not decide anything.
-    """
-    query = ["journalctl", "-n", str(lines), "-o", "cat", "--no-pager", "-q", f"_SYSTEMD_UNIT={unit}"]
-    if since:
-        query.append(f"--since=@{since:.6f}")
-    try:
-        return [line for line in run(query, timeout=20).out.splitlines() if line.strip()]
-    except ReleaseError:
-        return []
-
-
 def module_source(module: ModuleType) -> str:
     """A module's text, from a file or from inside the engine's zip."""
     loader = module.__loader__

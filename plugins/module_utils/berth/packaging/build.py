@@ -18,15 +18,15 @@ from typing import Any
 from ..diagnosis import cause
 from ..errors import ReleaseError, cut, run_of
 from ..host import sandbox, untrusted
-from ..host.command import Result, main_pid, module_source, run, transient
+from ..host.command import Result, module_source, run, transient
 from ..host.untrusted import Owner
 from ..migrations import migrate, scripts
-from ..paths import CA_BUNDLE, Paths, ids, instance_file, text_digest
+from ..paths import CA_BUNDLE, Paths, ids, text_digest
 from ..payload import gunicorn_conf
 from ..reading import places, project, wheels
 from ..reading.project import Installer, PythonWish
 from ..reading.toml import LOCK, load_toml
-from ..runtime import jobs, shell
+from ..runtime import jobs, naming, shell, units
 from ..sources import origins, source
 from ..store import journal, public
 from . import folders, index, pythons
@@ -698,7 +698,7 @@ def freeze_unit(paths: Paths, template: str, release: str) -> None:
     """
     text = (paths.units / template).read_text()
     text = re.sub(r"(?m)^WorkingDirectory=.*/releases/%i$", lambda line: f"{line[0]}/{places.WORK}", text)
-    journal.replace_text(paths.units / instance_file(template, release), text, 0o644)
+    journal.replace_text(paths.units / naming.instance_file(template, release), text, 0o644)
 
 
 def installed(env: Path) -> dict[str, str]:
@@ -727,7 +727,7 @@ def grow(folder: Path, unit: str) -> None:
     journal.replace_text(
         path, json.dumps(settings, indent=2) + "\n", known.st_mode & 0o777, known.st_uid, known.st_gid
     )
-    main = main_pid(unit)
+    main = units.main_pid(unit)
     for _ in range(settings["workers"] - 1 if main else 0):
         os.kill(main, signal.SIGTTIN)
         time.sleep(0.1)  # signals of one kind that are pending together count once

@@ -17,7 +17,7 @@ from ..host import untrusted
 from ..packaging import pythons
 from ..paths import Paths
 from ..reading import places
-from ..runtime import gate, units
+from ..runtime import gate, naming, units
 from ..sources import source
 from ..store import journal, settings
 from ..store.lock import Lock
@@ -82,7 +82,7 @@ class Deploy:
 
     @property
     def web(self) -> str:
-        return units.web(self.paths.app, self.release)
+        return naming.web(self.paths.app, self.release)
 
     @property
     def domain(self) -> str:
@@ -135,13 +135,14 @@ class Deploy:
 
     def probe(self) -> gate.Probe:
         path = self.app["health"].get("path") or self.record.get("health_path", "")
-        return gate.probe(self.paths.socket(self.release), self.app, path)
+        return gate.probe(naming.socket(self.paths, self.release), self.app, path)
 
     def ask_previous(self) -> tuple[gate.Probe, int]:
         """What that release answers on its own socket, asked once."""
         record = journal.read_record(self.paths.release(self.previous))
         served = settings.served(self.paths, self.previous_app(), self.previous)
-        probe = gate.probe(self.paths.socket(self.previous), served, str(record.get("health_path") or ""))
+        socket = naming.socket(self.paths, self.previous)
+        probe = gate.probe(socket, served, str(record.get("health_path") or ""))
         return probe, probe.ask(5)
 
     def open_repository(self, check: bool = False) -> source.Repository:

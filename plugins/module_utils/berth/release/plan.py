@@ -10,7 +10,8 @@ from enum import Enum
 from typing import Any
 
 from ..errors import UP, ReleaseError, run_of
-from ..paths import Paths, template_files, text_digest
+from ..paths import Paths, text_digest
+from ..runtime import naming
 from ..services import table as services
 from ..store import applies, releases, settings
 
@@ -46,7 +47,7 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
             f"{name} has no place on this server yet.", advice=f"{UP} prepares the server and deploys."
         ) from error
     texts = []
-    for template in template_files(app):
+    for template in naming.template_files(app):
         try:
             texts.append((paths.units / template).read_text())
         except OSError as error:

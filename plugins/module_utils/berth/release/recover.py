@@ -9,9 +9,9 @@ from typing import Any
 
 from ..diagnosis import cause
 from ..errors import ReleaseError
-from ..host import command, untrusted
+from ..host import untrusted
 from ..reports import history
-from ..runtime import gate, jobs, units
+from ..runtime import gate, jobs, naming, units
 from ..store import journal, prune, releases, settings
 from .deploy import Deploy, Kind
 from .plan import Action
@@ -29,26 +29,26 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     mine: list[str] = []
     if deploy.previous:
         units.replace_link(deploy.paths.current, deploy.paths.release(deploy.previous))
-        mine = units.beside_web(deploy.previous_app(), deploy.previous)
-        units.enable(deploy.paths, [units.web(deploy.paths.app, deploy.previous), *mine])
+        mine = naming.beside_web(deploy.previous_app(), deploy.previous)
+        units.enable(deploy.paths, [naming.web(deploy.paths.app, deploy.previous), *mine])
     for release, record in releases.records(deploy.paths).items():
         if release == deploy.previous:
             continue
         if not releases.served(record):
             prune.remove_release(deploy.paths, release)
             continue
-        beside = units.beside_web(record["app"], release)
-        units.disable(deploy.paths, [units.web(deploy.paths.app, release), *beside])
+        beside = naming.beside_web(record["app"], release)
+        units.disable(deploy.paths, [naming.web(deploy.paths.app, release), *beside])
         still = [name for name, state in units.states(beside).items() if state in ("active", "deactivating")]
-        alone = set(units.alone(record["app"], release))
+        alone = set(naming.alone(record["app"], release))
         units.stop([name for name in still if name not in alone])
         units.stop([name for name in still if name in alone], patience=units.to_end(record["app"]))
-        if units.states([units.web(deploy.paths.app, release)]).popitem()[1] == "active":
+        if units.states([naming.web(deploy.paths.app, release)]).popitem()[1] == "active":
             retire.let_go(deploy, release, record["app"])
     if deploy.action == Action.DEPLOY and mine:
         # The engine was killed before it started them, and the deploy that follows may fail.
         jobs.hand_over(deploy.paths, deploy.previous_app(), deploy.previous, deploy.previous_app())
-        started = command.systemctl("start", "--no-block", *mine)
+        started = units.ask_to_start(mine)
         if started.code != 0:
             said = started.lines[0] if started.lines else f"exit status {started.code}"
             deploy.notes.append(f"Not all of {deploy.previous} could be started again: {said}.")
@@ -113,7 +113,7 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
             again.stays = True
             error.also.append(f"So {release} stays live, unproved.")
             with again("Its processes could not be started"):
-                units.start(units.workers(deploy.app, release))
+                units.start(naming.workers(deploy.app, release))
                 jobs.change_over(deploy.paths, deploy.app, release, live, deploy.previous_app())
         else:
             _take_back(deploy, again)
@@ -210,21 +210,22 @@ def end_unproved(deploy: Deploy) -> None:
         if units.states([deploy.web]).get(deploy.web) in ("active", "activating"):
             retire.let_go(deploy, deploy.release, deploy.app)
         return
-    units.kill(units.serving(deploy.paths, deploy.release))
+    units.kill(naming.serving(deploy.paths, deploy.release))
 
 
 def _wake(deploy: Deploy, release: str, app: dict[str, Any]) -> None:
     """The release to go back to may have been stopped: by the end of its retirement, or by a reboot."""
-    web = units.web(deploy.paths.app, release)
-    retirement = units.retiring(deploy.paths.app, release)
+    web = naming.web(deploy.paths.app, release)
+    retirement = naming.retiring(deploy.paths.app, release)
     if units.states([retirement]).get(retirement) == "active":
         units.stop([retirement])
-    states = units.states(units.serving(deploy.paths, release)[:2])
+    states = units.states(naming.serving(deploy.paths, release)[:2])
     if set(states.values()) == {"active"}:
         return
     past = units.begin(deploy.paths, release)
     path = journal.read_record(deploy.paths.release(release)).get("health_path", "")
-    probe = gate.probe(deploy.paths.socket(release), settings.served(deploy.paths, app, release), path)
+    served = settings.served(deploy.paths, app, release)
+    probe = gate.probe(naming.socket(deploy.paths, release), served, path)
     once = {**app["health"], "successes": 1, "hold": 0}
     about = cause.About(str(deploy.paths.release(release)), called=f"{release}, to go back to,")
     gate.wait_healthy(probe, web, once, about, past)

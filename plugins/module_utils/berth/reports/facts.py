@@ -22,12 +22,12 @@ from typing import Any, TypeVar
 
 from ..errors import ReleaseError
 from ..host import command
-from ..paths import Paths, unit_stems
+from ..paths import Paths
 from ..payload import retire
-from ..runtime import gate, jobs
-from ..runtime import units as unit_names
+from ..runtime import gate, naming
+from ..runtime import units as runtime
 from ..services import table as services
-from ..store import journal, lock, presence, prune, releases, settings
+from ..store import journal, lock, presence, releases, settings
 from . import certificate
 
 Facts = dict[str, Any]
@@ -140,7 +140,7 @@ def _proxy(root: Path) -> str:
     """Empty on a server that has no proxy of Berth's yet."""
     if not (root / settings.PROXY_RECEIPT).exists():
         return ""
-    return command.systemctl("is-active", "caddy.service", timeout=_PATIENCE).out.strip() or "unknown"
+    return runtime.state(naming.distributions("caddy"), _PATIENCE) or "unknown"
 
 
 def _for_all(root: Path, ask: Questions) -> Facts:
@@ -150,8 +150,8 @@ def _for_all(root: Path, ask: Questions) -> Facts:
     }
 
 
-def _activity(unit: str) -> Callable[[], str]:
-    return lambda: command.systemctl("is-active", unit, timeout=_PATIENCE).out.strip()
+def _activity(name: str) -> Callable[[], str]:
+    return lambda: runtime.state(naming.distributions(name), _PATIENCE)
 
 
 def _memory() -> Facts:
@@ -296,7 +296,7 @@ def _routes(paths: Paths, ask: Questions, found: Facts, record: Facts, live: str
     known = settings.served(paths, record.get("app") or {}, live)
     domain = str((known.get("domains") or [""])[0])
     path = str(record.get("health_path") or "/")
-    probe = gate.probe(paths.socket(live), {"domains": [domain or "localhost"], **known}, path)
+    probe = gate.probe(naming.socket(paths, live), {"domains": [domain or "localhost"], **known}, path)
     status = ask("What the release answers", lambda: probe.ask(_PATIENCE), None)
     well = None if status is None else probe.good(status)
     found["socket"] = {"path": probe.path or path, "status": status, "well": well}
@@ -358,7 +358,7 @@ def _holder(paths: Paths, held: set[str]) -> Facts | None:
 
 def _names(paths: Paths) -> dict[str, list[str]]:
     """Its unit files by release, and with each job's timer the last runs under other releases."""
-    return prune.instances(paths)
+    return naming.instances(paths)
 
 
 def _units(names: list[str]) -> dict[str, Facts]:
@@ -396,8 +396,8 @@ def _processes(
     """The live release's web, relay and workers."""
     if not live:
         return []
-    names = [name for name in unit_names.serving(paths, live) if name.endswith(".service")]
-    names += unit_names.workers(description, live) if description else []
+    names = naming.services(naming.serving(paths, live))
+    names += naming.workers(description, live) if description else []
     rows = []
     for name in names:
         state = states.get(name, {})
@@ -407,7 +407,7 @@ def _processes(
         restarts = [one["ago"] for one in mine if not one["memory"]]
         rows.append(
             {
-                "name": name.partition("@")[0].removeprefix(f"{paths.app}-"),
+                "name": naming.stem(name).removeprefix(f"{paths.app}-"),
                 "unit": name,
                 "state": state.get("ActiveState", "unknown"),
                 "waits_to_restart": state.get("SubState") == "auto-restart",
@@ -429,16 +429,16 @@ def _jobs(
 ) -> list[Facts]:
     """Each job of the live release: when it runs next, and how its last run ended, of whichever release."""
     rows = []
-    services = [unit for units in names.values() for unit in units if unit.endswith(".service")]
-    for stem in unit_stems(description)["jobs"] if description and live else []:
-        timer = states.get(f"{stem}@{live}.timer", {})
-        runs = [unit for unit in services if unit.startswith(f"{stem}@")]
+    services = naming.services(unit for units in names.values() for unit in units)
+    for stem in naming.unit_stems(description)["jobs"] if description and live else []:
+        timer = states.get(naming.timer(stem, live), {})
+        runs = [unit for unit in services if naming.stem(unit) == stem]
         job = stem.removeprefix(f"{paths.app}-")
         due = moment(timer.get("NextElapseUSecRealtime", ""))
         row: Facts = {"name": job, "timer": timer.get("ActiveState", "unknown"), "next": due}
         stamp = 0.0
         with contextlib.suppress(OSError):
-            stamp = jobs.stamp(paths, f"{stem}@{live}.timer").stat().st_mtime
+            stamp = naming.stamp(paths, naming.timer(stem, live)).stat().st_mtime
         known = last_run([states[unit] for unit in runs if unit in states], stamp)
         if not known:
             known = _last_noted(runs) if runs and 0 < stamp < _started() else _run()
@@ -495,18 +495,18 @@ def _retiring(paths: Paths, live: str, names: dict[str, list[str]], states: dict
     for release, units in names.items():
         if release == live:
             continue
-        mine = [states.get(unit, {}) for unit in units if unit.endswith(".service")]
+        mine = [states.get(unit, {}) for unit in naming.services(units)]
         working = [one for one in mine if one.get("ActiveState") in _AT_WORK]
         if not working:
             continue
-        waits = unit_names.retiring(paths.app, release)
-        state = command.systemctl("is-active", waits, timeout=_PATIENCE).out.strip()
+        waits = naming.retiring(paths.app, release)
+        state = runtime.state(waits, _PATIENCE)
         rows.append(
             {
                 "release": release,
                 "memory_mb": sum(_number(one.get("MemoryCurrent", "")) for one in working) >> 20,
-                "connections": retire.connections(str(paths.socket(release))),
-                "processes": sorted(one["Id"].partition("@")[0] for one in working),
+                "connections": retire.connections(str(naming.socket(paths, release))),
+                "processes": sorted(naming.stem(one["Id"]) for one in working),
                 "awaited": state in ("active", "activating"),
             }
         )

@@ -156,7 +156,7 @@ def _processes(app: Facts) -> list[dict[str, str]]:
     for service in services.alone(app["app"]):
         key = service.name
         if app[key] not in ("", "active", "unknown"):
-            logs = f"journalctl -u {service.unit(app['app']).removesuffix('.service')} on the server"
+            logs = f"journalctl -u {service.unit(app['app'])} on the server"
             found.append(_finding(key, SICK, f"its {service.program} is {app[key]}", logs))
     return found
 

@@ -12,7 +12,7 @@ from ..migrations import migrate, schema, scripts
 from ..packaging import pythons
 from ..paths import Paths
 from ..reading import places
-from ..runtime import gate, units
+from ..runtime import gate, naming, units
 from ..store import journal, lock, releases, settings, shapes
 
 RAN = "revisions.json"
@@ -127,11 +127,11 @@ def describe(paths: Paths) -> dict[str, Any]:
     live = releases.live(paths)
     now = today(records.get(live, {}))
     known = revisions(paths, records)
-    states = units.states([units.web(paths.app, name) for name in records])
+    states = units.states([naming.web(paths.app, name) for name in records])
     rows = []
     for name in sorted(records, reverse=True):
         record = records[name]
-        state = states.get(units.web(paths.app, name), "")
+        state = states.get(naming.web(paths.app, name), "")
         row: dict[str, Any] = {
             "release": name,
             "version": record.get("version", ""),
@@ -169,7 +169,7 @@ def describe(paths: Paths) -> dict[str, Any]:
 def _health(paths: Paths, name: str, record: dict[str, Any], live: bool, state: str) -> str:
     if live:
         app = settings.served(paths, {"domains": ["localhost"], **record.get("app", {})}, name)
-        probe = gate.probe(paths.socket(name), app, record.get("health_path") or "/")
+        probe = gate.probe(naming.socket(paths, name), app, record.get("health_path") or "/")
         code = probe.ask(5)
         return "well" if probe.good(code) else f"answers {code}" if code else "does not answer"
     if state == "active" and releases.served(record):

@@ -15,8 +15,7 @@ from typing import Any
 
 from ..diagnosis import cause
 from ..errors import UP, ReleaseError, cut, next_run
-from ..host import command
-from . import listening
+from . import listening, units
 from .units import Past
 
 HEALTH_PATHS = (
@@ -171,7 +170,7 @@ class Crew:
 
     def ready(self, probe: Probe, unit: str) -> int:
         """How many of them take connections; all of them where that is not to be seen."""
-        server = command.main_pid(unit)
+        server = units.main_pid(unit)
         # Somebody has just answered: where nobody is seen to listen, this kernel does not tell.
         return listening.accepting(probe.socket, server) or self.workers
 
@@ -208,7 +207,7 @@ def wait_healthy(
             first = first or now
             if good >= needed and now - first >= hold:
                 # Workers that die are replaced by their server, which does not end itself.
-                if hold and cause.ended(command.journal(unit, since=past.since)):
+                if hold and cause.ended(units.journal(unit, since=past.since)):
                     raise _ended(unit, state, about, first, past)
                 ready = crew.ready(probe, unit) if crew else 0
                 if not crew or ready >= crew.workers:
@@ -221,7 +220,7 @@ def wait_healthy(
                 raise _not_well(probe, unit, status, now - began, about, past)
             if now - looked > 1:
                 looked = now
-                lines = command.journal(unit, since=past.since)
+                lines = units.journal(unit, since=past.since)
                 if cause.out_of_memory(lines) or len(cause.ended(lines)) >= (1 if first else 2):
                     raise _ended(unit, state, about, first, past)
         if now >= deadline + (hold if first else 0):
@@ -241,11 +240,11 @@ def _refuses_name(probe: Probe) -> bool:
 
 
 def _state(unit: str) -> dict[str, str]:
-    return command.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts", "Job")
+    return units.show(unit, "ActiveState", "SubState", "Result", "ExecMainStatus", "NRestarts", "Job")
 
 
 def _ended(unit: str, state: dict[str, str], about: cause.About, first: float, past: Past) -> ReleaseError:
-    lines = command.journal(unit, since=past.since)
+    lines = units.journal(unit, since=past.since)
     what = "did not start"
     if first:
         what = f"answered well, and failed after {time.monotonic() - first:.0f} s"
@@ -255,7 +254,7 @@ def _ended(unit: str, state: dict[str, str], about: cause.About, first: float, p
 def _not_well(
     probe: Probe, unit: str, status: int, budget: float, about: cause.About, past: Past
 ) -> ReleaseError:
-    lines = command.journal(unit, since=past.since)
+    lines = units.journal(unit, since=past.since)
     if status == 0:
         return _failed(f"{_silent(probe, unit, lines, budget, about)}.", unit, lines)
     where = probe.path or "any health path"
@@ -281,7 +280,7 @@ def _not_well(
 
 
 def _few(ready: int, workers: int, unit: str, took: float, about: cause.About, past: Past) -> ReleaseError:
-    lines = command.journal(unit, since=past.since)
+    lines = units.journal(unit, since=past.since)
     why = cause.reason(lines, about) or "raise health.timeout, or give web fewer workers"
     said = f"{ready} of {workers} workers were ready after {took:.0f} s"
     return _failed(f"{about.called} answered well, but only {said}: {why}.", unit, lines)
@@ -324,10 +323,10 @@ def _no_socket(probe: Probe, unit: str, budget: float) -> str:
 def _stack(unit: str, inside: str) -> str:
     """Where the processes are right now: gunicorn.conf.py has taught them to say so. They are lost anyway."""
     asked, place = time.time(), ""
-    command.systemctl("kill", "--signal=RTMIN+5", unit)
+    units.systemctl("kill", "--signal=RTMIN+5", unit)
     while not place and time.time() < asked + _TO_ANSWER:
         time.sleep(0.3)
-        place = cause.stack_place(command.journal(unit, 400, asked), inside)
+        place = cause.stack_place(units.journal(unit, 400, asked), inside)
     return place
 
 

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
-from ..paths import Paths, unit_stems
-from . import units
-
-_STAMPS = Path("var/lib/systemd/timers")
+from ..paths import Paths
+from . import naming, units
 
 
 def change_over(paths: Paths, app: dict[str, Any], release: str, old: str, old_app: dict[str, Any]) -> None:
     """The timers of one release end and those of another begin, with no instant lost or met twice."""
     if old and old != release:
-        ended = units.timers(old_app, old)
+        ended = naming.timers(old_app, old)
         units.stop(ended)
         hand_over(paths, app, release, old_app)
-    units.start(units.timers(app, release))
+    units.start(naming.timers(app, release))
 
 
 def hand_over(paths: Paths, app: dict[str, Any], release: str, old_app: dict[str, Any]) -> None:
@@ -31,21 +28,14 @@ def hand_over(paths: Paths, app: dict[str, Any], release: str, old_app: dict[str
 
     A job that the release before did not have begins now: there is nothing to make up for.
     """
-    folder = paths.root / _STAMPS
-    for stem in unit_stems(app)["jobs"]:
-        stamps = folder.glob(f"stamp-{stem}@*.timer")
-        last = max((path.stat().st_mtime_ns for path in stamps), default=0)
-        own = stamp(paths, f"{stem}@{release}.timer")
-        if stem in unit_stems(old_app)["jobs"] and last:
+    for stem in naming.unit_stems(app)["jobs"]:
+        last = max((path.stat().st_mtime_ns for path in naming.stamps(paths, stem)), default=0)
+        own = naming.stamp(paths, naming.timer(stem, release))
+        if stem in naming.unit_stems(old_app)["jobs"] and last:
             own.touch(0o644)
             os.utime(own, ns=(last, last))
         else:
             own.unlink(missing_ok=True)  # systemd makes it when the timer starts
-
-
-def stamp(paths: Paths, timer: str) -> Path:
-    """Where systemd notes the last run of a timer."""
-    return paths.root / _STAMPS / f"stamp-{timer}"
 
 
 def make_locks(paths: Paths, app: dict[str, Any], group: int) -> None:

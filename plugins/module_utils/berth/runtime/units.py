@@ -1,54 +1,26 @@
-"""Which units belong to a release, starting and stopping them, and which of them come back after a reboot."""
+"""Units: how they are started, stopped, looked at and forgotten, and which of them come back after a reboot.
+
+What keeps an app's processes is systemd: nothing outside this folder knows that.
+"""
 
 from __future__ import annotations
 
 import secrets
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ReleaseError
-from ..host.command import systemctl
-from ..paths import Paths, process_stem, unit_stems
+from ..host import command
+from ..host.command import Result
+from ..paths import Paths
+from . import naming
 
 # Long enough for an import that goes on to show.
 _LOOK_AGAIN = 0.25
 _WANTS = {".service": "multi-user.target.wants", ".timer": "timers.target.wants"}
-
-
-def web(app: str, release: str) -> str:
-    return f"{app}-web@{release}.service"
-
-
-def serving(paths: Paths, release: str) -> list[str]:
-    """What serves a release, in the order in which it ends: a connection to its socket would wake the web."""
-    stem = f"{paths.app}-web"
-    names = [f"{stem}@{release}.socket", web(paths.app, release), f"{stem}-relay@{release}.service"]
-    return [name for name in names if name == names[1] or (paths.units / name).exists()]
-
-
-def beside_web(app: dict[str, Any], release: str) -> list[str]:
-    """Workers and timers: what runs for the live release only."""
-    return workers(app, release) + timers(app, release)
-
-
-def workers(app: dict[str, Any], release: str) -> list[str]:
-    return [f"{stem}@{release}.service" for stem in unit_stems(app)["services"]]
-
-
-def timers(app: dict[str, Any], release: str) -> list[str]:
-    return [f"{stem}@{release}.timer" for stem in unit_stems(app)["jobs"]]
-
-
-def alone(app: dict[str, Any], release: str) -> list[str]:
-    """Units of processes of which there must never be two, those of another release included."""
-    single = {
-        process_stem(app["name"], process["name"], 1)
-        for process in app["processes"]
-        if process["instances"] == 1 and not process["overlap"]
-    }
-    return [name for name in beside_web(app, release) if name.partition("@")[0] in single]
 
 
 def to_end(app: dict[str, Any]) -> float:
@@ -56,11 +28,20 @@ def to_end(app: dict[str, Any]) -> float:
     return max([10.0, *(float(one["stop_timeout"]) + 5 for one in app["processes"][1:])])
 
 
+def systemctl(*words: str, timeout: float = 120) -> Result:
+    return command.run(["systemctl", *words], timeout=timeout)
+
+
 def states(names: list[str]) -> dict[str, str]:
     """`active`, `activating`, `failed`, … of several units in one call."""
     if not names:
         return {}
     return dict(zip(names, systemctl("is-active", *names).out.split(), strict=False))
+
+
+def state(unit: str, patience: float) -> str:
+    """The same of one unit, told in so many seconds or not at all."""
+    return systemctl("is-active", unit, timeout=patience).out.strip()
 
 
 @dataclass(frozen=True)
@@ -84,7 +65,7 @@ def past(names: list[str]) -> Past:
         systemctl("stop", *waiting)
     ended = waiting + [one["Id"] for one in found if one.get("ActiveState") == "failed"]
     if ended:
-        systemctl("reset-failed", *ended)
+        forget_failure(ended)
     # A unit that does not run counts from nought when it starts.
     running = [one for one in found if one.get("ActiveState") == "active"]
     return Past(time.time(), {one["Id"]: int(one.get("NRestarts") or 0) for one in running})
@@ -98,13 +79,41 @@ def shown(names: list[str], *properties: str) -> list[dict[str, str]]:
     return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
 
 
+def show(unit: str, *properties: str) -> dict[str, str]:
+    """systemd's view of a unit; empty where it takes too long to tell, which must not decide anything."""
+    try:
+        result = systemctl("show", unit, "--property=" + ",".join(properties), timeout=20)
+    except ReleaseError:
+        return {}
+    return dict(line.split("=", 1) for line in result.out.splitlines() if "=" in line)
+
+
+def main_pid(unit: str) -> int:
+    """The unit's main process; 0 where it has none, or systemd takes too long to tell."""
+    return int(show(unit, "MainPID").get("MainPID") or 0)
+
+
+def journal(unit: str, lines: int = 200, since: float = 0.0) -> list[str]:
+    """What the unit's processes wrote last, oldest line first; nothing from before `since`.
+
+    It only tells why: a journal that is too slow to answer must not decide anything.
+    """
+    query = ["journalctl", "-n", str(lines), "-o", "cat", "--no-pager", "-q", f"_SYSTEMD_UNIT={unit}"]
+    if since:
+        query.append(f"--since=@{since:.6f}")
+    try:
+        return [line for line in command.run(query, timeout=20).out.splitlines() if line.strip()]
+    except ReleaseError:
+        return []
+
+
 def fallen(names: list[str], least: float, most: float, before_start: Past) -> str:
     """The first unit that does not stay up; empty when all do.
 
     Looks for `least` seconds, and on until `most` while one is still at work, as with a long import.
     """
     began = time.monotonic()
-    services = [name for name in names if name.endswith(".service")]
+    services = naming.services(names)
     before: dict[int, int] = {}
     while names:
         now: dict[int, int] = {}
@@ -148,20 +157,16 @@ def busy(pid: int) -> dict[int, int]:
     return found
 
 
-def retiring(app: str, release: str) -> str:
-    return f"berth-retire-{app}-{release}.service"
-
-
 def begin(paths: Paths, release: str) -> Past:
     """Start a release's web and not wait for it. Its socket comes with it."""
-    names = serving(paths, release)
-    services = [name for name in names if name.endswith(".service")]
+    names = naming.serving(paths, release)
+    services = naming.services(names)
     now = states(names)
     ending = {now[name] for name in services} & {"active", "deactivating"}
     if len(names) > len(services) and now[names[0]] != "active" and ending:
         # A retirement has closed the socket already: what still ends must end before there can be one again.
         return start(services, wait=False, verb="restart")
-    return start([web(paths.app, release)], wait=False)
+    return start([naming.web(paths.app, release)], wait=False)
 
 
 def start(names: list[str], *, wait: bool = True, verb: str = "start", patience: float = 120) -> Past:
@@ -173,6 +178,11 @@ def start(names: list[str], *, wait: bool = True, verb: str = "start", patience:
             f"Starting {', '.join(names)} failed: {done.lines[0] if done.lines else done.code}."
         )
     return before
+
+
+def ask_to_start(names: list[str]) -> Result:
+    """Without waiting for it, and without a word where it is refused."""
+    return systemctl("start", "--no-block", *names)
 
 
 def ask_to_stop(names: list[str]) -> None:
@@ -195,7 +205,7 @@ def stop(names: list[str], patience: float = 10) -> None:
 
 def end_transient(app: str) -> None:
     """Work of a run that is gone: an engine that was killed could not stop it."""
-    names = [f"berth-{work}-{app}.service" for work in ("build", "seed", "prove", "sql", "migrate")]
+    names = naming.works(app)
     running = [
         name for name, state in states(names).items() if state not in ("inactive", "failed", "unknown")
     ]
@@ -209,7 +219,50 @@ def end_transient(app: str) -> None:
 def kill(names: list[str]) -> None:
     """End units at once: what was never live has no work in flight, and one that hangs would not listen."""
     systemctl("stop", "--no-block", *names)
-    systemctl("kill", "--signal=KILL", *(name for name in names if name.endswith(".service")))
+    systemctl("kill", "--signal=KILL", *naming.services(names))
+
+
+def forget_failure(names: list[str]) -> None:
+    """Of units that ended badly, nothing is said any more."""
+    systemctl("reset-failed", *names)
+
+
+def forget(paths: Paths, names: list[str]) -> None:
+    """A release's units end, and nothing is left of them."""
+    if names:
+        # What would start others goes first.
+        ask_to_stop(naming.starters(names))
+        stop(names, patience=30)
+        disable(paths, names)
+        forget_failure(names)
+    for name in names:
+        (paths.units / name).unlink(missing_ok=True)
+        # When a timer ran last; its name never comes back.
+        naming.stamp(paths, name).unlink(missing_ok=True)
+
+
+def forget_templates(paths: Paths, names: list[str]) -> None:
+    """What an app's units were copies of, once it has no release any more."""
+    for name in names:
+        (paths.units / name).unlink(missing_ok=True)
+    reload()
+
+
+def reload() -> None:
+    """What was written to or removed from unit files counts from now on."""
+    systemctl("daemon-reload")
+
+
+def end_for_good(unit: str) -> None:
+    """Now and at boot: a unit that came with a package."""
+    systemctl("disable", "--quiet", "--now", unit, timeout=300)
+
+
+def forget_own(paths: Paths, unit: str) -> None:
+    """It ends for good, and nothing is left of what Berth added to it."""
+    end_for_good(unit)
+    shutil.rmtree(naming.drop_in(unit, paths.root).parent, ignore_errors=True)
+    reload()
 
 
 def enable(paths: Paths, names: list[str]) -> None:

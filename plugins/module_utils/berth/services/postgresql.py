@@ -61,7 +61,7 @@ class Postgresql(Service):
 
     def after(self, app: App) -> list[str]:
         # Of every app: one without a database of its own may be told another's address.
-        return ["postgresql.service"]
+        return ["postgresql"]
 
     def secret_files(self, root: Path = ROOT) -> Iterable[Path]:
         return (root / _FOLDER).glob("*")

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ..errors import UP, ReleaseError
-from ..host import command
-from ..paths import UNITS, Paths
+from ..paths import Paths
 from .service import PREDICTED, ROOT, App, Service, Settings
 
 FOLDER = Path("/etc/berth/redis")
@@ -23,14 +22,14 @@ _DB = "0"
 
 @dataclass(frozen=True)
 class Redis:
-    """The instance of one app: Debian's redis-server@<app>.service."""
+    """The instance of one app: Debian's unit redis-server@<app>."""
 
     app: str
     root: Path = field(default=Path("/"))
 
     @property
     def unit(self) -> str:
-        return f"redis-server@{self.app}.service"
+        return f"redis-server@{self.app}"
 
     @property
     def born(self) -> Path:
@@ -40,10 +39,6 @@ class Redis:
     @property
     def conf(self) -> Path:
         return self.root / f"etc/redis/redis-{self.app}.conf"
-
-    @property
-    def drop_in(self) -> Path:
-        return self.root / UNITS.relative_to("/") / f"{self.unit}.d/50-berth.conf"
 
     @property
     def data(self) -> Path:
@@ -108,9 +103,6 @@ class OwnRedis(Service):
     def traces(self, paths: Paths) -> list[Path]:
         return [Redis(paths.app, paths.root).born]
 
-    def stop(self, paths: Paths) -> None:
-        stop(Redis(paths.app, paths.root))
-
     def purge(self, paths: Paths, settings: Settings) -> None:
         purge(Redis(paths.app, paths.root))
 
@@ -132,21 +124,12 @@ def there(root: Path = Path("/")) -> list[str]:
     return sorted(path.parent.name for path in (root / FOLDER.relative_to("/")).glob("*/port"))
 
 
-def stop(redis: Redis) -> None:
-    """Stopped, now and at boot; its data stays."""
-    if redis.born.exists():
-        command.systemctl("disable", "--quiet", "--now", redis.unit, timeout=300)
-
-
 def purge(redis: Redis) -> None:
     """All of it, the data included."""
     if not redis.born.exists():
         return
-    stop(redis)
     shutil.rmtree(redis.data, ignore_errors=True)
-    shutil.rmtree(redis.drop_in.parent, ignore_errors=True)
     redis.conf.unlink(missing_ok=True)
-    command.systemctl("daemon-reload")
     # Last: as long as it is there, a purge that was interrupted can be repeated.
     shutil.rmtree(redis.born, ignore_errors=True)
 

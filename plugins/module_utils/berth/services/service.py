@@ -66,7 +66,7 @@ class Service:
         raise NotImplementedError
 
     def after(self, app: App) -> list[str]:
-        """The units that an app's processes and jobs start after."""
+        """The names of the units that an app's processes and jobs start after."""
         return []
 
     def secret_files(self, root: Path = ROOT) -> Iterable[Path]:
@@ -74,7 +74,7 @@ class Service:
         return ()
 
     def unit(self, app: str) -> str:
-        """The unit that is an app's alone; a service for all apps has none."""
+        """The name of the unit that is an app's alone; a service for all apps has none."""
         return ""
 
     def state(self, root: Path = ROOT) -> str:
@@ -93,8 +93,8 @@ class Service:
         """What is here of it as long as it is not purged."""
         return []
 
-    def stop(self, paths: Paths) -> None:
-        """The app is removed: stopped, now and at boot; its data stays."""
-
     def purge(self, paths: Paths, settings: Settings) -> None:
-        """All of it, the data included; `settings` are those that it was set up from."""
+        """All of it, the data included; `settings` are those that it was set up from.
+
+        A unit of the app's own has ended, and lost what Berth added to it.
+        """

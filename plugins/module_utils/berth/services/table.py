@@ -42,11 +42,6 @@ def given(app: App, root: Path = ROOT, *, owner: bool = False, check: bool = Fal
     return Given(variables, known)
 
 
-def units_after(app: App) -> str:
-    """The units that an app's processes and jobs start after, as a unit file names them."""
-    return " ".join(unit for service in ALL for unit in service.after(app))
-
-
 def sockets() -> list[str]:
     """The folders of sockets that lead past a sandbox's network."""
     return [service.sockets for service in ALL if service.sockets]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from ..host import untrusted
-from ..host.command import systemctl
 from ..paths import Paths
-from ..runtime import jobs, units
+from ..runtime import naming, units
 from . import lock, presence, releases
 from .journal import RECORD
 
@@ -16,10 +12,7 @@ from .journal import RECORD
 def at_work(paths: Paths) -> list[str]:
     """Releases of which something runs: a web process that retires, a worker that ends its task, a job."""
     owner = {
-        name: release
-        for release, names in instances(paths).items()
-        for name in names
-        if name.endswith(".service")
+        name: release for release, names in naming.instances(paths).items() for name in naming.services(names)
     }
     working = ("active", "activating", "deactivating", "reloading")
     found = units.states(list(owner))
@@ -33,17 +26,7 @@ def remove_release(paths: Paths, release: str) -> str:
     repeated.
     """
     (paths.release(release) / RECORD).unlink(missing_ok=True)
-    names = instances(paths).get(release, [])
-    if names:
-        # What would start others goes first.
-        units.ask_to_stop([name for name in names if name.endswith((".timer", ".socket"))])
-        units.stop(names, patience=30)
-        units.disable(paths, names)
-        systemctl("reset-failed", *names)
-    for name in names:
-        (paths.units / name).unlink(missing_ok=True)
-        # When a timer ran last; its name never comes back.
-        jobs.stamp(paths, name).unlink(missing_ok=True)
+    units.forget(paths, naming.instances(paths).get(release, []))
     paths.env(release).unlink(missing_ok=True)
     paths.migrate_env(release).unlink(missing_ok=True)
     for socket in (paths.root_socket(release), paths.own_socket(release)):
@@ -55,28 +38,10 @@ def remove_release(paths: Paths, release: str) -> str:
     return ""
 
 
-def instances(paths: Paths) -> dict[str, list[str]]:
-    """The unit files of every release of this app. Files say whose they are: `a-b-web@…` is not app a's."""
-    found: dict[str, list[str]] = {}
-    for path in sorted(paths.units.glob(f"{paths.app}-*@*.*")):
-        release = path.name.partition("@")[2].rpartition(".")[0]
-        if release and path.suffix in (".service", ".socket", ".timer") and owned(path, paths.app):
-            found.setdefault(release, []).append(path.name)
-    return found
-
-
-def owned(path: Path, app: str) -> bool:
-    """Whether a unit file carries the app's mark."""
-    try:
-        return bool(re.search(rf"^# Berth app: {re.escape(app)}$", path.read_text(), re.MULTILINE))
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
 def sweep(paths: Paths) -> list[str]:
     """What a killed run may leave beside its release: files that belong to no release, half-written ones."""
     here = set(releases.records(paths))
-    gone = [release for release in instances(paths) if release not in here]
+    gone = [release for release in naming.instances(paths) if release not in here]
     for release in gone:
         remove_release(paths, release)
     lost = [path for path in paths.frozen.glob("*.env") if path.name.partition(".")[0] not in here]
@@ -92,21 +57,10 @@ def sweep(paths: Paths) -> list[str]:
         lost += folder.glob(pattern)
     # In folders that all apps share, a run for another app may be in the middle of a write.
     with lock.hostwide(paths.root):
-        lost += _half_written_units(paths)
+        lost += naming.half_written(paths, presence.known(paths.root))
         for path in lost:
             path.unlink(missing_ok=True)
     return gone + [path.name for path in lost]
-
-
-def _half_written_units(paths: Paths) -> list[Path]:
-    """Those of this app: `.a-b-web@…` is app a-b's, where there is one: the contract lets one be."""
-    others = [name for name in presence.known(paths.root) if name.startswith(f"{paths.app}-")]
-    found = [
-        path
-        for pattern in (f".{paths.app}-*@*.new", f"*.wants/.{paths.app}-*@*.new")
-        for path in paths.units.glob(pattern)
-    ]
-    return [path for path in found if not path.name.startswith(tuple(f".{name}-" for name in others))]
 
 
 def env_of(paths: Paths, release: str) -> str:

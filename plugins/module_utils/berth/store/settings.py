@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import environment
-from ..paths import Paths, template_files, text_digest
+from ..paths import Paths, text_digest
+from ..runtime import naming
 from ..services import table as services
 from . import applies, journal, public
 
@@ -50,7 +51,7 @@ def compare(
         secrets
         or given["digest"] != provision_digest(app)
         or _cut_off(paths, given["digest"])
-        or not all((paths.units / name).is_file() for name in template_files(app))
+        or not all((paths.units / name).is_file() for name in naming.template_files(app))
     )
     problem = "" if after_site and check else _problem(paths, app, given)
     return {"stale": stale and not problem, "secrets": secrets, "problem": problem}

@@ -6,9 +6,9 @@ from ...errors import ReleaseError
 from ...migrations import connections
 from ...packaging import build, prove
 from ...packaging.build import Builder
-from ...paths import instance_file, template_files
 from ...reading import pools, project, randoms
 from ...reports import hints
+from ...runtime import naming
 from ...sources import source
 from ...store import journal
 from ...store.lock import hostwide
@@ -28,7 +28,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     built = builder.run_build(deploy.paths.envs / key)
     builder.install_project()
     builder.seal(interpreter)
-    templates = template_files(deploy.app)
+    templates = naming.template_files(deploy.app)
     # What is copied now may be newer than what the plan saw: site.yml does not wait for a deploy's lock.
     # While it is copied nobody writes it, so that the fingerprint is of what the release holds.
     with hostwide(deploy.paths.root):
@@ -55,7 +55,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         "target_found": where,
         "project": str(builder.project.relative_to(deploy.folder)),
         "directory": str(builder.work.relative_to(deploy.folder)),
-        "units": [instance_file(template, deploy.release) for template in templates],
+        "units": [naming.instance_file(template, deploy.release) for template in templates],
         "schema": {"from": "", "to": ""},
         "connections": _connections(deploy, builder),
         "healthy": False,

@@ -8,7 +8,7 @@ import time
 from ...errors import UP, ReleaseError, run_of
 from ...packaging import pythons
 from ...reports import diff, history
-from ...runtime import memory, units
+from ...runtime import memory, naming, units
 from ...sources import source
 from ...store import disk, journal, releases, settings
 from .. import plan, recover
@@ -134,7 +134,7 @@ def _refuse_older(deploy: Deploy, record: Answer, check: bool) -> None:
 
 def _has_room(deploy: Deploy, force: bool, check: bool) -> None:
     """Before anything is made: where two releases do not fit, the kernel would choose what it ends."""
-    need, room = memory.used(units.web(deploy.paths.app, deploy.previous)), memory.free()
+    need, room = memory.used(naming.web(deploy.paths.app, deploy.previous)), memory.free()
     began = time.monotonic()
     # What retires may be about to end: at the latest when the proxy's idle time is over.
     patience = retire.IDLE + retire.MARGIN
@@ -201,8 +201,8 @@ def _dead(deploy: Deploy) -> list[str]:
     """What of the live release should run, and does not."""
     if not deploy.previous:
         return []
-    beside = units.beside_web(deploy.previous_app(), deploy.previous)
-    mine = [*units.serving(deploy.paths, deploy.previous)[:2], *beside]
+    beside = naming.beside_web(deploy.previous_app(), deploy.previous)
+    mine = [*naming.serving(deploy.paths, deploy.previous)[:2], *beside]
     return [name for name, state in units.states(mine).items() if state != "active"]
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from ...errors import UP
 from ...host import command, untrusted
 from ...paths import Paths
-from ...runtime import units
+from ...runtime import naming, units
 from ...services import table as services
+from ...services.service import Service
 from ...store import journal, prune, releases, settings
 from ..deploy import Answer, Deploy
 
@@ -27,7 +28,7 @@ def remove(
     live = releases.live(paths)
     records = releases.records(paths)
     recorded = _recorded(paths)
-    templates = [path.name for path in paths.units.glob(f"{paths.app}-*@.*") if prune.owned(path, paths.app)]
+    templates = naming.templates(paths)
     of_services = [path for service in services.ALL for path in service.traces(paths)]
     # The lock is this run's own.
     noted = [path for path in paths.state.glob("*") if path.name != "lock"]
@@ -44,18 +45,17 @@ def remove(
         return {"changed": True, "msg": f"{paths.app} would be removed.{kept}"}
     units.end_transient(paths.app)
     for release in records:
-        units.stop([units.retiring(paths.app, release)], patience=1)
+        units.stop([naming.retiring(paths.app, release)], patience=1)
         prune.remove_release(paths, release)
     paths.web_sock.unlink(missing_ok=True)
     paths.current.unlink(missing_ok=True)
     prune.sweep(paths)
     untrusted.remove(paths.stage)
     prune.remove_unused_envs(paths)
-    for name in templates:
-        (paths.units / name).unlink(missing_ok=True)
-    command.systemctl("daemon-reload")
+    units.forget_templates(paths, templates)
     for service in services.ALL:
-        service.stop(paths)
+        if unit := _own_unit(paths, service):
+            units.end_for_good(unit)
     if purge:
         _purge(paths, recorded)
     else:
@@ -101,8 +101,17 @@ def _recorded(paths: Paths) -> dict[str, dict[str, Any]]:
     return {service.key: found.get(service.key) or {} for service in services.ALL}
 
 
+def _own_unit(paths: Paths, service: Service) -> str:
+    """The unit of the app's own instance of a service; empty where there is none here."""
+    name = service.unit(paths.app)
+    here = name and any(path.exists() for path in service.traces(paths))
+    return naming.distributions(name) if here else ""
+
+
 def _purge(paths: Paths, recorded: dict[str, dict[str, Any]]) -> None:
     for service in services.ALL:
+        if unit := _own_unit(paths, service):
+            units.forget_own(paths, unit)
         service.purge(paths, recorded[service.key])
     for folder in (paths.base, paths.etc, paths.build_home, paths.git, paths.sockets, paths.run):
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ReleaseError
 from ...host import command
 from ...payload import retire
-from ...runtime import units
+from ...runtime import naming, units
 from ...store import journal, releases
 from ..deploy import Answer, Deploy
 
@@ -26,7 +26,7 @@ _EARLY = "End early:"
 def run(deploy: Deploy, _args: Answer) -> Answer:
     if not deploy.previous or deploy.previous == deploy.release:
         return {"changed": False, "msg": "Nothing to retire."}
-    old = units.web(deploy.paths.app, deploy.previous)
+    old = naming.web(deploy.paths.app, deploy.previous)
     if units.states([old]).get(old) == "inactive":
         return {"changed": False, "msg": f"{deploy.previous} does not run any more."}
     let_go(deploy, deploy.previous, deploy.previous_app())
@@ -39,7 +39,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
 def beside(deploy: Deploy, states: Collection[str] = ("active",)) -> list[str]:
     """Releases whose web serves beside the live one; the one that was live longest ago comes first."""
     live, records = releases.live(deploy.paths), releases.records(deploy.paths)
-    webs = {units.web(deploy.paths.app, name): name for name in records if name != live}
+    webs = {naming.web(deploy.paths.app, name): name for name in records if name != live}
     found = [webs[unit] for unit, state in units.states(list(webs)).items() if state in states]
     return sorted(found, key=lambda name: releases.last_live(records[name]))
 
@@ -50,7 +50,7 @@ def _make_room(deploy: Deploy) -> list[str]:
     retiring, said = beside(deploy), []
     for release in retiring[: max(0, len(retiring) - most)]:
         # Without a connection it ends by itself.
-        count = retire.connections(str(deploy.paths.socket(release)))
+        count = retire.connections(str(naming.socket(deploy.paths, release)))
         app = journal.read_record(deploy.paths.release(release)).get("app") or deploy.app
         if count and let_go(deploy, release, app, early=True):
             closed = "its open connection is" if count == 1 else f"its {count} open connections are"
@@ -66,12 +66,12 @@ def let_go(deploy: Deploy, release: str, app: dict[str, Any], *, early: bool = F
 
     `early` is when the proxy has let go of it. Says whether anything is new about its end.
     """
-    unit = units.retiring(deploy.paths.app, release)
+    unit = naming.retiring(deploy.paths.app, release)
     limit = max(IDLE, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
     what = f"Wait for {release} of {deploy.paths.app} to finish, then stop it"
     passed = 0.0
     if units.states([unit]).get(unit) in ("active", "activating"):
-        known = command.show(unit, "Description", "ActiveEnterTimestampMonotonic") if early else {}
+        known = units.show(unit, "Description", "ActiveEnterTimestampMonotonic") if early else {}
         if not early or known.get("Description", "").startswith(_EARLY):
             return False
         began = int(known.get("ActiveEnterTimestampMonotonic") or 0) / 1e6
@@ -82,13 +82,13 @@ def let_go(deploy: Deploy, release: str, app: dict[str, Any], *, early: bool = F
         limit = max(0, round(IDLE - passed))
         what = f"{_EARLY} {what[0].lower()}{what[1:]}"
     wait = ["/usr/bin/python3", "-I", "-c", command.module_source(retire)]
-    wait += [str(deploy.paths.socket(release)), str(deploy.paths.web_sock), str(IDLE), str(limit)]
+    wait += [str(naming.socket(deploy.paths, release)), str(deploy.paths.web_sock), str(IDLE), str(limit)]
     done = command.run(
         ["systemd-run", "--quiet", "--collect", f"--unit={unit.removesuffix('.service')}",
          f"--description={what}",
          "--property=Restart=on-failure", "--property=RestartSec=5",
          # Not from a file: a full disk must not keep an old release at work.
-         *wait, *units.serving(deploy.paths, release), *units.beside_web(app, release)]
+         *wait, *naming.serving(deploy.paths, release), *naming.beside_web(app, release)]
     )  # fmt: skip
     if done.code != 0:
         raise ReleaseError(f"{release} could not be retired: {done.lines[0] if done.lines else done.code}.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...runtime import units
+from ...runtime import naming, units
 from ...store import disk
 from ..deploy import Answer, Deploy
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
-    retirement = units.retiring(deploy.paths.app, deploy.release)
+    retirement = naming.retiring(deploy.paths.app, deploy.release)
     if units.states([retirement])[retirement] in ("active", "activating"):
         units.stop([retirement])
     was = units.states([deploy.web])[deploy.web]

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from ...errors import ReleaseError
-from ...runtime import units
+from ...runtime import naming, units
 from ...store import disk
 from ..deploy import Answer, Deploy
 
@@ -26,18 +26,18 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
 
 def go_live(deploy: Deploy, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
     name = deploy.paths.app
-    mine = [units.web(name, to), *units.beside_web(app, to)]
+    mine = [naming.web(name, to), *naming.beside_web(app, to)]
     # Before the rename: what the symlink points to when the power goes away starts again with the host.
     with deploy.spare("What starts after a reboot"):
         units.enable(deploy.paths, mine[:1])
     with contextlib.suppress(FileNotFoundError):  # a release of before there was such a folder
         deploy.paths.public(to).chmod(0o755)
     began = time.perf_counter()
-    units.replace_link(deploy.paths.web_sock, deploy.paths.socket(to))
+    units.replace_link(deploy.paths.web_sock, naming.socket(deploy.paths, to))
     units.replace_link(deploy.paths.current, deploy.paths.release(to))
     deploy.switch_ms = round((time.perf_counter() - began) * 1000, 1)
     with deploy.spare("What starts after a reboot"):
         units.enable(deploy.paths, mine[1:])
     if old and old != to:
-        units.disable(deploy.paths, [units.web(name, old), *units.beside_web(old_app, old)])
-        units.ask_to_stop(units.workers(old_app, old))
+        units.disable(deploy.paths, [naming.web(name, old), *naming.beside_web(old_app, old)])
+        units.ask_to_stop(naming.workers(old_app, old))

@@ -7,8 +7,7 @@ from typing import Any
 
 from ...diagnosis import cause
 from ...errors import ReleaseError, next_run
-from ...host import command
-from ...runtime import gate, jobs, units
+from ...runtime import gate, jobs, naming, units
 from ...store import journal, releases
 from ..deploy import SAID, Answer, Deploy, Kind
 
@@ -29,11 +28,11 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     take_over(deploy, deploy.release, deploy.app, deploy.previous, deploy.previous_app())
     # A process that dies at its first import does so at once. What was well once is trusted.
     patience = (0.0, 0.0) if deploy.record.get("healthy") else _SETTLED
-    failed = units.fallen(units.workers(deploy.app, deploy.release), *patience, deploy.past)
+    failed = units.fallen(naming.workers(deploy.app, deploy.release), *patience, deploy.past)
     if failed:
         # Before its log, which may be slow to come: two seconds later systemd starts it again.
-        state = command.show(failed, "Result", "ExecMainStatus", "SubState")
-        lines = command.journal(failed, since=deploy.past.since)
+        state = units.show(failed, "Result", "ExecMainStatus", "SubState")
+        lines = units.journal(failed, since=deploy.past.since)
         why = cause.explain(lines, state, deploy.about(_process(deploy, failed)))
         raise ReleaseError(
             f"{failed} does not stay up: {why}.",
@@ -59,7 +58,7 @@ def _previous_is_well(deploy: Deploy) -> bool:
 
 def take_over(deploy: Deploy, to: str, app: dict[str, Any], old: str, old_app: dict[str, Any]) -> None:
     """The workers change too; never both releases' at once, where that would act twice."""
-    mine, alone = units.workers(app, to), units.alone(app, to)
+    mine, alone = naming.workers(app, to), naming.alone(app, to)
     # One that is to start again may be finishing its work since a deploy a moment ago.
     patience = 120 + units.to_end(app)
     units.start([name for name in mine if name not in alone], patience=patience)
@@ -69,20 +68,20 @@ def take_over(deploy: Deploy, to: str, app: dict[str, Any], old: str, old_app: d
 
 
 def _await_end(deploy: Deploy, old: str, old_app: dict[str, Any]) -> None:
-    beside, alone = units.workers(old_app, old), units.alone(old_app, old)
+    beside, alone = naming.workers(old_app, old), naming.alone(old_app, old)
     began = time.monotonic()
     units.stop(beside, patience=0)
     units.stop(alone, patience=units.to_end(old_app))
     took = time.monotonic() - began
     if took > SAID:
-        names = ", ".join(name.partition("@")[0] for name in alone)
+        names = ", ".join(naming.stem(name) for name in alone)
         deploy.notes.append(
             f"The new {names} started after the old one had finished its work, for {took:.0f} s "
             "(overlap: true where both may run at once)."
         )
     ended = [name for name, state in units.states(beside).items() if state == "failed"]
     if ended:
-        command.systemctl("reset-failed", *ended)
+        units.forget_failure(ended)
 
 
 def _remember(deploy: Deploy) -> None:
@@ -102,8 +101,8 @@ def _remember(deploy: Deploy) -> None:
 def _complaints(deploy: Deploy) -> list[str]:
     """What processes that stay up log of errors: a queue that is not there stops no worker."""
     found = []
-    for unit in [deploy.web, *units.workers(deploy.app, deploy.release)]:
-        lines = command.journal(unit, since=deploy.since if unit == deploy.web else deploy.past.since)
+    for unit in [deploy.web, *naming.workers(deploy.app, deploy.release)]:
+        lines = units.journal(unit, since=deploy.since if unit == deploy.web else deploy.past.since)
         if why := cause.complaint(lines, deploy.about(_process(deploy, unit))):
             found.append(f"{unit} runs and logs an error: {why}.")
     return found
