@@ -6,10 +6,11 @@ import getpass
 import grp
 import os
 import subprocess
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
+from ansible.module_utils.berth.runtime.transient import Work
 from ansible.module_utils.berth.sources import source
 
 
@@ -17,9 +18,10 @@ def unconfined(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that would have been run in a unit."""
     commands = []
 
-    def plain(_unit: str, argv: list[str], **options: Any) -> list[str]:
-        commands.append([*argv, *map(str, options.values())])
-        return argv
+    def plain(work: Work) -> list[str]:
+        options = [getattr(work, one.name) for one in fields(work) if one.name not in ("unit", "argv")]
+        commands.append([*work.argv, *map(str, options)])
+        return list(work.argv)
 
     def ready(folder: Path, _user: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import sys
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
+from ansible.module_utils.berth.runtime import transient
 
 MIB = 1 << 20
 
@@ -53,14 +54,14 @@ def test_what_takes_too_long_is_stopped_and_what_is_missing_named() -> None:
 
 def test_a_session_answers_line_by_line_and_ends_with_its_input() -> None:
     echo = "import sys\nfor line in sys.stdin: print(line, end='', flush=True)"
-    session = command.Session("berth-x", python(echo))
+    session = transient.Session("berth-x", python(echo))
     assert session.ask({"a": "é" * MIB}, 60) == {"a": "é" * MIB}
     assert session.ask({"b": 1}, 60) == {"b": 1}
-    assert "berth-x" in command.TRANSIENT
+    assert "berth-x" in transient.TRANSIENT
     session.end()
     session.end()
     assert session.process.returncode == 0
-    assert "berth-x" not in command.TRANSIENT
+    assert "berth-x" not in transient.TRANSIENT
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_session_answers_line_by_line_and_ends_with_its_input() -> None:
     ],
 )
 def test_a_session_without_an_answer_is_a_sentence(code: str, said: str) -> None:
-    session = command.Session("berth-x", python(code))
+    session = transient.Session("berth-x", python(code))
     with pytest.raises(ReleaseError, match=said):
         session.ask({}, 60)
     session.end()

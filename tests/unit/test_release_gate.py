@@ -13,6 +13,7 @@ from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.packaging import build
 from ansible.module_utils.berth.runtime import gate, units
+from ansible.module_utils.berth.runtime.transient import Work, transient
 from ansible.module_utils.berth.runtime.units import Past
 
 NEW = Past()
@@ -102,8 +103,8 @@ def test_a_slow_journal_does_not_hide_what_a_command_said(monkeypatch: pytest.Mo
         return command.Result(1, "", "it said why") if argv[0] == "systemd-run" else _slow(argv)
 
     monkeypatch.setattr(command, "run", run)
-    asked = {"user": "app", "sandbox": [], "writable": [], "timeout": 5}
-    assert command.transient("berth-build-board", ["false"], **asked).err == "it said why"
+    work = Work("berth-build-board", ["false"], user="app", sandbox=[], writable=[], timeout=5)
+    assert transient(work).err == "it said why"
 
 
 def _slow(argv: list[str], **_: object) -> command.Result:

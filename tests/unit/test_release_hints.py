@@ -16,6 +16,7 @@ from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import launch, project, reads, wheels, writes
 from ansible.module_utils.berth.reading.project import PythonWish
 from ansible.module_utils.berth.reports import detect, hints
+from ansible.module_utils.berth.runtime.transient import Work
 from ansible.plugins.action import ActionBase
 
 from plugins.action import release
@@ -534,7 +535,8 @@ def test_a_failed_build_names_the_python_that_needs_none(
     (source / file).write_text(lock if file == "uv.lock" else "httptools==0.6.1\n")
     asked: list[list[str]] = []
 
-    def uv(_unit: str, words: list[str], **_: Any) -> command.Result:
+    def uv(work: Work) -> command.Result:
+        words = list(work.argv)
         asked.append(words)
         if words[1] == "venv":
             return command.Result(0, "", "")

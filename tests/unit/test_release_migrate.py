@@ -75,7 +75,7 @@ def test_what_waited_for_a_lock_is_tried_again(
 ) -> None:
     left = list(results)
     slept: list[float] = []
-    monkeypatch.setattr(migrate, "transient", lambda *_, **__: left.pop(0))
+    monkeypatch.setattr(migrate, "transient", lambda _: left.pop(0))
     monkeypatch.setattr(migrate.time, "sleep", slept.append)
     monkeypatch.setattr(migrate.Blockers, "start", lambda _: None)
     wishes = {"lock_timeout": 4, "timeout": limit, "lock_retries": retries}

@@ -12,6 +12,7 @@ from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.migrations import offline
 from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.runtime.transient import Work
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def place(tmp_path: Path) -> offline.Place:
 
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, paths: Paths, tmp_path: Path) -> None:
     text = "INSERT INTO t VALUES ('it''s 100% secret', 'letmeout', 'Board', 10);\n"
-    monkeypatch.setattr(offline, "transient", lambda *_, **__: Result(0, text, ""))
+    monkeypatch.setattr(offline, "transient", lambda _: Result(0, text, ""))
     made = offline.make(paths, "unit", place(tmp_path), "", "head")
     assert made.text == "INSERT INTO t VALUES ('(hidden)', '(hidden)', 'Board', 10);\n"
 
@@ -79,8 +80,8 @@ def test_what_comes_of_it(
 ) -> None:
     seen: list[list[str]] = []
 
-    def transient(_unit: str, argv: list[str], **_: Any) -> Result:
-        seen.append(argv)
+    def transient(work: Work) -> Result:
+        seen.append(list(work.argv))
         if isinstance(result, ReleaseError):
             raise result
         return Result(result.code, result.out, result.err.replace("{root}", str(tmp_path)))

@@ -17,7 +17,7 @@ from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release.steps import remove
 from ansible.module_utils.berth.reports import certificate, facts, findings, status
-from ansible.module_utils.berth.runtime import naming, units
+from ansible.module_utils.berth.runtime import naming, noted, units
 from ansible.module_utils.berth.store import journal, presence
 
 NOW = datetime.now(UTC)
@@ -238,7 +238,7 @@ def test_one_question_hides_no_other_and_a_late_one_is_unknown() -> None:
 def test_an_app_that_cannot_be_looked_at_hides_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts, "events", list)
+    monkeypatch.setattr(noted, "events", lambda *_: [])
 
     def one(paths: Paths, wanted: str, *_: object) -> dict[str, Any]:
         if paths.app == "bad":
@@ -323,12 +323,12 @@ def test_what_systemd_forgot_at_a_reboot_the_journal_tells(monkeypatch: pytest.M
 
         return run
 
-    monkeypatch.setattr(command, "run", said(facts._FAILED))
+    monkeypatch.setattr(command, "run", said(noted.FAILED))
     known = facts._last_noted(["board-nightly@r1.service", "board-nightly@r2.service"])
     assert known["failed"] == "timeout"
     assert 3590 < (facts.ago(known["last"]) or 0) < 3700
     assert {"UNIT=board-nightly@r1.service", "UNIT=board-nightly@r2.service", "_PID=1"} <= set(asked[0])
-    monkeypatch.setattr(command, "run", said(facts._FINISHED))
+    monkeypatch.setattr(command, "run", said(noted.FINISHED))
     assert facts._last_noted(["board-nightly@r1.service"])["failed"] == ""
     monkeypatch.setattr(command, "run", _late)
     assert facts._last_noted(["board-nightly@r1.service"])["last"] == ""

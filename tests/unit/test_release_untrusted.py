@@ -24,6 +24,7 @@ from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.payload import seed
 from ansible.module_utils.berth.reading import launch, places, pools, project, randoms, toml
 from ansible.module_utils.berth.reports import detect, diff
+from ansible.module_utils.berth.runtime.transient import Work
 from ansible.module_utils.berth.sources import origins, pack, source
 from ansible.module_utils.berth.store import prune
 
@@ -396,8 +397,8 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     found.data.mkdir(parents=True)
     monkeypatch.setattr(folders, "ids", lambda _name: (os.getuid(), os.getgid()))
 
-    def run(_unit: str, words: list[str], **_more: object) -> object:
-        done = subprocess.run([sys.executable, *words[1:]], capture_output=True, text=True, check=False)
+    def run(work: Work) -> object:
+        done = subprocess.run([sys.executable, *work.argv[1:]], capture_output=True, text=True, check=False)
         return Result(done.returncode, done.stdout, done.stderr)
 
     monkeypatch.setattr(folders, "transient", run)

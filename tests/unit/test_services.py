@@ -21,6 +21,7 @@ from ansible.module_utils.berth.reading import reads
 from ansible.module_utils.berth.release.steps import remove
 from ansible.module_utils.berth.reports import facts, findings, status
 from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.runtime.transient import Work
 from ansible.module_utils.berth.services import postgresql
 from ansible.module_utils.berth.services import table as services
 from ansible.module_utils.berth.services.service import ROOT, App, Service, Settings
@@ -203,8 +204,8 @@ def test_its_secrets_its_sockets_and_its_errors(server: Path, monkeypatch: pytes
     assert "it cannot reach its queue" in cause.reason(trace, cause.About(inside="/app"))
     asked: list[str] = []
 
-    def transient(*_: Any, properties: list[str], **__: Any) -> Result:
-        asked.extend(properties)
+    def transient(work: Work) -> Result:
+        asked.extend(work.properties)
         return Result(0, "", "")
 
     monkeypatch.setattr(offline, "transient", transient)

@@ -20,8 +20,9 @@ from typing import Any
 from ..diagnosis import cause
 from ..errors import ReleaseError
 from ..host import sandbox, untrusted
-from ..host.command import transient
 from ..paths import Paths
+from ..runtime import naming
+from ..runtime.transient import Work, transient
 from ..services import postgresql
 from . import scripts
 
@@ -416,25 +417,27 @@ def run(
         watch = _watch(app["database"], seen, 0 if shared else lock)
         try:
             result = transient(
-                f"berth-migrate-{paths.app}",
-                ["/bin/sh", "-c", command],
-                user=paths.app,
-                sandbox=sandbox.proof(),
-                writable=[paths.data, paths.home],
-                timeout=max(1, math.ceil(limit - (time.monotonic() - began))),
-                cwd=project,
-                env={
-                    "PATH": f"{folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
-                    "PYTHONPATH": python_path,
-                    # The last one makes Postgres notice within a second that a killed migration has nobody
-                    # waiting.
-                    "PGOPTIONS": f"-c lock_timeout={lock}s -c statement_timeout={limit}s "
-                    "-c client_connection_check_interval=1s",
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    "BERTH_RELEASE": release,
-                    "BERTH_APP": paths.app,
-                },
-                env_file=paths.migrate_env(release),
+                Work(
+                    naming.transient("migrate", paths.app),
+                    ["/bin/sh", "-c", command],
+                    user=paths.app,
+                    sandbox=sandbox.proof(),
+                    writable=[paths.data, paths.home],
+                    timeout=max(1, math.ceil(limit - (time.monotonic() - began))),
+                    cwd=project,
+                    env={
+                        "PATH": f"{folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
+                        "PYTHONPATH": python_path,
+                        # The last one makes Postgres notice within a second that nobody waits any more for a
+                        # migration that was killed.
+                        "PGOPTIONS": f"-c lock_timeout={lock}s -c statement_timeout={limit}s "
+                        "-c client_connection_check_interval=1s",
+                        "PYTHONDONTWRITEBYTECODE": "1",
+                        "BERTH_RELEASE": release,
+                        "BERTH_APP": paths.app,
+                    },
+                    env_file=paths.migrate_env(release),
+                )
             )
         finally:
             watch.over.set()

@@ -8,8 +8,8 @@ from pathlib import Path
 from ..diagnosis import cause, masking
 from ..errors import ReleaseError
 from ..host import sandbox
-from ..host.command import transient
 from ..paths import Paths
+from ..runtime.transient import Work, transient
 from ..services import table as services
 
 LIMIT = 128 * 1024
@@ -44,27 +44,29 @@ def make(paths: Paths, unit: str, place: Place, start: str, end: str) -> Sql:
     words = [str(place.env / "bin/alembic"), "upgrade", f"{start or 'base'}:{end}", "--sql"]
     try:
         result = transient(
-            unit,
-            ["/bin/sh", "-c", _SCRIPT, "sh", *words],
-            user=paths.app,
-            sandbox=sandbox.proof(),
-            writable=[],
-            timeout=_SECONDS,
-            cwd=place.folder,
-            env={
-                "PATH": f"{place.env}/bin:/usr/local/bin:/usr/bin:/bin",
-                "PYTHONPATH": ":".join(str(folder) for folder in place.python_path),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "BERTH_RELEASE": place.release,
-                "BERTH_APP": paths.app,
-            },
-            env_file=paths.etc / "migrate.env",
-            # A copy in /var/tmp would be hidden by the sandbox's own.
-            properties=[
-                "PrivateNetwork=yes",
-                *(f"InaccessiblePaths=-{folder}" for folder in services.sockets()),
-                f"BindReadOnlyPaths={place.root}",
-            ],
+            Work(
+                unit,
+                ["/bin/sh", "-c", _SCRIPT, "sh", *words],
+                user=paths.app,
+                sandbox=sandbox.proof(),
+                writable=[],
+                timeout=_SECONDS,
+                cwd=place.folder,
+                env={
+                    "PATH": f"{place.env}/bin:/usr/local/bin:/usr/bin:/bin",
+                    "PYTHONPATH": ":".join(str(folder) for folder in place.python_path),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "BERTH_RELEASE": place.release,
+                    "BERTH_APP": paths.app,
+                },
+                env_file=paths.etc / "migrate.env",
+                # A copy in /var/tmp would be hidden by the sandbox's own.
+                properties=[
+                    "PrivateNetwork=yes",
+                    *(f"InaccessiblePaths=-{folder}" for folder in services.sockets()),
+                    f"BindReadOnlyPaths={place.root}",
+                ],
+            )
         )
     except ReleaseError as error:
         return Sql(note=f"Their SQL is not known: {error.sentence}")

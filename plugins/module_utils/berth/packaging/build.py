@@ -18,7 +18,7 @@ from typing import Any
 from ..diagnosis import cause
 from ..errors import ReleaseError, cut, run_of
 from ..host import sandbox, untrusted
-from ..host.command import Result, module_source, run, transient
+from ..host.command import Result, module_source, run
 from ..host.untrusted import Owner
 from ..migrations import migrate, scripts
 from ..paths import CA_BUNDLE, Paths, ids, text_digest
@@ -27,6 +27,7 @@ from ..reading import places, project, wheels
 from ..reading.project import Installer, PythonWish
 from ..reading.toml import LOCK, load_toml
 from ..runtime import jobs, naming, shell, units
+from ..runtime.transient import Work, transient
 from ..sources import origins, source
 from ..store import journal, public
 from . import folders, index, pythons
@@ -359,12 +360,14 @@ class Builder:
     def _sandboxed(self, words: list[str], limit: float, *writable: Path) -> Result:
         """A command of this server's, on what others wrote: as the build user, who sees no secret."""
         return transient(
-            f"berth-build-{self.paths.app}",
-            words,
-            user=self.paths.build_user,
-            sandbox=sandbox.build(self.paths, self.app),
-            writable=list(writable),
-            timeout=limit,
+            Work(
+                naming.transient("build", self.paths.app),
+                words,
+                user=self.paths.build_user,
+                sandbox=sandbox.build(self.paths, self.app),
+                writable=list(writable),
+                timeout=limit,
+            )
         )
 
     def _install(self, target: Path, interpreter: str, installer: Installer, choice: dict[str, Any]) -> None:
@@ -493,24 +496,26 @@ class Builder:
         untrusted.give(self.folder, *ids(self.paths.build_user))
         for line in lines:
             result = transient(
-                f"berth-build-{self.paths.app}",
-                ["/bin/sh", "-ec", line],
-                user=self.paths.build_user,
-                sandbox=sandbox.build(self.paths, self.app),
-                writable=[self.folder],
-                timeout=LIMIT,
-                cwd=self.project,
-                env={
-                    "PATH": f"{env}/bin:/usr/local/bin:/usr/bin:/bin",
-                    "PYTHONPATH": ":".join(map(str, self.python_path())),
-                    "HOME": "/tmp",  # noqa: S108 - private to the sandbox
-                    "LC_ALL": "C.UTF-8",
-                    "CI": "true",
-                    "BERTH_APP": self.paths.app,
-                    "BERTH_RELEASE": self.release,
-                    "SSL_CERT_FILE": CA_BUNDLE,
-                    "NODE_EXTRA_CA_CERTS": CA_BUNDLE,
-                },
+                Work(
+                    naming.transient("build", self.paths.app),
+                    ["/bin/sh", "-ec", line],
+                    user=self.paths.build_user,
+                    sandbox=sandbox.build(self.paths, self.app),
+                    writable=[self.folder],
+                    timeout=LIMIT,
+                    cwd=self.project,
+                    env={
+                        "PATH": f"{env}/bin:/usr/local/bin:/usr/bin:/bin",
+                        "PYTHONPATH": ":".join(map(str, self.python_path())),
+                        "HOME": "/tmp",  # noqa: S108 - private to the sandbox
+                        "LC_ALL": "C.UTF-8",
+                        "CI": "true",
+                        "BERTH_APP": self.paths.app,
+                        "BERTH_RELEASE": self.release,
+                        "SSL_CERT_FILE": CA_BUNDLE,
+                        "NODE_EXTRA_CA_CERTS": CA_BUNDLE,
+                    },
+                )
             )
             if result.code != 0:
                 last = result.lines[-1] if result.lines else "it said nothing"

@@ -12,9 +12,11 @@ from typing import Any
 
 from ..errors import ReleaseError, cut
 from ..host import sandbox, untrusted
-from ..host.command import module_source, transient
+from ..host.command import module_source
 from ..paths import Paths, ids
 from ..payload import seed
+from ..runtime import naming
+from ..runtime.transient import Work, transient
 from ..store import public
 
 
@@ -66,12 +68,14 @@ def _is_the_apps(paths: Paths, outside: Path, name: str) -> bool:
 def _seed(paths: Paths, words: list[str]) -> None:
     """As the app: nobody else writes into its data."""
     result = transient(
-        f"berth-seed-{paths.app}",
-        ["/usr/bin/python3", "-I", "-c", module_source(seed), *words],
-        user=paths.app,
-        sandbox=sandbox.proof(),
-        writable=[paths.data],
-        timeout=600,
+        Work(
+            naming.transient("seed", paths.app),
+            ["/usr/bin/python3", "-I", "-c", module_source(seed), *words],
+            user=paths.app,
+            sandbox=sandbox.proof(),
+            writable=[paths.data],
+            timeout=600,
+        )
     )
     if result.code != 0:
         last = result.lines[-1] if result.lines else f"exit status {result.code}"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from ..diagnosis import cause
 from ..errors import ReleaseError
-from ..host import command, sandbox
+from ..host import sandbox
 from ..reading.project import Target
+from ..runtime import naming
+from ..runtime.transient import Work, transient
 from .build import Builder
 
 _SCRIPT = """
@@ -35,22 +37,24 @@ def choose(builder: Builder, candidates: list[Target], trusted: str) -> Target:
         return candidates[0]
     for candidate in candidates[:_TRIES]:
         work = builder.project / candidate.directory if candidate.directory else builder.work
-        result = command.transient(
-            f"berth-prove-{builder.paths.app}",
-            [str(builder.folder / ".venv/bin/python"), "-c", _SCRIPT, candidate.target],
-            user=builder.paths.app,
-            sandbox=sandbox.proof(),
-            writable=[builder.paths.data, builder.paths.home, *builder.scratch()],
-            timeout=120,
-            cwd=work,
-            env={
-                "PATH": f"{builder.folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
-                "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path(work)),
-                "PYTHONDONTWRITEBYTECODE": "1",
-                "BERTH_RELEASE": builder.release,
-                "BERTH_APP": builder.paths.app,
-            },
-            env_file=builder.paths.env(builder.release),
+        result = transient(
+            Work(
+                naming.transient("prove", builder.paths.app),
+                [str(builder.folder / ".venv/bin/python"), "-c", _SCRIPT, candidate.target],
+                user=builder.paths.app,
+                sandbox=sandbox.proof(),
+                writable=[builder.paths.data, builder.paths.home, *builder.scratch()],
+                timeout=120,
+                cwd=work,
+                env={
+                    "PATH": f"{builder.folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
+                    "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path(work)),
+                    "PYTHONDONTWRITEBYTECODE": "1",
+                    "BERTH_RELEASE": builder.release,
+                    "BERTH_APP": builder.paths.app,
+                },
+                env_file=builder.paths.env(builder.release),
+            )
         )
         if result.code == 0:
             return candidate

@@ -14,9 +14,11 @@ from .. import environment
 from ..diagnosis import cause, needs
 from ..errors import ReleaseError, cut, run_of
 from ..host import sandbox
-from ..host.command import Result, transient
+from ..host.command import Result
 from ..paths import CA_BUNDLE, UV, Paths
 from ..reading import wheels
+from ..runtime import naming
+from ..runtime.transient import Work, transient
 from ..sources import source
 from . import index
 
@@ -52,15 +54,17 @@ class Uv:
         sandbox.ready(self.paths.build_home, self.paths.build_user)
         with self._index_file() as env_file:
             result = transient(
-                f"berth-build-{self.paths.app}",
-                [str(UV), *args],
-                user=self.paths.build_user,
-                sandbox=sandbox.build(self.paths, self.app),
-                writable=[target, self.paths.build_home, *(writable or [])],
-                timeout=LIMIT,
-                cwd=cwd or self.folder,
-                env={**self._settings(target), **self._downloads(args, target)},
-                env_file=env_file,
+                Work(
+                    naming.transient("build", self.paths.app),
+                    [str(UV), *args],
+                    user=self.paths.build_user,
+                    sandbox=sandbox.build(self.paths, self.app),
+                    writable=[target, self.paths.build_home, *(writable or [])],
+                    timeout=LIMIT,
+                    cwd=cwd or self.folder,
+                    env={**self._settings(target), **self._downloads(args, target)},
+                    env_file=env_file,
+                )
             )
         if result.code != 0:
             lines = [source.public_url(line) for line in result.lines]

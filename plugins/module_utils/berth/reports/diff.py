@@ -16,6 +16,7 @@ from ..migrations import migrate, offline, schema
 from ..packaging import build
 from ..paths import Paths
 from ..reading import places, project
+from ..runtime import naming
 from ..sources import source
 from ..sources.pack import is_env_file
 from ..store import releases, settings
@@ -164,7 +165,7 @@ def _sql(
     path = project.python_path(builder.work) + ([site] if site.is_dir() else [])
     place = offline.Place(tree, decision.directory, env, path, live)
     # It needs no lock, so several may run at a time.
-    unit = f"berth-diff-{paths.app}-{os.getpid()}"
+    unit = f"{naming.transient('diff', paths.app)}-{os.getpid()}"
     return offline.make(paths, unit, place, now, decision.command.split()[-1])
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import os
 import re
 import ssl
@@ -24,7 +23,7 @@ from ..errors import ReleaseError
 from ..host import command
 from ..paths import Paths
 from ..payload import retire
-from ..runtime import gate, naming
+from ..runtime import gate, naming, noted
 from ..runtime import units as runtime
 from ..services import table as services
 from ..store import journal, lock, presence, releases, settings
@@ -39,14 +38,6 @@ _FOR_SIZES = 3.0
 _FOR_APP = 30.0
 # An old restart is no news: what systemd counted and killed is asked for so many seconds back.
 HOUR = 3600
-# systemd's own names for what it writes into the journal.
-_RESTART = "5eb03494b6584870a536b337290809b2"
-_MEMORY = "fe6faa94e7774663a0da52717891d8ef"
-_FAILED, _FINISHED = "d9b373ed55a64feb8242e02dbe79a49c", "39f53479d3a045ac8e11786248231fbf"
-_UNIT = (
-    "ActiveState", "SubState", "Result", "NRestarts", "ExecMainStatus", "ExecMainStartTimestamp",
-    "ExecMainExitTimestamp", "MemoryCurrent", "NextElapseUSecRealtime",
-)  # fmt: skip
 _AT_WORK = ("active", "activating", "deactivating", "reloading")
 
 
@@ -181,28 +172,6 @@ def newest_kernel(running: str, files: Iterable[str]) -> str:
     return newest if order(newest) > order(running) else ""
 
 
-def events() -> list[Facts]:
-    """Restarts and kills for want of memory of all units, in the last hour."""
-    query = [f"MESSAGE_ID={_RESTART}", f"MESSAGE_ID={_MEMORY}"]
-    return [
-        {"unit": one.get("UNIT", ""), "memory": one.get("MESSAGE_ID") == _MEMORY, "ago": one["ago"]}
-        for one in _journal(*query, since=HOUR, lines=5000)
-    ]
-
-
-def _journal(*matches: str, since: float, lines: int) -> list[Facts]:
-    """systemd's own entries, the newest first; `ago` in seconds."""
-    query = ["journalctl", "-q", "-r", "-o", "json", "--no-pager", "-n", str(lines), "_PID=1", *matches]
-    query += ["--output-fields=MESSAGE_ID,UNIT,UNIT_RESULT", f"--since=@{time.time() - since:.0f}"]
-    found = []
-    for line in command.run(query, timeout=_PATIENCE).out.splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            entry = json.loads(line)
-            entry["ago"] = max(0, round(time.time() - int(entry["__REALTIME_TIMESTAMP"]) / 1e6))
-            found.append(entry)
-    return found
-
-
 def held_locks(proc: Path = Path("/proc")) -> set[str]:
     """Files that a process has locked. Trying a lock, even for a moment, would refuse a deploy."""
     held = set()
@@ -222,7 +191,9 @@ def held_locks(proc: Path = Path("/proc")) -> set[str]:
 def apps(wanted: dict[str, str], root: Path = Path("/")) -> tuple[list[Facts], list[str]]:
     """Each app, by what the inventory says of it (present, absent, orphan), and what had no answer."""
     ask = Questions()
-    past = ask("What restarted or ran out of memory in the last hour", events, [])
+    past = ask(
+        "What restarted or ran out of memory in the last hour", lambda: noted.events(HOUR, _PATIENCE), []
+    )
     held = ask("Who holds locks", held_locks, set())
     whole = Questions()
     asked = {name: _asking(name, root, said, past, held) for name, said in wanted.items()}
@@ -276,7 +247,9 @@ def app(paths: Paths, wanted: str, past: list[Facts], held: set[str]) -> Facts:
             found["cut_off"] = {key: end.get(key, "") for key in ("release", "step", "at")}
     names = ask("Which units it has", lambda: _names(paths), {})
     states = ask(
-        "The state of its units", lambda: _units([one for name in names.values() for one in name]), {}
+        "The state of its units",
+        lambda: noted.states([one for name in names.values() for one in name], _PATIENCE),
+        {},
     )
     found["processes"] = _processes(paths, description, live, states, past)
     found["jobs"] = ask("The state of its jobs", lambda: _jobs(paths, description, live, names, states), [])
@@ -361,22 +334,6 @@ def _names(paths: Paths) -> dict[str, list[str]]:
     return naming.instances(paths)
 
 
-def _units(names: list[str]) -> dict[str, Facts]:
-    """systemd's view of units in one call; times in UTC."""
-    if not names:
-        return {}
-    query = ["systemctl", "show", f"--property=Id,{','.join(_UNIT)}", *names]
-    blocks = command.run(query, timeout=_PATIENCE, env={"TZ": "UTC"}).out.strip().split("\n\n")
-    rows = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
-    return {row["Id"]: row for row in rows if "Id" in row}
-
-
-def moment(text: str) -> str:
-    """systemd's `Sat 2026-11-28 03:00:01 UTC` as `2026-11-28T03:00:01Z`; empty where there is none."""
-    found = re.search(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)", text)
-    return f"{found[1]}T{found[2]}Z" if found else ""
-
-
 def ago(when: str) -> float | None:
     """Seconds since a time stamp."""
     try:
@@ -401,7 +358,7 @@ def _processes(
     rows = []
     for name in names:
         state = states.get(name, {})
-        up = ago(moment(state.get("ExecMainStartTimestamp", "")))
+        up = ago(noted.moment(state.get("ExecMainStartTimestamp", "")))
         mine = [one for one in past if one["unit"] == name]
         memory = [one["ago"] for one in mine if one["memory"]]
         restarts = [one["ago"] for one in mine if not one["memory"]]
@@ -434,7 +391,7 @@ def _jobs(
         timer = states.get(naming.timer(stem, live), {})
         runs = [unit for unit in services if naming.stem(unit) == stem]
         job = stem.removeprefix(f"{paths.app}-")
-        due = moment(timer.get("NextElapseUSecRealtime", ""))
+        due = noted.moment(timer.get("NextElapseUSecRealtime", ""))
         row: Facts = {"name": job, "timer": timer.get("ActiveState", "unknown"), "next": due}
         stamp = 0.0
         with contextlib.suppress(OSError):
@@ -451,11 +408,11 @@ def last_run(runs: list[Facts], stamp: float) -> Facts | None:
 
     None where systemd does not know: a unit forgets with a reboot.
     """
-    done = [one for one in runs if moment(one.get("ExecMainStartTimestamp", ""))]
+    done = [one for one in runs if noted.moment(one.get("ExecMainStartTimestamp", ""))]
     if not done:
         return None
-    last = max(done, key=lambda one: moment(one["ExecMainStartTimestamp"]))
-    began = moment(last["ExecMainStartTimestamp"])
+    last = max(done, key=lambda one: noted.moment(one["ExecMainStartTimestamp"]))
+    began = noted.moment(last["ExecMainStartTimestamp"])
     running = last.get("ActiveState") in _AT_WORK
     failed = last.get("ActiveState") == "failed"
     # Older than the timer's last run: that one ended well, or its unit would still say otherwise.
@@ -474,13 +431,11 @@ def _last_noted(runs: list[str]) -> Facts:
     """As the journal tells it, of the time before a reboot; nothing where it does not tell in time."""
     found: list[Facts] = []
     with contextlib.suppress(ReleaseError):
-        kinds = [f"MESSAGE_ID={_FAILED}", f"MESSAGE_ID={_FINISHED}"]
-        found = _journal(*kinds, *(f"UNIT={unit}" for unit in runs), since=40 * 24 * HOUR, lines=1)
+        found = noted.ends(runs, 40 * 24 * HOUR, _PATIENCE)
     if not found:
         return _run()
     when = datetime.fromtimestamp(time.time() - found[0]["ago"], timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    failed = found[0].get("MESSAGE_ID") == _FAILED
-    return _run(when, result=str(found[0].get("UNIT_RESULT") or "exit-code") if failed else "")
+    return _run(when, result=found[0]["failed"])
 
 
 def _started() -> float:

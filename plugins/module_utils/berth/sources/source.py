@@ -16,10 +16,12 @@ from urllib.parse import unquote
 
 from ..errors import ReleaseError
 from ..host import sandbox, untrusted
-from ..host.command import Session, in_unit, module_source
+from ..host.command import module_source
 from ..host.untrusted import Owner, shown
 from ..paths import CA_BUNDLE, Paths
 from ..payload import gitwork
+from ..runtime import naming
+from ..runtime.transient import Session, Work, in_unit
 from .pack import is_env_file
 
 _FULL = re.compile(r"[0-9a-f]{40}")
@@ -57,17 +59,19 @@ class Repository:
             untrusted.remove(target)
             target.mkdir(mode=0o700, parents=True)
             shutil.chown(target, self.user, group)
-        unit = f"berth-git-{paths.app}-{os.getpid()}"
+        unit = f"{naming.transient('git', paths.app)}-{os.getpid()}"
         command = in_unit(
-            unit,
-            ["/usr/bin/python3", "-I", "-S", "-c", module_source(gitwork)],
-            user=self.user,
-            group=group,
-            sandbox=sandbox.git(app, self.local),
-            writable=[paths.git] if write else [],
-            timeout=_LIFE,
-            env={"GIT_SSL_CAINFO": CA_BUNDLE},
-            properties=[f"BindPaths={target}"] if target else [],
+            Work(
+                unit,
+                ["/usr/bin/python3", "-I", "-S", "-c", module_source(gitwork)],
+                user=self.user,
+                group=group,
+                sandbox=sandbox.git(app, self.local),
+                writable=[paths.git] if write else [],
+                timeout=_LIFE,
+                env={"GIT_SSL_CAINFO": CA_BUNDLE},
+                properties=[f"BindPaths={target}"] if target else [],
+            )
         )
         self.session = Session(unit, command)
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from ..errors import ReleaseError
 from ..host import sandbox
-from ..host.command import in_unit, run
+from ..host.command import run
 from ..paths import UV, Paths
+from ..runtime import naming
+from ..runtime.transient import Work, in_unit
 from . import journal
 
 _EVERY = 86400.0
@@ -40,13 +42,15 @@ def begin(paths: Paths, app: dict[str, Any]) -> None:
 def command(paths: Paths, app: dict[str, Any], folders: list[Path]) -> list[str]:
     """The command line that starts it."""
     return in_unit(
-        f"berth-trim-{paths.app}",
-        ["/bin/sh", "-c", _SCRIPT, "sh", str(UV), str(paths.uv_cache), str(paths.mirror)],
-        user=paths.build_user,
-        sandbox=sandbox.build(paths, app),
-        writable=folders,
-        timeout=_LIMIT,
-        env={"HOME": "/tmp", "GIT_CONFIG_NOSYSTEM": "1"},  # noqa: S108 - private to the sandbox
-        properties=["Nice=15", "IOSchedulingClass=idle", "PrivateNetwork=yes"],
+        Work(
+            naming.transient("trim", paths.app),
+            ["/bin/sh", "-c", _SCRIPT, "sh", str(UV), str(paths.uv_cache), str(paths.mirror)],
+            user=paths.build_user,
+            sandbox=sandbox.build(paths, app),
+            writable=folders,
+            timeout=_LIMIT,
+            env={"HOME": "/tmp", "GIT_CONFIG_NOSYSTEM": "1"},  # noqa: S108 - private to the sandbox
+            properties=["Nice=15", "IOSchedulingClass=idle", "PrivateNetwork=yes"],
+        ),
         wait=False,
     )

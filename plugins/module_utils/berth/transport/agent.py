@@ -12,7 +12,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,9 +23,9 @@ from typing import IO, Any
 
 from ..diagnosis import masking
 from ..errors import ReleaseError
-from ..host import command
 from ..paths import Paths
 from ..release.engine import Engine
+from ..runtime import transient
 from .bytecode import Bytecode
 
 Request = tuple[str, dict[str, Any], "IO[bytes] | None"]
@@ -35,12 +34,6 @@ Request = tuple[str, dict[str, Any], "IO[bytes] | None"]
 # its power or its network closes no connection, and TCP's own patience is two hours.
 _SILENCE = 90
 _LOOK = 5
-
-
-def _abort() -> None:
-    """Leave no build or migration running for a deploy that nobody holds any more."""
-    for unit in list(command.TRANSIENT):
-        subprocess.run(["systemctl", "stop", f"{unit}.service"], check=False, timeout=60)
 
 
 class Heard:
@@ -133,7 +126,7 @@ def main(bytecode: Bytecode | None = None) -> None:
     def until_gone(wait: Callable[[], None]) -> None:
         wait()
         if engine.abandon():
-            _abort()
+            transient.stop_all()
             keep()
             os.killpg(0, signal.SIGKILL)
         requests.put(None)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from ...diagnosis import cause
 from ...errors import ReleaseError
-from ...host import command, sandbox
+from ...host import sandbox
 from ...migrations import migrate, offline, schema
 from ...migrations.migrate import Decision
 from ...packaging.build import Builder
 from ...reports import history
+from ...runtime import naming
+from ...runtime.transient import Work, transient
 from ...store import journal
 from ..deploy import Answer, Deploy
 
@@ -99,7 +101,7 @@ def _keep_sql(deploy: Deploy, builder: Builder, decision: Decision, before: str)
     place = offline.Place(
         deploy.folder, decision.directory, deploy.folder / ".venv", builder.python_path(), deploy.release
     )
-    unit, end = f"berth-sql-{deploy.paths.app}", decision.command.split()[-1]
+    unit, end = naming.transient("sql", deploy.paths.app), decision.command.split()[-1]
     found = offline.make(deploy.paths, unit, place, before, end)
     kept = {"sql": found.text, "note": found.note}
     deploy.record["migrations"].update({key: text for key, text in kept.items() if text})
@@ -111,8 +113,8 @@ def _prove_import(deploy: Deploy, builder: Builder) -> None:
     if not target:
         return
     module = target.split(":")[0]
-    result = command.transient(
-        f"berth-prove-{deploy.paths.app}",
+    result = transient(Work(
+        naming.transient("prove", deploy.paths.app),
         [str(deploy.folder / ".venv/bin/python"), "-c", f"import {module}"],
         user=deploy.paths.app,
         sandbox=sandbox.proof(),
@@ -127,7 +129,7 @@ def _prove_import(deploy: Deploy, builder: Builder) -> None:
             "BERTH_APP": deploy.paths.app,
         },
         env_file=deploy.paths.env(deploy.release),
-    )  # fmt: skip
+    ))  # fmt: skip
     if result.code != 0:
         state = {"ExecMainStatus": str(result.code)}
         raise ReleaseError(

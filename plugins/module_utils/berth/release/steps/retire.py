@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ReleaseError
 from ...host import command
 from ...payload import retire
-from ...runtime import naming, units
+from ...runtime import naming, transient, units
 from ...store import journal, releases
 from ..deploy import Answer, Deploy
 
@@ -81,15 +81,11 @@ def let_go(deploy: Deploy, release: str, app: dict[str, Any], *, early: bool = F
     if early:
         limit = max(0, round(IDLE - passed))
         what = f"{_EARLY} {what[0].lower()}{what[1:]}"
+    # Not from a file: a full disk must not keep an old release at work.
     wait = ["/usr/bin/python3", "-I", "-c", command.module_source(retire)]
     wait += [str(naming.socket(deploy.paths, release)), str(deploy.paths.web_sock), str(IDLE), str(limit)]
-    done = command.run(
-        ["systemd-run", "--quiet", "--collect", f"--unit={unit.removesuffix('.service')}",
-         f"--description={what}",
-         "--property=Restart=on-failure", "--property=RestartSec=5",
-         # Not from a file: a full disk must not keep an old release at work.
-         *wait, *naming.serving(deploy.paths, release), *naming.beside_web(app, release)]
-    )  # fmt: skip
+    ended = [*naming.serving(deploy.paths, release), *naming.beside_web(app, release)]
+    done = transient.in_background(unit, what, [*wait, *ended])
     if done.code != 0:
         raise ReleaseError(f"{release} could not be retired: {done.lines[0] if done.lines else done.code}.")
     return True
