@@ -11,8 +11,8 @@ from testhost import Host
 
 from tests.support.kit import ROOT, Kit, board_copy
 
-# Before the engine had folders, records a format, sockets units of their own, and builds users.
-EARLIER = "67f5bc53a6b322e428dee37556aadda44da4a74f"
+# Before the engine had folders, and records a format.
+EARLIER = "ee0c42c82d8ccb52af2777b743f911b3d65f1834"
 
 pytestmark = [pytest.mark.long]
 
@@ -30,7 +30,7 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_it_is_taken_over_and_goes_back_behind_it(
     boot: Callable[..., Host], earlier: Path, tmp_path: Path
 ) -> None:
-    kit = Kit(tmp_path, boot("takeover"), apps=[board_copy(tmp_path)])
+    kit = Kit(tmp_path / "inventory", boot("takeover"), apps=[board_copy(tmp_path)])
     source = Path(kit.app("board")["source"]["path"])
     then = {"ANSIBLE_CONFIG": str(earlier / "ansible.cfg")}
 
