@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,28 @@ def test_where_there_is_no_folder_nothing_is_made(engine: Path, tmp_path: Path) 
     missing = tmp_path / "missing"
     assert use(engine, missing).startswith("False")
     assert not missing.exists()
+
+
+# An engine whose run has gone, with or without a step that is at work.
+GONE = """
+import sys
+sys.path[:0] = [sys.argv[1]]
+import ansible.module_utils
+ansible.module_utils.__path__.append(sys.argv[1] + "/plugins/module_utils")
+from pathlib import Path
+from types import SimpleNamespace
+from ansible.module_utils.berth.transport import agent
+deploys = {"board": None} if sys.argv[3] == "at work" else {}
+agent.Engine = lambda: SimpleNamespace(deploys=deploys, abandon=lambda: True)
+agent.main(SimpleNamespace(keep=Path(sys.argv[2]).touch))
+"""
+
+
+@pytest.mark.parametrize("engine_is", ["idle", "at work"])
+def test_an_engine_that_is_stopped_at_its_work_keeps_nothing_first(tmp_path: Path, engine_is: str) -> None:
+    kept = tmp_path / "kept"
+    root = str(BERTH.parents[2])
+    words = [sys.executable, "-c", GONE, root, str(kept), engine_is]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert kept.exists() == (engine_is == "idle")

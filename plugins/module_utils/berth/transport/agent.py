@@ -106,7 +106,7 @@ def _read(source: IO[bytes], requests: queue.Queue[Request | None], heard: Heard
         requests.put((header["step"], header.get("args", {}), body))
 
 
-def main(bytecode: Bytecode | None = None) -> None:
+def main(bytecode: Bytecode) -> None:
     # A library that prints must not talk into the protocol.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -119,15 +119,13 @@ def main(bytecode: Bytecode | None = None) -> None:
     secrets = Secrets()
     heard = Heard()
 
-    def keep() -> None:
-        if bytecode:
-            bytecode.keep()
-
     def until_gone(wait: Callable[[], None]) -> None:
         wait()
         if engine.abandon():
             transient.stop_all()
-            keep()
+            # Where a step is at work nothing may come between: it would go on, and the lock would stay.
+            if not engine.deploys:
+                bytecode.keep()
             os.killpg(0, signal.SIGKILL)
         requests.put(None)
 
@@ -159,4 +157,4 @@ def main(bytecode: Bytecode | None = None) -> None:
         secrets.learn(args)
         send({"done": True, **answer})
     engine.finish_alone()
-    keep()
+    bytecode.keep()

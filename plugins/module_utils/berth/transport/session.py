@@ -41,7 +41,7 @@ sys.path.insert(0, engine)
 from berth.transport.bytecode import Bytecode
 bytecode = Bytecode(engine)
 bytecode.use()
-# What looks for other engines finds this one by the words berth.release.agent.
+# An earlier Berth looks for other engines by the words berth.release.agent.
 from berth.transport.agent import main
 main(bytecode)
 """
