@@ -17,8 +17,8 @@ import yaml
 
 from berth import kit
 from plugins.module_utils.berth.contract.moved import CONFIG
+from plugins.module_utils.berth.paths import APP
 
-APP_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 INVENTORY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
@@ -119,7 +119,7 @@ RULES: dict[str, tuple[Callable[[str], bool], str]] = {
     "user": (lambda text: bool(USER.fullmatch(text)), "is no user name on Linux. Example: root"),
     "domain": (_is_domain, "is no full domain name. Without https:// and path: board.example.com"),
     "app": (
-        lambda text: bool(APP_NAME.fullmatch(text)),
+        lambda text: bool(APP.fullmatch(text)),
         "is no name for an app: small letters, digits and dashes, a letter first, at most 31.",
     ),
     "source": (
@@ -141,7 +141,7 @@ def guess_name(source: str | None) -> str | None:
     """A name for the app from the last part of its source."""
     last = re.sub(r"\.git$", "", re.split(r"[/:]", (source or "").rstrip("/"))[-1])
     name = re.sub(r"[^a-z0-9-]+", "-", last.lower()).strip("-")[:31]
-    return name if APP_NAME.fullmatch(name) else None
+    return name if APP.fullmatch(name) else None
 
 
 def refuse_overwriting(target: Path) -> None:

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.tree import write
+
 ENGINE = Path(__file__).resolve().parents[2] / "plugins/module_utils/berth"
 # From the bottom to the top. The files that lie in no folder are below all of them.
 FOLDERS = (
@@ -58,19 +60,17 @@ def test_no_folder_imports_one_above_it() -> None:
 
 
 def test_an_import_upwards_is_noticed(tmp_path: Path) -> None:
-    for name, text in (
-        ("store/journal.py", "from ..release import plan\nfrom ..host import command\nfrom . import lock\n"),
-        ("release/steps/gate.py", "from ...transport.agent import main\nfrom ..deploy import Deploy\n"),
-        ("host/command.py", "def later():\n    from ..store.journal import note\n"),
-        ("errors.py", "from .host import command\n"),
-        ("release/plan.py", ""),
-        ("release/deploy.py", ""),
-        ("store/lock.py", ""),
-        ("transport/agent.py", ""),
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    files = {
+        "store/journal.py": "from ..release import plan\nfrom ..host import command\nfrom . import lock\n",
+        "release/steps/gate.py": "from ...transport.agent import main\nfrom ..deploy import Deploy\n",
+        "host/command.py": "def later():\n    from ..store.journal import note\n",
+        "errors.py": "from .host import command\n",
+        "release/plan.py": "",
+        "release/deploy.py": "",
+        "store/lock.py": "",
+        "transport/agent.py": "",
+    }
+    write(tmp_path, files)
     assert upward(tmp_path) == [
         "errors.py imports host/command",
         "host/command.py imports store/journal",

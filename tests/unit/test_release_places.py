@@ -13,16 +13,10 @@ from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import launch, places, project, randoms
 
 from tests.support.entry import board
+from tests.support.tree import write
 
 MAIN = "from fastapi import FastAPI\napp = FastAPI()\n"
 APP = board()
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
 
 
 def located(root: Path, app: dict[str, Any] = APP) -> str:

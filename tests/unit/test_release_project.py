@@ -15,15 +15,13 @@ from ansible.module_utils.berth.payload import gitwork
 from ansible.module_utils.berth.reading import launch, places, project
 from ansible.module_utils.berth.sources import pack, source
 
+from tests.support import tree
 from tests.support.entry import board
 
 
 def write(root: Path, **files: str) -> Path:
-    for name, text in files.items():
-        path = root / name.replace("__", "/").replace("_py", ".py")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+    named = {name.replace("__", "/").replace("_py", ".py"): text for name, text in files.items()}
+    return tree.write(root, named)
 
 
 APP = "from fastapi import FastAPI\napp = FastAPI()\n"
@@ -57,14 +55,12 @@ def test_a_factory_of_the_usual_name_goes_first(tmp_path: Path) -> None:
 
 
 def test_what_belongs_to_a_command_line_comes_last(tmp_path: Path) -> None:
-    for place, text in (
-        ("shop/cli/login.py", "callback = FastAPI()"),
-        ("shop/cli.py", "app = SomeMiddleware(FastAPI())"),
-        ("shop/server/api/main.py", "app = FastAPI()"),
-    ):
-        path = tmp_path / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    files = {
+        "shop/cli/login.py": "callback = FastAPI()",
+        "shop/cli.py": "app = SomeMiddleware(FastAPI())",
+        "shop/server/api/main.py": "app = FastAPI()",
+    }
+    tree.write(tmp_path, files)
     found = [hit.target for hit in project.find_targets(tmp_path)]
     assert found == ["shop.server.api.main:app", "shop.cli:app", "shop.cli.login:callback"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 import testhost
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.kit import execute
 
 
 def test_a_host_is_taken_again_only_where_it_would_be_made_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,13 +37,6 @@ def test_a_host_is_taken_again_only_where_it_would_be_made_the_same(monkeypatch:
 
 def test_hosts_are_kept_by_one_process_only() -> None:
     words = ["-q", "-n", "2", "--keep-host", "tests/unit/test_wiring.py"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "--keep-host is for one process" in done.stderr
+    done = execute(sys.executable, "-m", "pytest", *words, timeout=300)
+    assert done.status == pytest.ExitCode.USAGE_ERROR
+    assert "--keep-host is for one process" in done.output

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 from tests.support import times
+from tests.support.kit import execute
 
-ROOT = Path(__file__).resolve().parents[2]
 # A host that only says that it was booted, in whichever process.
 SAMPLE = """
 from tests.support import times
@@ -47,13 +46,6 @@ def test_what_workers_know_is_said_too(tmp_path: Path) -> None:
         str(tmp_path),
         str(tmp_path),
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "94.0 s  site (boot 4 s, provision 90 s)" in done.stdout
+    done = execute(sys.executable, "-m", "pytest", *words, timeout=300)
+    assert done.status == 0, done.output
+    assert "94.0 s  site (boot 4 s, provision 90 s)" in done.output

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from ..host import command
+from . import units
 
 # systemd's own names for what it writes into the journal.
 RESTART = "5eb03494b6584870a536b337290809b2"
@@ -60,8 +61,7 @@ def states(names: list[str], patience: float) -> dict[str, dict[str, Any]]:
     if not names:
         return {}
     query = ["systemctl", "show", f"--property=Id,{','.join(_UNIT)}", *names]
-    blocks = command.run(query, timeout=patience, env={"TZ": "UTC"}).out.strip().split("\n\n")
-    rows = [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+    rows = units.blocks(command.run(query, timeout=patience, env={"TZ": "UTC"}).out)
     return {row["Id"]: row for row in rows if "Id" in row}
 
 

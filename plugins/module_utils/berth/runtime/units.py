@@ -75,8 +75,15 @@ def shown(names: list[str], *properties: str) -> list[dict[str, str]]:
     """Properties of several units in one call, each with its Id."""
     if not names:
         return []
-    blocks = systemctl("show", f"--property=Id,{','.join(properties)}", *names).out.strip().split("\n\n")
-    return [dict(line.split("=", 1) for line in block.splitlines() if "=" in line) for block in blocks]
+    return blocks(systemctl("show", f"--property=Id,{','.join(properties)}", *names).out)
+
+
+def blocks(text: str) -> list[dict[str, str]]:
+    """What `systemctl show` prints: a block of properties for each unit."""
+    return [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in text.strip().split("\n\n")
+    ]
 
 
 def show(unit: str, *properties: str) -> dict[str, str]:
@@ -85,7 +92,7 @@ def show(unit: str, *properties: str) -> dict[str, str]:
         result = systemctl("show", unit, "--property=" + ",".join(properties), timeout=20)
     except ReleaseError:
         return {}
-    return dict(line.split("=", 1) for line in result.out.splitlines() if "=" in line)
+    return blocks(result.out)[0]
 
 
 def main_pid(unit: str) -> int:

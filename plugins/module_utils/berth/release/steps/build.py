@@ -20,7 +20,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     builder = Builder(deploy.paths, deploy.app, deploy.release, deploy.committed)
     version, interpreter, installer = builder.choose()
     likely = str(project.web(deploy.app).get("app") or "")
-    if not deploy.app.get("build"):  # whose commands may bring the code
+    if not deploy.app["build"]:  # whose commands may bring the code
         likely = likely or next((one.target for one in _found(deploy, builder)), "")
     builder.refuse_code(likely)
     key, fresh = builder.environment(interpreter, installer)

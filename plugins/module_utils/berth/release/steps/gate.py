@@ -30,7 +30,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
 
 def _crew(deploy: Deploy) -> gate.Crew | None:
     """The workers to wait for before the switch; a command of one's own may have any number."""
-    if not deploy.record.get("target") or "GUNICORN_CMD_ARGS" in (deploy.app.get("env") or {}):
+    if not deploy.record.get("target") or "GUNICORN_CMD_ARGS" in deploy.app["env"]:
         return None
     # What was well once is gone back to with those that are there in time.
     return gate.Crew(build.crew(deploy.folder), needed=not deploy.record.get("healthy"))

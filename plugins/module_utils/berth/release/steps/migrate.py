@@ -73,7 +73,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         history.remember(deploy.paths, steps)
         deploy.record["schema"]["revisions"] = [one.as_dict() for one in steps]
         risky = [one.label() for one in steps if one.risks] if before else []
-        if risky and wishes.get("destructive") != "allow":
+        if risky and wishes["destructive"] != "allow":
             deploy.notes.append(f"Going back to an earlier release will need force: {', '.join(risky)}.")
     deploy.save()
     return {"changed": before != after, "msg": msg}
@@ -82,7 +82,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
 def _may_run(deploy: Deploy, pending: list[schema.Revision]) -> None:
     """What takes something away from the live release needs a word first, where that is wished."""
     risky = [one.label() for one in pending if one.risks]
-    if risky and deploy.app["migrations"].get("destructive") == "refuse":
+    if risky and deploy.app["migrations"]["destructive"] == "refuse":
         raise ReleaseError(
             f"{', '.join(risky)}: the live release may not survive it, and migrations.destructive is "
             "refuse. The database is unchanged.",

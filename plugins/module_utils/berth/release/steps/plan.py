@@ -233,7 +233,7 @@ def _predict(deploy: Deploy, scripts: Answer, record: Answer) -> None:
     if names:
         deploy.notes.append(f"Migrations would run: {', '.join(names)}.")
         risky = any(one.risks for one in found) and bool(record)
-        if risky and deploy.app["migrations"].get("destructive") == "refuse":
+        if risky and deploy.app["migrations"]["destructive"] == "refuse":
             deploy.notes.append("migrations.destructive is refuse: the deploy would stop before them.")
     elif note:
         deploy.notes.append(note)

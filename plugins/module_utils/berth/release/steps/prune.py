@@ -11,7 +11,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     records = releases.records(deploy.paths)
     live = releases.live(deploy.paths)
     busy = prune.at_work(deploy.paths)
-    keep = int(deploy.app.get("keep_releases", 5))
+    keep = int(deploy.app["keep_releases"])
     _, gone = releases.select(records, live, keep, busy)
     for release in busy:
         if release in records and release != live and release not in gone:

@@ -17,8 +17,6 @@ _PROXY_IDLE = 30
 MARGIN = 5
 # Seconds after which the proxy has let go of a release that is not live any more.
 IDLE = _PROXY_IDLE + MARGIN
-# Retiring releases beside the live one, where the app says nothing.
-_RETIRING = 2
 # What the retirement is called of one that does not wait for WebSockets any more.
 _EARLY = "End early:"
 
@@ -46,7 +44,7 @@ def beside(deploy: Deploy, states: Collection[str] = ("active",)) -> list[str]:
 
 def _make_room(deploy: Deploy) -> list[str]:
     """Of too many that retire the oldest wait for no WebSocket any more; what was said of each."""
-    most = int(deploy.app["drain"].get("releases") or _RETIRING)
+    most = int(deploy.app["drain"]["releases"])
     retiring, said = beside(deploy), []
     for release in retiring[: max(0, len(retiring) - most)]:
         # Without a connection it ends by itself.
