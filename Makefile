@@ -16,7 +16,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 endif
 
-.PHONY: help setup demo demo-down quick test lint unit e2e e2e-long molecule bench lock clean
+.PHONY: help setup demo demo-down quick test test-all lint unit e2e e2e-long molecule bench bench-long lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ quick: $(VENV)/.dev ## while a change is made: all that needs no host, in three 
 test: $(VENV)/.dev ## everything: lint, unit, the app's own tests, molecule, real hosts
 	@.ci/test
 
+test-all: $(VENV)/.dev ## what a clock runs each night: make test with the long tests and make bench-long
+	@.ci/test --all
+
 lint: $(VENV)/.dev ## ansible-lint, yamllint, ruff, mypy
 	@.ci/lint
 
@@ -61,6 +64,9 @@ molecule: $(VENV)/.dev ## molecule's default scenario: make molecule SUITE=bookw
 
 bench: $(VENV)/.dev ## the figures of the README, measured here and now
 	@$(BIN)/python tests/bench/bench.py
+
+bench-long: $(VENV)/.dev ## a hundred deploys beside a million requests, of which none may fail
+	@$(BIN)/python tests/bench/long.py
 
 lock: $(VENV)/.dev ## compile the hashed requirements anew
 	@$(BIN)/uv pip compile -q --generate-hashes --universal --no-emit-index-url --no-emit-find-links --no-header pyproject.toml -o requirements.txt

@@ -1,4 +1,7 @@
-"""Twenty deploys, a rollback and two failing deploys under everything that clients do: nothing may fail."""
+"""Deploys, a rollback and two failing deploys under everything that clients do: nothing may fail.
+
+Eight deploys in `make test`, twenty in the long one; `make bench-long` makes a hundred.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from tests.support.pace import patience
 
 FIXTURE = ROOT / "tests" / "fixtures" / "loadapp"
 
-DEPLOYS = 20
+MOST = 20
 # Seconds for which the app can hold a slow request back, less what starting one may take.
 HELD = 40
 # Each worker's import takes so many seconds, one after the other.
@@ -114,7 +117,7 @@ def ship(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         "database": {"enabled": False},
         "health": {"timeout": WELL},
         # The WebSockets from before the first deploy are to outlive all the others.
-        "drain": {"releases": DEPLOYS + 10},
+        "drain": {"releases": MOST + 10},
     }
     host = boot("noloss", provisioned=True, publish={"443": 0})
     kit = Kit(tmp_path_factory.mktemp("kit"), host, apps=[app])
@@ -128,6 +131,12 @@ def authority(ship: Ship, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return ship.kit.authority(tmp_path_factory.mktemp("ca"))
 
 
+def audited(ship: Ship) -> list[str]:
+    """How each run so far ended."""
+    lines = ship.kit.host.sh("cat /var/log/berth/audit.jsonl").splitlines()
+    return [json.loads(line)["result"] for line in lines]
+
+
 def what_was_replaced_is_gone(ship: Ship) -> None:
     """Sockets, units and folders, after all of it."""
     host = ship.kit.host
@@ -138,18 +147,23 @@ def what_was_replaced_is_gone(ship: Ship) -> None:
     kept = set(host.sh("ls /srv/loadapp/releases").split())
     assert len(kept) == 5
     assert ship.releases["0"] not in kept
-    audit = [json.loads(line) for line in host.sh("cat /var/log/berth/audit.jsonl").splitlines()]
-    results = [entry["result"] for entry in audit]
-    assert results.count("failed") == 2
-    assert results.count("ok") >= DEPLOYS + 2
 
 
-def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(ship: Ship, authority: Path) -> None:
+@pytest.mark.parametrize("deploys", [8, pytest.param(MOST, marks=pytest.mark.long)])
+def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(
+    ship: Ship, authority: Path, deploys: int
+) -> None:
     port = ship.kit.host.published["443"]
+    # Of what this begins with no client knows yet.
+    ship.windows.clear()
+    ship.deploy("0")
+    ship.windows.clear()
+    ship.releases = {"0": ship.kit.release("loadapp")}
+    before = audited(ship)
     returned: dict[int, float] = {}
     with Traffic("loadapp.localhost", port, authority) as traffic:
         time.sleep(4)
-        for number in range(1, DEPLOYS + 1):
+        for number in range(1, deploys + 1):
             with ship.held():
                 ship.deploy(str(number))
                 returned[number] = time.time()
@@ -161,12 +175,12 @@ def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(ship: Ship, a
         ship.kit.app("loadapp")["health"].update(path="/nowhere", timeout=3)
         ship.deploy("sick", succeed=False)
         ship.kit.app("loadapp")["health"].update(path="", timeout=WELL)
-        assert ship.kit.release("loadapp") == ship.releases[str(DEPLOYS)]
+        assert ship.kit.release("loadapp") == ship.releases[str(deploys)]
 
         with ship.held(), ship.window():
             ship.kit.play("playbooks/rollback.yml", "-e", "app=loadapp")
         back = time.time()
-        assert ship.kit.release("loadapp") == ship.releases[str(DEPLOYS - 1)]
+        assert ship.kit.release("loadapp") == ship.releases[str(deploys - 1)]
         time.sleep(6)  # a slow request from before the rollback ends after it
         still = ship.running()
     closed = time.time()
@@ -174,17 +188,17 @@ def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(ship: Ship, a
     print(f"  a deploy under this load took {min(took):.1f} to {max(took):.1f} s")
 
     assert traffic.failures == []
-    assert len(set(ship.releases.values())) == DEPLOYS + 1
+    assert len(set(ship.releases.values())) == deploys + 1
     kinds = ("h1 GET", "h1 POST", "h2 GET", "h2 POST", "h1 upload", "ws held", "ws short")
     # No load, no proof.
     assert min(traffic.sent[kind] for kind in kinds) > 100, traffic.sent
-    assert min(traffic.sent[kind] for kind in ("h1 slow", "h2 slow")) > DEPLOYS, traffic.sent
+    assert min(traffic.sent[kind] for kind in ("h1 slow", "h2 slow")) > deploys, traffic.sent
     # What never was live never answered.
     assert not {answer.mark for answer in traffic.answers} & {"bad", "sick"}
 
     # Every deploy returned while the release before it still worked on slow requests, which then ended well.
     slow = [answer for answer in traffic.answers if answer.kind.endswith("slow")]
-    for number in range(1, DEPLOYS + 1):
+    for number in range(1, deploys + 1):
         if took[number - 1] > HELD:
             continue  # a machine too busy for this proof; nothing failed on it all the same
         end = returned[number]
@@ -206,6 +220,9 @@ def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(ship: Ship, a
         assert time.time() < back + patience(60), ship.running()
         time.sleep(1)
     what_was_replaced_is_gone(ship)
+    results = audited(ship)[len(before) :]
+    assert results.count("failed") == 2
+    assert results.count("ok") >= deploys + 1
 
 
 def test_of_too_many_that_retire_the_oldest_ends_early(ship: Ship, authority: Path) -> None:
