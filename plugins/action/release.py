@@ -80,7 +80,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return {**result, "changed": False, "table": text, "refused": refused}
         try:
             request = {**args, "name": name, "check": check}
-            for flag in ("force", "purge", "after_site", "declared"):
+            for flag in ("force", "purge", "declared"):
                 request[flag] = truthy(args.get(flag, False))
             engine = self._engine(task_vars or {})
             if step == "lock":

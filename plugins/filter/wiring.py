@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ansible.module_utils
+
+# Ansible ships module_utils to hosts, but does not put this folder where filters could import from it.
+if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_utils)
+
+if TYPE_CHECKING:
+    from plugins.module_utils.berth.store.receipts import given
+else:
+    from ansible.module_utils.berth.store.receipts import given
 
 App = Mapping[str, Any]
 
@@ -50,6 +62,11 @@ def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
     ]
 
 
+def receipt(apps: Sequence[App], role: str) -> dict[str, str]:
+    """What a role records when all is applied: per app the digest of what it is given, if anything."""
+    return {app["name"]: digest for app in apps if (digest := given(app, role))}
+
+
 def deploy_summary(failed: Mapping[str, str], names: Sequence[str], check: bool = False) -> str:
     """How a run over several apps ended: a line each, those that failed with their reason."""
     width = max(map(len, names))
@@ -69,5 +86,6 @@ class FilterModule:
             "databases": databases,
             "deploy_summary": deploy_summary,
             "proxy_sites": proxy_sites,
+            "receipt": receipt,
             "redis_of_apps": redis_of_apps,
         }

@@ -98,6 +98,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     changed, diff = [], []
+    if not module.check_mode:
+        settings.adopt(app["name"] for app in module.params["apps"])
     for app in module.params["apps"]:
         name = app["name"]
         paths = Paths(name)

@@ -44,6 +44,12 @@ options:
     description: Connections that each role may hold, the owner as well, since some apps run as it.
     type: int
     required: true
+  receipt:
+    description:
+      - Per app the digest of what it is given here. Recorded in C(/var/lib/berth/postgresql.json) when all
+        else has succeeded, for a deploy to compare with.
+    type: dict
+    default: {}
   password_folder:
     description: Where the passwords are, one file per role.
     type: path
@@ -91,6 +97,7 @@ from ansible.module_utils.berth.services.superuser import (  # noqa: E402
     rows,
     verifier,
 )
+from ansible.module_utils.berth.store import receipts  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 TABLE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
@@ -456,6 +463,7 @@ def main() -> None:
                 },
             },
             "connection_limit": {"type": "int", "required": True},
+            "receipt": {"type": "dict", "default": {}},
             # Not a secret itself, whatever its name suggests.
             "password_folder": {"type": "path", "default": "/etc/berth/postgresql", "no_log": False},
         },
@@ -477,6 +485,8 @@ def main() -> None:
             step = plan.actions[-1] if plan.actions else "look around"
             module.fail_json(msg=f"PostgreSQL refused to {step}: {reason}", actions=plan.actions)
         raise
+    if receipts.write("postgresql", module.params["receipt"], module.check_mode):
+        plan.actions.append("record what the apps were given")
     diff = {"before": "", "after": "".join(f"{action}\n" for action in plan.actions)}
     module.exit_json(changed=bool(plan.actions), actions=plan.actions, diff=diff)
 

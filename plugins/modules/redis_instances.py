@@ -28,6 +28,12 @@ options:
     description: Content of the drop-in of every instance's unit.
     type: str
     required: true
+  receipt:
+    description:
+      - Per app the digest of what it is given here. Recorded in C(/var/lib/berth/redis.json) when all else
+        has succeeded, for a deploy to compare with.
+    type: dict
+    default: {}
 author: Berth (@berth)
 attributes:
   check_mode:
@@ -66,7 +72,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.runtime import naming, units  # noqa: E402
 from ansible.module_utils.berth.services import redis as place  # noqa: E402
-from ansible.module_utils.berth.store import journal, presence  # noqa: E402
+from ansible.module_utils.berth.store import journal, presence, receipts  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 PORTS = range(6380, 7380)
@@ -364,6 +370,7 @@ def main() -> None:
         argument_spec={
             "instances": {"type": "dict", "required": True},
             "drop_in": {"type": "str", "required": True},
+            "receipt": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -382,6 +389,8 @@ def main() -> None:
         actions += stop_unused(set(wanted), module.check_mode)
     except WrongError as error:
         module.fail_json(msg=f"{error}.", actions=actions)
+    if receipts.write("redis", module.params["receipt"], module.check_mode):
+        actions.append("record what the apps were given")
     module.exit_json(changed=bool(actions), actions=actions, diff=diff)
 
 

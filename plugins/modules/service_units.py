@@ -22,6 +22,12 @@ options:
     type: list
     elements: str
     required: true
+  receipt:
+    description:
+      - Per app the digest of what it is given here. Recorded in C(/var/lib/berth/service.json) when all else
+        has succeeded, for a deploy to compare with.
+    type: dict
+    default: {}
 author: Berth
 """
 
@@ -51,7 +57,7 @@ import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.berth.store import journal  # noqa: E402
+from ansible.module_utils.berth.store import journal, receipts  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
 FOLDER = Path("/etc/systemd/system")
@@ -105,6 +111,7 @@ def main() -> None:
         argument_spec={
             "units": {"type": "dict", "required": True},
             "apps": {"type": "list", "elements": "str", "required": True},
+            "receipt": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -133,7 +140,9 @@ def main() -> None:
             (FOLDER / name).unlink()
         if written or removed:
             module.run_command(["systemctl", "daemon-reload"], check_rc=True)
-    module.exit_json(changed=bool(written or removed), written=written, removed=removed, diff=diff)
+    changed = receipts.write("service", module.params["receipt"], module.check_mode)
+    changed |= bool(written or removed)
+    module.exit_json(changed=changed, written=written, removed=removed, diff=diff)
 
 
 if __name__ == "__main__":

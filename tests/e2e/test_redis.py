@@ -186,8 +186,11 @@ def test_a_port_that_is_taken_is_a_sentence(kit: Kit) -> None:
 def test_settings_change_while_it_runs_and_a_deploy_says_who_does_it(kit: Kit) -> None:
     instance, release = pid(kit, "one"), kit.release("one")
     kit.app("one")["redis"].update(memory="48M", policy="allkeys-lru")
-    refused = kit.play("playbooks/deploy.yml", "-e", "app=one", succeed=False)
-    assert "The Redis settings of one changed" in " ".join(refused.output.split())
+    # Not by a run that leaves its role out, whatever that renews of the app, nor by a prediction of one.
+    left_out = ("site.yml", "--skip-tags", "redis")
+    for words in ((*left_out, "--check"), left_out, ("playbooks/deploy.yml", "-e", "app=one")):
+        refused = kit.play(*words, succeed=False)
+        assert "The Redis settings of one changed" in " ".join(refused.output.split())
     assert kit.play("site.yml", "--check").changed > 0
     kit.play("site.yml")
     assert maxmemory(kit, "one") == 48 * 1024**2

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.berth.store import receipts
 
 from tests.support.pace import patience
 from tests.unit.contract_case import ROOT, SECRET
@@ -48,13 +49,18 @@ PLAYBOOK = """\
   tasks:
     - name: Write down what was published
       ansible.builtin.copy:
-        content: "{{ {'apps': contract_apps, 'server': contract_server} | to_json }}"
+        content: "{{ {'apps': contract_apps, 'server': contract_server, 'receipts': receipts} | to_json }}"
         dest: "{{ inventory_dir }}/published.json"
         mode: "0600"
       delegate_to: localhost
       connection: local
       become: false
       when: publish_here is defined
+      vars:
+        receipts:
+          postgresql: "{{ contract_apps | receipt('postgresql') }}"
+          redis: "{{ contract_apps | receipt('redis') }}"
+          service: "{{ contract_apps | receipt('service') }}"
 """
 
 
@@ -161,6 +167,9 @@ apps:
     domains: "{{ x_domains }}"
     source: {path: project}
     keep_releases: "{{ 3 + 4 }}"
+    database: {extensions: [pg_trgm, "{{ 'unaccent' }}"]}
+    redis: {enabled: true}
+    jobs: [{name: tidy, command: "tidy {{ x_name }}", schedule: daily}]
     env:
       BRACES: !unsafe "{{ lookup('pipe', 'id') }} {% raw %}"
       TEMPLATE: "{{ x_name }}!"
@@ -191,6 +200,10 @@ apps:
         "LINES": "one\ntwo\n",
     }
     assert published["server"]["updates"] == {"enabled": False, "reboot_at": ""}
+    # Made here with Ansible's own kinds of text and lists, and compared on the server with what arrived there.
+    assert published["receipts"].keys() == {"postgresql", "redis", "service"}
+    for role, digests in published["receipts"].items():
+        assert digests == {"board": receipts.given(app, role)}, role
     assert SECRET not in json.dumps(published)
     assert SECRET not in run.stdout + run.stderr
 

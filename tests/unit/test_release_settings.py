@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.release import plan
+from ansible.module_utils.berth.release.deploy import Deploy
+from ansible.module_utils.berth.release.steps import settings as step
 from ansible.module_utils.berth.runtime import gate, naming
-from ansible.module_utils.berth.services import redis
-from ansible.module_utils.berth.store import public, settings
+from ansible.module_utils.berth.store import public, receipts, settings
 
 from plugins.filter.proxy import proxy_receipt
-from plugins.filter.wiring import proxy_sites
+from plugins.filter.wiring import proxy_sites, receipt
+from plugins.modules import app_environment
 from tests.support.entry import board
 
 APP = board(
@@ -24,13 +28,24 @@ APP = board(
     database={},
 )
 VAULT = {"KEY": "one"}
+# Those that leave a receipt beside the proxy's.
+ROLES = ("postgresql", "redis", "service")
 
 
 def apply_proxy(place: Paths, **more: Any) -> None:
     """What site.yml leaves of the proxy: its sites, made from the apps, in the role's receipt."""
-    receipt = place.root / settings.PROXY_RECEIPT
-    known = receipt.read_text() if receipt.exists() else ""
-    receipt.write_text(proxy_receipt(proxy_sites([{**APP, **more}]), known))
+    applied = place.root / settings.PROXY_RECEIPT
+    known = applied.read_text() if applied.exists() else ""
+    applied.write_text(proxy_receipt(proxy_sites([{**APP, **more}]), known))
+
+
+def apply_role(place: Paths, role: str, **more: Any) -> None:
+    receipts.write(role, receipt([{**APP, **more}], role), False, place.root)
+
+
+def apply_app(place: Paths, **more: Any) -> None:
+    """What role app leaves, whichever roles were before it."""
+    place.provisioned.write_text(json.dumps(settings.provisioned({**APP, **more})))
 
 
 @pytest.fixture
@@ -39,10 +54,11 @@ def place(tmp_path: Path) -> Paths:
     place = Paths("board", tmp_path)
     for folder in (place.etc, place.state, place.units, tmp_path / "etc/caddy"):
         folder.mkdir(parents=True)
-    provisioned = {"digest": settings.provision_digest(APP), "database": APP["database"]}
-    place.provisioned.write_text(json.dumps(provisioned))
     (place.etc / "secrets.json").write_text(json.dumps({"KEY": "one", "BORN": "x"}))
+    for role in ROLES:
+        apply_role(place, role)
     apply_proxy(place)
+    apply_app(place)
     for name in naming.template_files(APP):
         (place.units / name).write_text("")
     assert compare(place) == (False, [], "")
@@ -52,11 +68,10 @@ def place(tmp_path: Path) -> Paths:
 def compare(
     place: Paths,
     vault: dict[str, Any] | None = None,
-    after_site: bool = False,
-    check: bool = False,
+    predicted: tuple[str, ...] = (),
     **more: Any,
 ) -> tuple[bool, list[str], str]:
-    found = settings.compare(place, {**APP, **more}, VAULT if vault is None else vault, after_site, check)
+    found = settings.compare(place, {**APP, **more}, VAULT if vault is None else vault, predicted)
     return found["stale"], found["secrets"], found["problem"]
 
 
@@ -79,14 +94,9 @@ def test_a_changed_vault_value_alone_is_noticed_by_name(place: Paths) -> None:
 
 
 def test_a_run_that_ended_between_the_roles_is_noticed(place: Paths) -> None:
-    settings.remember_applied(place, APP)
-    assert compare(place) == (False, [], "")
-    newer = {**APP, "limits": {"tasks": 9}}
-    # Role app has written its digest, role service never came to its turn.
-    provisioned = {"digest": settings.provision_digest(newer), "database": APP["database"]}
-    place.provisioned.write_text(json.dumps(provisioned))
+    apply_app(place, limits={"tasks": 9})
     assert compare(place, limits={"tasks": 9})[0]
-    settings.remember_applied(place, newer)
+    apply_role(place, "service", limits={"tasks": 9})
     assert not compare(place, limits={"tasks": 9})[0]
 
 
@@ -95,29 +105,175 @@ def test_a_missing_unit_is_noticed(place: Paths) -> None:
     assert compare(place)[0]
 
 
-def test_the_database_is_for_site(place: Paths) -> None:
-    stale, _, problem = compare(place, database={"enabled": True, "name": "other"})
+REDIS: dict[str, Any] = {"redis": {"enabled": True, "memory": "64M"}}
+DATABASE: dict[str, Any] = {"database": {**APP["database"], "name": "other"}}
+BACKING: list[tuple[str, dict[str, Any], str]] = [
+    ("postgresql", DATABASE, "The database settings of board changed"),
+    ("redis", REDIS, "The Redis settings of board changed"),
+]
+backing = pytest.mark.parametrize(("role", "change", "said"), BACKING, ids=["database", "redis"])
+
+
+@backing
+def test_what_a_service_gives_is_for_site(place: Paths, role: str, change: dict[str, Any], said: str) -> None:
+    stale, _, problem = compare(place, **change)
     assert not stale
-    assert problem.startswith("The database settings of board changed")
+    assert problem.startswith(said)
     assert "a deploy does not apply them" in problem
+    # Check mode leaves no receipt: what that role would have applied is not missed, what others would is.
+    assert compare(place, predicted=(role,), **change)[2] == ""
+    assert compare(place, predicted=tuple({*ROLES, "proxy"} - {role}), **change)[2] == problem
+    apply_role(place, role, **change)
+    assert compare(place, **change)[2] == ""
 
 
-def test_redis_is_for_site(place: Paths) -> None:
-    wanted: dict[str, Any] = {"redis": {"enabled": True, "memory": "64M"}}
-    stale, _, problem = compare(place, **wanted)
-    assert not stale
-    assert problem.startswith("The Redis settings of board changed")
-    provisioned = json.loads(place.provisioned.read_text())
-    provisioned["redis"] = redis.SERVICE.settings(wanted)
-    place.provisioned.write_text(json.dumps(provisioned))
-    assert compare(place, **wanted)[2] == ""
+@backing
+def test_only_the_role_that_did_it_says_that_it_is_done(
+    place: Paths, role: str, change: dict[str, Any], said: str
+) -> None:
+    """By `--skip-tags`, or because a deploy of another app renewed the env files of all."""
+    apply_app(place, **change)
+    apply_role(place, "service", **change)
+    assert compare(place, **change)[2].startswith(said)
+    apply_role(place, role)
+    assert compare(place)[2] == ""
+
+
+@backing
+def test_check_mode_alone_predicts(place: Paths, role: str, change: dict[str, Any], said: str) -> None:
+    """The step is told which roles the run has been through; without check mode they have left receipts."""
+    request = {"app": {**APP, **change}, "vault": VAULT, "provisioned": {role: True, "proxy": False}}
+    for check in (True, False):
+        deploy = Deploy(place, {})
+        step.run(deploy, {**request, "check": check})
+        assert deploy.problem.startswith(said) != check
+    step.run(deploy, {**request, "provisioned": {role: False, "proxy": True}, "check": True})
+    assert deploy.problem.startswith(said)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"board": 7}', '{"notes": "digest"}', None])
+@pytest.mark.parametrize("role", ["postgresql", "redis"])
+def test_what_no_receipt_says_was_not_applied(place: Paths, role: str, text: str | None) -> None:
+    """One that cannot be read is no error: the run of site.yml that it asks for writes it anew."""
+    apply_role(place, "redis", **REDIS)
+    path = receipts.path(role, place.root)
+    path.unlink() if text is None else path.write_text(text)
+    assert "a deploy does not apply them" in compare(place, **REDIS)[2]
+    apply_role(place, role, **REDIS)
+    assert compare(place, **REDIS)[2] == ""
+
+
+def test_units_without_a_receipt_are_written_by_a_deploy(place: Paths) -> None:
+    receipts.path("service", place.root).write_text("{")
+    assert compare(place) == (True, [], "")
+
+
+def test_redis_that_changes_or_goes_is_for_site(place: Paths) -> None:
+    apply_role(place, "redis", **REDIS)
     assert "Redis" in compare(place, redis={"enabled": True, "memory": "128M"})[2]
     assert "Redis" in compare(place, redis={"enabled": False, "memory": "64M"})[2]
 
 
-def test_an_app_without_redis_may_say_what_it_likes_of_it(place: Paths) -> None:
-    """A server prepared before there was a Redis knows nothing of it."""
-    assert compare(place, redis={"enabled": False, "memory": "64M"})[2] == ""
+@pytest.mark.parametrize("key", ["database", "redis"])
+def test_an_app_may_say_what_it_likes_of_a_service_that_it_has_not(place: Paths, key: str) -> None:
+    apply_role(place, "postgresql", database={"enabled": False})
+    change: dict[str, Any] = {
+        "database": {"enabled": False},
+        key: {"enabled": False, "name": "other", "memory": "64M"},
+    }
+    assert compare(place, **change)[2] == ""
+
+
+@pytest.fixture
+def earlier(place: Paths) -> Paths:
+    """As a Berth without receipts of these roles left it: role app noted what they were given."""
+    for role in ROLES:
+        receipts.path(role, place.root).unlink()
+    noted = {"digest": settings.provision_digest(APP), "database": APP["database"], **REDIS}
+    place.provisioned.write_text(json.dumps(noted))
+    return place
+
+
+def renew(place: Paths, monkeypatch: pytest.MonkeyPatch, **more: Any) -> None:
+    """What a deploy does of which the settings are stale: roles app and service, for all apps."""
+    app = {**APP, **more}
+
+    class Module:
+        params: ClassVar = {"apps": [app], "vault": {"board": VAULT}}
+        check_mode = False
+
+        def __init__(self, **_: Any) -> None: ...
+
+        def exit_json(self, **_: Any) -> None: ...
+
+    def files_of(*_: Any) -> dict[str, tuple[str, int, int]]:
+        return {"provisioned.json": (json.dumps(settings.provisioned(app)), 0o644, 0)}
+
+    adopt = settings.adopt
+    monkeypatch.setattr(app_environment, "AnsibleModule", Module)
+    monkeypatch.setattr(app_environment, "Paths", lambda name: Paths(name, place.root))
+    monkeypatch.setattr(app_environment, "files_of", files_of)
+    monkeypatch.setattr(settings, "adopt", lambda apps: adopt(apps, place.root))
+    app_environment.main()
+    apply_role(place, "service", **more)
+
+
+def test_a_server_of_before_there_were_receipts_is_believed(earlier: Paths) -> None:
+    # The units are written once more, which changes none of them: nobody knows whether it was done.
+    assert compare(earlier, **REDIS) == (True, [], "")
+    assert compare(earlier, **REDIS, **DATABASE)[2].startswith(BACKING[0][2])
+    assert compare(earlier, redis={"enabled": True, "memory": "1G"})[2].startswith(BACKING[1][2])
+    assert compare(earlier)[2].startswith(BACKING[1][2])
+    # Before there was Redis, nothing of it was noted.
+    noted = json.loads(earlier.provisioned.read_text())
+    del noted["redis"]
+    for one in ({**noted, "redis": {}}, noted):
+        earlier.provisioned.write_text(json.dumps(one))
+        assert compare(earlier)[2] == ""
+        assert compare(earlier, **REDIS)[2].startswith(BACKING[1][2])
+
+
+def test_what_an_earlier_berth_noted_is_kept_as_receipts(
+    earlier: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew(earlier, monkeypatch, **REDIS)
+    assert compare(earlier, **REDIS) == (False, [], "")
+    assert settings.recorded(earlier) == {"database": APP["database"], **REDIS}
+
+
+@pytest.mark.parametrize(("role", "other"), [("postgresql", "redis"), ("redis", "postgresql")])
+def test_what_is_new_at_a_takeover_is_not_taken_for_applied(
+    earlier: Paths, monkeypatch: pytest.MonkeyPatch, role: str, other: str
+) -> None:
+    """Be it by `--skip-tags` in the first run, or by a deploy of another app."""
+    said = next(words for name, _, words in BACKING if name == role)
+    wanted = {**DATABASE, "redis": {"enabled": True, "memory": "1G"}}
+    renew(earlier, monkeypatch, **wanted)
+    apply_role(earlier, other, **wanted)
+    assert compare(earlier, **wanted)[2].startswith(said)
+    apply_role(earlier, role, **wanted)
+    assert compare(earlier, **wanted)[2] == ""
+
+
+def test_a_role_that_has_been_here_since_knows_better(
+    earlier: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was given nothing."""
+    receipts.write("redis", {}, False, earlier.root)
+    assert compare(earlier, **REDIS)[2].startswith(BACKING[1][2])
+    renew(earlier, monkeypatch)
+    assert receipts.read("redis", earlier.root) == {}
+    assert receipts.read("postgresql", earlier.root) == receipt([APP], "postgresql")
+    assert compare(earlier) == (False, [], "")
+
+
+def test_an_app_that_an_earlier_berth_removed_is_not_taken_for_set_up(
+    earlier: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = {**json.loads(earlier.provisioned.read_text()), "digest": ""}
+    earlier.provisioned.write_text(json.dumps(noted))
+    renew(earlier, monkeypatch, **REDIS)
+    assert compare(earlier, **REDIS)[2].startswith(BACKING[0][2])
 
 
 def test_a_change_of_name_needs_a_release_that_knows_it(place: Paths) -> None:
@@ -148,8 +304,8 @@ def with_proxy(**more: Any) -> dict[str, Any]:
 def test_what_the_proxy_serves_is_for_site(place: Paths, change: dict[str, Any]) -> None:
     assert "domains, static or proxy of board changed" in compare(place, **change)[2]
     # What would have been provisioned is not missed; what should have been is, as by `--skip-tags proxy`.
-    assert compare(place, after_site=True, check=True, **change)[2] == ""
-    assert "a deploy does not apply them" in compare(place, after_site=True, **change)[2]
+    assert compare(place, predicted=("proxy",), **change)[2] == ""
+    assert "a deploy does not apply them" in compare(place, predicted=ROLES, **change)[2]
     apply_proxy(place, **change)
     assert compare(place, **change)[2] == ""
     assert settings.served(place, APP, "r1")["domains"] == change.get("domains", APP["domains"])
@@ -210,6 +366,15 @@ def test_whose_web_process_it_is_is_for_a_deploy(place: Paths) -> None:
 def test_a_proxy_of_before_there_were_receipts_is_believed(place: Paths) -> None:
     (place.root / settings.PROXY_RECEIPT).unlink()
     assert compare(place, domains=["new.example.com"])[2] == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7"])
+def test_marks_that_cannot_be_read_are_the_plans_business(place: Paths, text: str) -> None:
+    place.provisioned.write_text(text)
+    assert compare(place) == (False, [], "")
+    with pytest.raises(ReleaseError, match="has no place on this server yet"):
+        plan.server_side(place, APP)
+    assert settings.recorded(place) == {"database": {}, "redis": {}}
 
 
 def test_a_server_that_was_never_prepared_is_the_plans_business(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import verify
 from ansible.module_utils.berth.runtime import gate, naming, units
 from ansible.module_utils.berth.sources import source
-from ansible.module_utils.berth.store import disk, journal, settings
+from ansible.module_utils.berth.store import disk, journal
 
 from tests.support.entry import board
 
@@ -34,7 +34,6 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     journal.write_record(paths.release("r1"), record)
     monkeypatch.setattr(plan, "server_side", lambda *_: ("", []))
     monkeypatch.setattr(plan, "fingerprint", lambda *_: "f")
-    monkeypatch.setattr(settings, "remember_applied", lambda *_: None)
     monkeypatch.setattr(disk, "distrust", lambda *_: None)
     monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, "active"))
     return Deploy(paths, {})

@@ -25,15 +25,17 @@ from ansible.module_utils.berth.runtime.transient import Work
 from ansible.module_utils.berth.services import postgresql
 from ansible.module_utils.berth.services import table as services
 from ansible.module_utils.berth.services.service import ROOT, App, Service, Settings
-from ansible.module_utils.berth.store import applies, presence, settings
+from ansible.module_utils.berth.store import applies, presence, receipts, settings
 
 from plugins.filter import app as filters
+from plugins.filter.wiring import receipt
 from tests.support.entry import board
 
 
 class Queue(Service):  # type: ignore[misc]
     key = "queue"
     prefix = "q"
+    ansible_role = "rabbit"
     what = "queue"
     program = "Rabbit"
     options: ClassVar = {("environment", "unit"): "enabled", ("environment",): "size variables.url"}
@@ -141,10 +143,11 @@ def test_a_change_of_it_is_noticed(tmp_path: Path) -> None:
     app, paths = with_queue(), Paths("board", tmp_path)
     paths.etc.mkdir(parents=True)
     paths.provisioned.write_text(json.dumps(settings.provisioned(app)))
-    assert settings.compare(paths, app, {}, False, False)["problem"] == ""
+    receipts.write("rabbit", receipt([app], "rabbit"), False, tmp_path)
+    assert settings.compare(paths, app, {})["problem"] == ""
     other = {**app, "queue": {**WANTED, "size": "2G"}}
     assert settings.provision_digest(other) != settings.provision_digest(app)
-    problem = settings.compare(paths, other, {}, False, False)["problem"]
+    problem = settings.compare(paths, other, {})["problem"]
     assert problem.startswith("The queue settings of board changed since the server was prepared")
 
 
@@ -179,9 +182,13 @@ def test_it_goes_with_the_app(queue: Queue, server: Path, monkeypatch: pytest.Mo
     paths.etc.mkdir(parents=True)
     paths.release("r1").mkdir(parents=True)
     paths.provisioned.write_text(json.dumps(settings.provisioned(with_queue())))
+    receipts.write(
+        "rabbit", receipt([with_queue(), {**with_queue(), "name": "notes"}], "rabbit"), False, server
+    )
     said = remove.remove(paths, False, {}, False)["msg"]
     assert "Its data, database, Redis, queue and secrets are kept" in said
     assert (asked, queue.seen) == (["daemon-reload", "disable"], [])
+    assert list(receipts.read("rabbit", server)) == ["notes"]
     # What it was set up from is known still when no release is left.
     drop_in = paths.units / "rabbit@board.service.d/50-berth.conf"
     drop_in.parent.mkdir(parents=True)

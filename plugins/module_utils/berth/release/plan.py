@@ -38,11 +38,11 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
     """The env files and unit templates on the server, or the sentence that says they are missing or old."""
     name = app["name"]
     try:
-        provisioned = json.loads(paths.provisioned.read_text())
-        if not provisioned["digest"]:
-            raise ValueError("the app was removed")
+        digest = settings.marks(paths).get("digest")
+        if not digest:
+            raise ValueError("the app was never set up, or was removed")
         env = (paths.etc / "env").read_text() + "\0" + (paths.etc / "migrate.env").read_text()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise ReleaseError(
             f"{name} has no place on this server yet.", advice=f"{UP} prepares the server and deploys."
         ) from error
@@ -55,7 +55,7 @@ def server_side(paths: Paths, app: dict[str, Any]) -> tuple[str, list[str]]:
                 f"The unit {template} is not on this server yet.", advice=f"{UP} writes it, and deploys."
             ) from error
     keys = ", ".join(service.key for service in services.ALL)
-    if provisioned.get("digest") != settings.provision_digest(app):
+    if digest != settings.provision_digest(app):
         raise ReleaseError(
             f"The settings of {name} (env, secrets, processes, jobs, limits, {keys}) changed since the "
             "server was prepared.",

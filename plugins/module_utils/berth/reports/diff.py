@@ -104,7 +104,7 @@ def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) 
             made = _sql(paths, app, tree, args, body, live, now)
             answer["sql"] = made.text
             answer["notes"] += [made.note] if made.note else []
-    problem = settings.compare(paths, app, {}, False, True)["problem"] if record else ""
+    problem = settings.compare(paths, app, {})["problem"] if record else ""
     if problem:
         answer["notes"].append(problem)
     answer["text"] = text(answer)

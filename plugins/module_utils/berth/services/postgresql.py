@@ -18,6 +18,7 @@ _PATIENCE = 5.0
 class Postgresql(Service):
     key = "database"
     prefix = "db"
+    ansible_role = "postgresql"
     what = "database"
     program = "Postgres"
     options: ClassVar = {

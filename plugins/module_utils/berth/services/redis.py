@@ -48,6 +48,7 @@ class Redis:
 class OwnRedis(Service):
     key = "redis"
     prefix = "redis"
+    ansible_role = "redis"
     what = "Redis"
     program = "Redis"
     options: ClassVar = {

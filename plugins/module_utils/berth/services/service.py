@@ -25,6 +25,8 @@ class Service:
     key: ClassVar[str]
     # Of its parts in templates: `${db.url}`.
     prefix: ClassVar[str]
+    # The role that sets it up, and leaves a receipt of what it applied.
+    ansible_role: ClassVar[str]
     # What sentences call it, as a thing that an app has.
     what: ClassVar[str]
     # What it is called in a status.

@@ -1,28 +1,27 @@
-"""What the server was given before, against what the inventory says now. Reads only, but for one mark."""
+"""What the server was given before, against what the inventory says now."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from .. import environment
 from ..paths import Paths, text_digest
 from ..runtime import naming
 from ..services import table as services
-from . import applies, journal, public
+from ..services.service import Service
+from . import applies, public, receipts
 
 # What role proxy applied last, site by site, as it was given.
 PROXY_RECEIPT = "etc/caddy/berth.applied.json"
-# The digest of the settings that both roles, app and service, have been through.
-APPLIED = "applied"
-_FORMAT = 4  # of the files that are written; a newer one has them written again
 
 
 def provision_digest(app: Mapping[str, Any]) -> str:
     """Of what role app and role service made of an app; a deploy compares it with its own inventory's."""
     shape = applies.part(app, applies.ENVIRONMENT, applies.UNIT)
-    shape["format"] = _FORMAT
+    shape["format"] = receipts.FORMAT
     shape["subdir"] = shape.pop("source")["subdir"]
     shape["migrations.env"] = shape.pop("migrations")["env"]
     return text_digest(json.dumps(shape, sort_keys=True, default=str))
@@ -30,50 +29,45 @@ def provision_digest(app: Mapping[str, Any]) -> str:
 
 def provisioned(app: Mapping[str, Any]) -> dict[str, Any]:
     """What a deploy compares itself with, and what removing the app must know when no release is left."""
-    return {"digest": provision_digest(app)} | {one.key: one.settings(app) for one in services.ALL}
+    return {"digest": provision_digest(app), "services": {one.key: one.settings(app) for one in services.ALL}}
+
+
+def recorded(paths: Paths) -> dict[str, dict[str, Any]]:
+    """What role app was told of each service, for whoever removes the app when no release is left."""
+    known = marks(paths)
+    # At the top level until the roles of services left receipts.
+    found = known.get("services", known)
+    return {service.key: found.get(service.key) or {} for service in services.ALL}
+
+
+def marks(paths: Paths) -> dict[str, Any]:
+    """What role app left of an app, in `provisioned.json`; nothing where that cannot be read."""
+    try:
+        found = json.loads(paths.provisioned.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def compare(
-    paths: Paths, app: dict[str, Any], vault: dict[str, Any], after_site: bool, check: bool
+    paths: Paths, app: dict[str, Any], vault: dict[str, Any], predicted: Collection[str] = ()
 ) -> dict[str, Any]:
     """`stale`: a deploy has to renew env files or units first. `problem`: what it cannot renew by itself.
 
-    `after_site`: in check mode, whether this run is one that would have renewed that too.
+    `predicted`: the roles that this run has been through in check mode, where they leave no receipt.
     """
-    try:
-        given = json.loads(paths.provisioned.read_text())
-    except (OSError, ValueError):
-        given = {}
-    if not given.get("digest"):
+    known = marks(paths)
+    if not known.get("digest"):
         return {"stale": False, "secrets": [], "problem": ""}  # the plan says what to do
     secrets = changed_secrets(paths, app, vault)
     stale = bool(
         secrets
-        or given["digest"] != provision_digest(app)
-        or _cut_off(paths, given["digest"])
+        or known["digest"] != provision_digest(app)
+        or receipts.read(receipts.UNITS, paths.root).get(paths.app) != receipts.given(app, receipts.UNITS)
         or not all((paths.units / name).is_file() for name in naming.template_files(app))
     )
-    problem = "" if after_site and check else _problem(paths, app, given)
+    problem = _problem(paths, app, predicted)
     return {"stale": stale and not problem, "secrets": secrets, "problem": problem}
-
-
-def _cut_off(paths: Paths, digest: str) -> bool:
-    """Whether a run ended between the role that writes the env files and the one that writes the units."""
-    try:
-        return (paths.state / APPLIED).read_text().strip() != digest
-    except OSError:
-        return False
-
-
-def remember_applied(paths: Paths, app: dict[str, Any]) -> None:
-    """Called where both roles have been through."""
-    digest = provision_digest(app)
-    try:
-        if (paths.state / APPLIED).read_text().strip() == digest:
-            return
-    except OSError:
-        pass
-    journal.replace_text(paths.state / APPLIED, digest + "\n", 0o600)
 
 
 def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) -> list[str]:
@@ -89,13 +83,14 @@ def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) ->
     )
 
 
-def _problem(paths: Paths, app: dict[str, Any], given: dict[str, Any]) -> str:
+def _problem(paths: Paths, app: dict[str, Any], predicted: Collection[str]) -> str:
     whats = [
         f"The {one.what} settings"
         for one in services.ALL
-        if _differs(one.key, {one.key: given.get(one.key)}, {one.key: one.settings(app)})
+        if one.ansible_role not in predicted and _applied(paths, one) != receipts.given(app, one.ansible_role)
     ]
-    if (known := site(paths)) and _differs(applies.PROXY, _entry(known, app), app):
+    known = site(paths)
+    if known and "proxy" not in predicted and _differs(known, app):
         whats.append("domains, static or proxy")
     if not whats:
         return ""
@@ -103,8 +98,33 @@ def _problem(paths: Paths, app: dict[str, Any], given: dict[str, Any]) -> str:
     return f"{whats[0]} of {app['name']} {since}."
 
 
-def _differs(kind: str, applied: dict[str, Any], app: dict[str, Any]) -> bool:
-    return applies.part(applied, kind) != applies.part(app, kind)
+def _applied(paths: Paths, service: Service) -> str:
+    """The digest of what a service was last set up from for the app."""
+    if receipts.path(service.ansible_role, paths.root).exists():
+        return receipts.read(service.ansible_role, paths.root).get(paths.app, "")
+    return _noted(marks(paths), service)
+
+
+def _noted(known: Mapping[str, Any], service: Service) -> str:
+    """The same of a server on which role app noted it, on behalf of a role that left no receipt."""
+    entry = {service.key: known.get(service.key)}  # below `services` since such roles leave receipts
+    return receipts.given(entry, service.ansible_role) if known.get("digest") else ""
+
+
+def adopt(apps: Iterable[str], root: Path = Path("/")) -> None:
+    """Make receipts of what role app of an earlier Berth noted, before it is overwritten.
+
+    Of a role that has left a receipt since, that is what holds.
+    """
+    known = {app: marks(Paths(app, root)) for app in apps}
+    for service in services.ALL:
+        found = {app: digest for app, one in known.items() if (digest := _noted(one, service))}
+        if found and not receipts.path(service.ansible_role, root).exists():
+            receipts.write(service.ansible_role, found, False, root)
+
+
+def _differs(site: dict[str, Any], app: dict[str, Any]) -> bool:
+    return applies.part(_entry(site, app), applies.PROXY) != applies.part(app, applies.PROXY)
 
 
 def _entry(site: dict[str, Any], app: dict[str, Any]) -> dict[str, Any]:

@@ -51,8 +51,6 @@ def _plan(deploy: Deploy, args: Answer) -> Answer:
         if not check:
             raise
         env, texts = "", []  # what site.yml would prepare first is not there yet
-    if not check:
-        settings.remember_applied(deploy.paths, deploy.app)
     if origin.get("git"):
         if check and not shutil.which("git"):
             deploy.commit = "0" * 40

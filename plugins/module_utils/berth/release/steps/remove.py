@@ -12,7 +12,7 @@ from ...paths import Paths
 from ...runtime import naming, units
 from ...services import table as services
 from ...services.service import Service
-from ...store import journal, prune, releases, settings
+from ...store import journal, prune, receipts, releases, settings
 from ..deploy import Answer, Deploy
 
 
@@ -27,7 +27,7 @@ def remove(
     """`absent`: the inventory says that it shall not be here, so no further run brings it back."""
     live = releases.live(paths)
     records = releases.records(paths)
-    recorded = _recorded(paths)
+    recorded = settings.recorded(paths)
     templates = naming.templates(paths)
     of_services = [path for service in services.ALL for path in service.traces(paths)]
     # The lock is this run's own.
@@ -43,6 +43,8 @@ def remove(
         return {"changed": False, "msg": f"{paths.app} is not on this server."}
     if check:
         return {"changed": True, "msg": f"{paths.app} would be removed.{kept}"}
+    # First: what is cut off in the middle must not be taken for whole.
+    receipts.forget(paths.app, paths.root)
     units.end_transient(paths.app)
     for release in records:
         units.stop([naming.retiring(paths.app, release)], patience=1)
@@ -61,7 +63,7 @@ def remove(
     else:
         # The next deploy must be told to run site.yml, which brings units and accounts back.
         if paths.etc.is_dir():
-            text = json.dumps({**recorded, "digest": ""}, sort_keys=True) + "\n"
+            text = json.dumps({"digest": "", "services": recorded}, sort_keys=True) + "\n"
             journal.replace_text(paths.provisioned, text, 0o644)
     journal.audit(
         paths,
@@ -88,17 +90,6 @@ def _set_up(paths: Paths) -> bool:
     """
     marks = (paths.provisioned, paths.state / "journal.jsonl")
     return any(path.exists() for path in marks) or (paths.releases.is_dir() and paths.envs.is_dir())
-
-
-def _recorded(paths: Paths) -> dict[str, dict[str, Any]]:
-    """What each service was set up from for the app."""
-    try:
-        known = json.loads(paths.provisioned.read_text())
-        found = {service.key: known.get(service.key) for service in services.ALL}
-    except (OSError, ValueError, AttributeError):
-        found = {}
-    # One that was removed before Redis was recorded has the database alone.
-    return {service.key: found.get(service.key) or {} for service in services.ALL}
 
 
 def _own_unit(paths: Paths, service: Service) -> str:

@@ -8,7 +8,8 @@ from ..deploy import Answer, Deploy
 
 def run(deploy: Deploy, args: Answer) -> Answer:
     """Whether the inventory's settings are newer than the server's. What is wrong is told by the plan."""
-    after_site, check = bool(args.get("after_site")), bool(args.get("check"))
-    found = settings.compare(deploy.paths, args["app"], args.get("vault") or {}, after_site, check)
+    been = (args.get("provisioned") or {}) if args.get("check") else {}
+    predicted = [role for role, through in been.items() if through]
+    found = settings.compare(deploy.paths, args["app"], args.get("vault") or {}, predicted)
     deploy.problem = found["problem"]
     return {"changed": False, "stale": found["stale"], "secrets": found["secrets"]}

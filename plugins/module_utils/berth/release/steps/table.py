@@ -51,7 +51,7 @@ class Step:
 
 
 STEPS = (
-    Step("settings", settings.run, Phase.DECIDE, ("app", "vault", "after_site")),
+    Step("settings", settings.run, Phase.DECIDE, ("app", "vault", "provisioned")),
     Step("plan", plan.run, Phase.DECIDE, ("app", "version", "force")),
     Step("plan_rollback", plan_rollback.run, Phase.DECIDE, ("name", "to", "force"), again="rollback"),
     Step("remove", remove.run, Phase.DECIDE, ("name", "purge", "declared"), again="remove"),
