@@ -368,6 +368,14 @@ def test_a_proxy_of_before_there_were_receipts_is_believed(place: Paths) -> None
     assert compare(place, domains=["new.example.com"])[2] == ""
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"notes": {}}', '{"board": 7}'])
+def test_a_site_that_the_proxy_does_not_know_is_for_site(place: Paths, text: str) -> None:
+    """A new app after `--skip-tags proxy`, or a receipt that cannot be read."""
+    (place.root / settings.PROXY_RECEIPT).write_text(text)
+    assert compare(place)[2].startswith("domains, static or proxy of board changed")
+    assert settings.served(place, APP, "r1") == APP
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "7"])
 def test_marks_that_cannot_be_read_are_the_plans_business(place: Paths, text: str) -> None:
     place.provisioned.write_text(text)

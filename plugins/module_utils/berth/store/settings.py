@@ -89,8 +89,7 @@ def _problem(paths: Paths, app: dict[str, Any], predicted: Collection[str]) -> s
         for one in services.ALL
         if one.ansible_role not in predicted and _applied(paths, one) != receipts.given(app, one.ansible_role)
     ]
-    known = site(paths)
-    if known and "proxy" not in predicted and _differs(known, app):
+    if "proxy" not in predicted and _differs_from_site(paths, app):
         whats.append("domains, static or proxy")
     if not whats:
         return ""
@@ -123,8 +122,10 @@ def adopt(apps: Iterable[str], root: Path = Path("/")) -> None:
             receipts.write(service.ansible_role, found, False, root)
 
 
-def _differs(site: dict[str, Any], app: dict[str, Any]) -> bool:
-    return applies.part(_entry(site, app), applies.PROXY) != applies.part(app, applies.PROXY)
+def _differs_from_site(paths: Paths, app: dict[str, Any]) -> bool:
+    if not (paths.root / PROXY_RECEIPT).exists():
+        return False  # of a Berth whose role proxy left none
+    return applies.part(_entry(site(paths), app), applies.PROXY) != applies.part(app, applies.PROXY)
 
 
 def _entry(site: dict[str, Any], app: dict[str, Any]) -> dict[str, Any]:
@@ -134,12 +135,13 @@ def _entry(site: dict[str, Any], app: dict[str, Any]) -> dict[str, Any]:
 
 
 def site(paths: Paths) -> dict[str, Any]:
-    """The app's site as role proxy applied it; nothing on a server that has no such receipt yet."""
+    """The app's site as role proxy applied it; nothing where it left no receipt of one."""
     try:
-        sites: dict[str, dict[str, Any]] = json.loads((paths.root / PROXY_RECEIPT).read_text())
-        return sites.get(paths.app, {})
+        sites = json.loads((paths.root / PROXY_RECEIPT).read_text())
     except (OSError, ValueError):
         return {}
+    found = sites.get(paths.app) if isinstance(sites, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def unserved(paths: Paths, app: dict[str, Any]) -> list[str]:
