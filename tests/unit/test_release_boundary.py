@@ -71,8 +71,8 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("folders.open_scratch chmod", "folders.open_scratch chown"),
     ),
     "names only, of a tree that was taken; walks follow no link": (
-        *("diff.file_changes walk", "migrate.find_ini walk", "migrate.schema_at_start walk"),
-        *("places._projects walk", "project.sources walk", "scripts.files rglob", "scripts.revisions rglob"),
+        *("diff.file_changes walk", "alembic.find_ini walk", "tables.schema_at_start walk"),
+        *("places._projects walk", "project.sources walk", "alembic.files rglob", "alembic.revisions rglob"),
         *("source._pointers walk", "seed.missing walk"),
     ),
     "goes down by descriptors and follows no link": (

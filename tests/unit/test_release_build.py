@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
-from ansible.module_utils.berth.migrations import migrate
+from ansible.module_utils.berth.migrations import database, migrate
 from ansible.module_utils.berth.packaging import build, prove, pythons
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import project
@@ -178,7 +178,7 @@ def test_a_migration_command_that_moved_nothing_is_told(
     paths: Paths, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy.app = board(database={}, migrations={"command": "python seed.py"})
-    monkeypatch.setattr(migrate, "Database", Schema)
+    monkeypatch.setattr(database, "Database", Schema)
     monkeypatch.setattr(migrate, "run", lambda *_, **__: 1)
     deploy.record = {"target": ""}
     answer = migrate_step.run(deploy, {})

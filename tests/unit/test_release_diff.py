@@ -34,8 +34,8 @@ REVISION = (
 @pytest.fixture(autouse=True)
 def database(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is where the live release left it."""
-    monkeypatch.setattr(history.migrate.Database, "__init__", lambda *_: None)
-    monkeypatch.setattr(history.migrate.Database, "ask", lambda *_: None)
+    monkeypatch.setattr(history.database.Database, "__init__", lambda *_: None)
+    monkeypatch.setattr(history.database.Database, "ask", lambda *_: None)
 
 
 @pytest.fixture

@@ -547,7 +547,7 @@ def test_a_failed_build_names_the_python_that_needs_none(
             1, "", "error: Failed to build `httptools==0.6.1`\nerror: command 'gcc' failed: No such file"
         )
 
-    monkeypatch.setattr("ansible.module_utils.berth.packaging.uv.transient", uv)
+    monkeypatch.setattr("ansible.module_utils.berth.packaging.once.transient", uv)
     monkeypatch.setattr("ansible.module_utils.berth.host.sandbox.ready", lambda *_: None)
     monkeypatch.setattr(build, "run", lambda *_, **__: command.Result(0, "3.13.1", ""))
     monkeypatch.setattr(build, "ids", lambda _: (-1, -1))

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.migrations import migrate, schema
+from ansible.module_utils.berth.migrations import database, schema
 from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.reading import tables
 from ansible.module_utils.berth.reports import history
 from ansible.module_utils.berth.services import postgresql
 
@@ -43,7 +44,7 @@ def test_revisions_are_where_the_deploy_finds_them(tmp_path: Path, where: str, a
     laid = lay(tmp_path / where)
     entry = board(**app)
     assert list(history.known_to(tmp_path, entry)) == ["1"]
-    decision = migrate.decide(tmp_path / entry["source"]["subdir"], tmp_path, entry["migrations"])
+    decision = tables.decide(tmp_path / entry["source"]["subdir"], tmp_path, entry["migrations"])
     assert decision.directory == laid.parent
 
 
@@ -72,8 +73,8 @@ def test_the_schema_of_today(monkeypatch: pytest.MonkeyPatch, asked: Any, now: s
             raise asked
         return asked
 
-    monkeypatch.setattr(migrate.Database, "__init__", lambda *_: None)
-    monkeypatch.setattr(migrate.Database, "ask", ask)
+    monkeypatch.setattr(database.Database, "__init__", lambda *_: None)
+    monkeypatch.setattr(database.Database, "ask", ask)
     record = {"app": {"database": {"enabled": True}}, "schema": {"to": "0005"}}
     assert history.today(record) == now
 
@@ -184,10 +185,10 @@ def test_a_database_that_accepts_and_says_nothing_holds_nobody_up(
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr(postgresql, "read_password", lambda *_: "x")
     monkeypatch.setattr(history, "_PATIENCE", 0.3)
-    monkeypatch.setattr(migrate, "_PATIENCE", 0.3)
+    monkeypatch.setattr(database, "_PATIENCE", 0.3)
     app = board(database={})
     assert history.today({"app": app, "schema": {"to": "0005"}}) == "0005"
-    with pytest.raises(ReleaseError, match="cannot be reached"), migrate.Database(app).advisory_lock():
+    with pytest.raises(ReleaseError, match="cannot be reached"), database.Database(app).advisory_lock():
         pass
     left = [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()]
     assert left == []

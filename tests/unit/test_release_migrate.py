@@ -8,7 +8,10 @@ import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.migrations import migrate
+from ansible.module_utils.berth.packaging import once
+from ansible.module_utils.berth.packaging.once import Code
 from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.reading import tables
 
 from tests.support.entry import board
 
@@ -75,12 +78,13 @@ def test_what_waited_for_a_lock_is_tried_again(
 ) -> None:
     left = list(results)
     slept: list[float] = []
-    monkeypatch.setattr(migrate, "transient", lambda _: left.pop(0))
+    monkeypatch.setattr(once, "transient", lambda _: left.pop(0))
     monkeypatch.setattr(migrate.time, "sleep", slept.append)
     monkeypatch.setattr(migrate.Blockers, "start", lambda _: None)
     wishes = {"lock_timeout": 4, "timeout": limit, "lock_retries": retries}
     app = board(migrations=wishes, database={"name": "shop"})
-    words = (Paths("shop"), app, "r", "alembic upgrade head", Path(), "", lambda: unchanged)
+    code = Code(Paths("shop"), "r", Path("env"), [])
+    words = (app, code, "alembic upgrade head", Path(), lambda: unchanged)
     if isinstance(ends, int):
         assert migrate.run(*words) == ends
     else:
@@ -106,7 +110,7 @@ def test_what_a_failed_try_leaves_behind(tmp_path: Path, env: str, body: str, wh
     (versions.parent / "env.py").write_text(env)
     (versions / "2_x.py").write_text(body)
     (versions / "1_long_ago.py").write_text("with autocommit_block(): pass")
-    assert migrate.is_transactional(tmp_path, tmp_path, ["2_x.py"]) is whole
+    assert tables.is_transactional(tmp_path, tmp_path, ["2_x.py"]) is whole
 
 
 @pytest.mark.parametrize(
@@ -141,10 +145,10 @@ def test_a_wait_that_the_driver_does_not_end_is_ended(
 
 
 def test_an_app_that_creates_its_tables_itself_needs_no_migrations(tmp_path: Path) -> None:
-    assert migrate.makes_itself(tmp_path, "") == ""
+    assert tables.makes_itself(tmp_path, "") == ""
     (tmp_path / "main.py").write_text("Base.metadata.create_all(engine)\n")
-    assert "(main.py:1), write migrations: {enabled: false}" in migrate.makes_itself(tmp_path, "")
-    assert migrate.makes_itself(tmp_path, "0001") == ""
+    assert "(main.py:1), write migrations: {enabled: false}" in tables.makes_itself(tmp_path, "")
+    assert tables.makes_itself(tmp_path, "0001") == ""
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from ansible.module_utils.berth import environment
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.migrations import offline
+from ansible.module_utils.berth.packaging import once
+from ansible.module_utils.berth.packaging.once import Code
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.runtime.transient import Work
 
@@ -40,14 +42,15 @@ def paths(tmp_path: Path) -> Paths:
     return place
 
 
-def place(tmp_path: Path) -> offline.Place:
-    return offline.Place(tmp_path, tmp_path, tmp_path / "env", [tmp_path], "r")
+def place(paths: Paths) -> offline.Place:
+    root = paths.root
+    return offline.Place(root, root, Code(paths, "r", root / "env", [root]))
 
 
-def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, paths: Paths, tmp_path: Path) -> None:
+def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, paths: Paths) -> None:
     text = "INSERT INTO t VALUES ('it''s 100% secret', 'letmeout', 'Board', 10);\n"
-    monkeypatch.setattr(offline, "transient", lambda _: Result(0, text, ""))
-    made = offline.make(paths, "unit", place(tmp_path), "", "head")
+    monkeypatch.setattr(once, "transient", lambda _: Result(0, text, ""))
+    made = offline.make("unit", place(paths), "", "head")
     assert made.text == "INSERT INTO t VALUES ('(hidden)', '(hidden)', 'Board', 10);\n"
 
 
@@ -86,13 +89,13 @@ def test_what_comes_of_it(
             raise result
         return Result(result.code, result.out, result.err.replace("{root}", str(tmp_path)))
 
-    monkeypatch.setattr(offline, "transient", transient)
-    made = offline.make(paths, "unit", place(tmp_path), "", "head")
+    monkeypatch.setattr(once, "transient", transient)
+    made = offline.make("unit", place(paths), "", "head")
     assert made.text.startswith(sql)
     assert bool(made.text) is bool(sql)
     assert made.note == note
     assert seen[0][-4:] == [f"{tmp_path}/env/bin/alembic", "upgrade", "base:head", "--sql"]
 
 
-def test_several_heads_to_start_from(paths: Paths, tmp_path: Path) -> None:
-    assert "several heads" in offline.make(paths, "unit", place(tmp_path), "a2,b1", "heads").note
+def test_several_heads_to_start_from(paths: Paths) -> None:
+    assert "several heads" in offline.make("unit", place(paths), "a2,b1", "heads").note

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import untrusted
-from ansible.module_utils.berth.migrations import migrate
 from ansible.module_utils.berth.packaging import build
 from ansible.module_utils.berth.payload import gitwork
-from ansible.module_utils.berth.reading import launch, places, project
+from ansible.module_utils.berth.reading import launch, places, project, tables
 from ansible.module_utils.berth.sources import pack, source
 
 from tests.support import tree
@@ -237,14 +236,14 @@ def test_versions_of_a_repository(version: str, commit: str) -> None:
 
 
 def decided(root: Path, **wishes: object) -> str:
-    return str(migrate.decide(root, root, board(migrations=wishes)["migrations"]).command)
+    return str(tables.decide(root, root, board(migrations=wishes)["migrations"]).command)
 
 
 def test_migrations_are_found_where_they_would_work(tmp_path: Path) -> None:
     assert decided(tmp_path) == ""
     (tmp_path / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s/migrations\nurl = 50%\n")
     assert decided(tmp_path) == ""
-    assert "no revisions" in migrate.decide(tmp_path, tmp_path, board()["migrations"]).why
+    assert "no revisions" in tables.decide(tmp_path, tmp_path, board()["migrations"]).why
     write(tmp_path, migrations__versions__one_py="revision = '1'\n")
     assert decided(tmp_path) == "alembic upgrade head"
     assert decided(tmp_path, command="make migrate") == "make migrate"
@@ -255,10 +254,10 @@ def test_the_ini_may_lie_below_or_above_the_project(tmp_path: Path) -> None:
     write(tmp_path, server__schema__versions__one_py="revision = '1'\n")
     (tmp_path / "server/alembic.ini").write_text("[alembic]\nscript_location = schema\n")
     wishes = board()["migrations"]
-    assert migrate.decide(tmp_path, tmp_path, wishes).directory == tmp_path / "server"
+    assert tables.decide(tmp_path, tmp_path, wishes).directory == tmp_path / "server"
     (tmp_path / "server/api").mkdir()
     assert (
-        migrate.decide(tmp_path / "server/api", tmp_path, board()["migrations"]).directory
+        tables.decide(tmp_path / "server/api", tmp_path, board()["migrations"]).directory
         == tmp_path / "server"
     )
 
@@ -320,9 +319,9 @@ connectable = engine_from_config(config.get_section(config.config_ini_section, {
 
 def test_tables_that_the_app_makes_itself(tmp_path: Path) -> None:
     write(tmp_path, app__main_py="from x import Base\n\nBase.metadata.create_all(engine)\n")
-    assert migrate.schema_at_start(tmp_path) == "app/main.py:3"
+    assert tables.schema_at_start(tmp_path) == "app/main.py:3"
     write(tmp_path, app__main_py='SQL = """\n  CREATE TABLE IF NOT EXISTS notes (id int)\n"""\n')
-    assert migrate.schema_at_start(tmp_path) == "app/main.py:2"
+    assert tables.schema_at_start(tmp_path) == "app/main.py:2"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from ansible.module_utils.berth.migrations import migrate, scripts
+from ansible.module_utils.berth.reading import alembic, tables
 from ansible.module_utils.berth.reports import history
 
 from tests.support.entry import board
@@ -77,22 +77,22 @@ def test_what_alembic_itself_finds(
     config = Config(tmp_path / "alembic.ini", toml_file=tmp_path / "pyproject.toml")
     wanted = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     assert wanted == {folder.replace("/", "_") for folder in folders}
-    assert set(migrate.read_revisions(tmp_path, tmp_path)) == wanted
+    assert set(alembic.read_revisions(tmp_path, tmp_path)) == wanted
     assert set(history.known_to(tmp_path, board())) == wanted
-    assert scripts.read(tmp_path, tmp_path).env.exists()
+    assert alembic.read(tmp_path, tmp_path).env.exists()
 
 
 def test_an_ini_inside_the_package_that_it_names(tmp_path: Path) -> None:
     package = tmp_path / "src/shop"
     lay(package, "db/versions")
     (package / "alembic.ini").write_text("[alembic]\nscript_location = shop:db\n")
-    assert set(migrate.read_revisions(package, tmp_path)) == {"db_versions"}
+    assert set(alembic.read_revisions(package, tmp_path)) == {"db_versions"}
 
 
 def test_sections_that_only_a_command_names(tmp_path: Path) -> None:
     text = "".join(f"[{name}]\nscript_location = {name}\n" for name in ("main", "archive"))
     (tmp_path / "alembic.ini").write_text(text + "[loggers]\nkeys = root\n")
-    assert migrate.decide(tmp_path, tmp_path, board()["migrations"]).why == (
+    assert tables.decide(tmp_path, tmp_path, board()["migrations"]).why == (
         "alembic.ini has no section [alembic] but main, archive: "
         "set migrations.command, such as: alembic -n main upgrade head"
     )
@@ -100,5 +100,5 @@ def test_sections_that_only_a_command_names(tmp_path: Path) -> None:
 
 def test_no_configuration_at_all(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\nline-length = 100\n")
-    assert scripts.config(tmp_path) is None
-    assert migrate.decide(tmp_path, tmp_path, board()["migrations"]).why == "there is no alembic.ini"
+    assert alembic.config(tmp_path) is None
+    assert tables.decide(tmp_path, tmp_path, board()["migrations"]).why == "there is no alembic.ini"

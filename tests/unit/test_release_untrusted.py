@@ -18,11 +18,10 @@ from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import untrusted
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.host.untrusted import Owner
-from ansible.module_utils.berth.migrations import migrate
 from ansible.module_utils.berth.packaging import folders
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.payload import seed
-from ansible.module_utils.berth.reading import launch, places, pools, project, randoms, toml
+from ansible.module_utils.berth.reading import launch, places, pools, project, randoms, tables, toml
 from ansible.module_utils.berth.reports import detect, diff
 from ansible.module_utils.berth.runtime.transient import Work
 from ansible.module_utils.berth.sources import origins, pack, source
@@ -213,8 +212,8 @@ def test_detection_does_not_hang_on_what_a_source_may_hold(tmp_path: Path) -> No
     assert list(launch.lines(tmp_path, tmp_path)) == []
     assert randoms.find(tmp_path) == []
     assert pools.find(tmp_path, {}) == []
-    assert migrate.schema_at_start(tmp_path) == ""
-    assert migrate.decide(tmp_path, tmp_path, board()["migrations"]).command == ""
+    assert tables.schema_at_start(tmp_path) == ""
+    assert tables.decide(tmp_path, tmp_path, board()["migrations"]).command == ""
     link(tmp_path / "pyproject.toml", "/dev/zero")
     with pytest.raises(ReleaseError, match=r"pyproject\.toml cannot be read: .* not a plain file"):
         toml.load_toml(tmp_path / "pyproject.toml")
@@ -227,10 +226,10 @@ def test_migrations_lie_inside_of_the_source(tmp_path: Path) -> None:
     for place in ("/", "../../other", "%(here)s/../../other"):
         (top / "app/alembic.ini").write_text(f"[alembic]\nscript_location = {place}\n")
         with pytest.raises(ReleaseError, match=r"app/alembic\.ini: .* outside of the source"):
-            migrate.decide(top / "app", top, board()["migrations"])
+            tables.decide(top / "app", top, board()["migrations"])
     (top / "migrations").mkdir()
     (top / "app/alembic.ini").write_text("[alembic]\nscript_location = ../migrations\n")
-    assert "no revisions" in migrate.decide(top / "app", top, board()["migrations"]).why
+    assert "no revisions" in tables.decide(top / "app", top, board()["migrations"]).why
 
 
 # Sources -----------------------------------------------------------------------------------------

@@ -15,7 +15,9 @@ from ansible.module_utils.berth.diagnosis import cause, masking
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command, sandbox
 from ansible.module_utils.berth.host.command import Result
-from ansible.module_utils.berth.migrations import migrate, offline
+from ansible.module_utils.berth.migrations import database, offline
+from ansible.module_utils.berth.packaging import once
+from ansible.module_utils.berth.packaging.once import Code
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import reads
 from ansible.module_utils.berth.release.steps import remove
@@ -215,8 +217,8 @@ def test_its_secrets_its_sockets_and_its_errors(server: Path, monkeypatch: pytes
         asked.extend(work.properties)
         return Result(0, "", "")
 
-    monkeypatch.setattr(offline, "transient", transient)
-    offline.make(paths, "unit", offline.Place(server, server, server, [], "r"), "", "head")
+    monkeypatch.setattr(once, "transient", transient)
+    offline.make("unit", offline.Place(server, server, Code(paths, "r", server, [])), "", "head")
     assert {f"InaccessiblePaths=-/run/{name}" for name in ("postgresql", "redis", "rabbit")} <= set(asked)
 
 
@@ -239,5 +241,5 @@ def test_another_address_of_the_database_reaches_everybody(
         "postgresql://board:secretOfpostgresqlboard@127.0.0.1:6432/board"
     )
     assert "@db.example.com:5432/" in services.given(app, server, owner=True).known["db.url"]
-    asked = migrate.Database(app, server).env
+    asked = database.Database(app, server).env
     assert (asked["PGHOST"], asked["PGPORT"], asked["PGUSER"]) == ("db.example.com", "5432", "board_owner")

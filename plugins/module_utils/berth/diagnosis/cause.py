@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import venv
 from ..errors import cut, run_of
 from ..services import table as services
 from . import needs
@@ -94,7 +95,7 @@ def _last(lines: list[str], inside: str) -> tuple[str, str, list[str]]:
 
 
 def _own(frames: list[str], inside: str) -> str:
-    own = [place for place in frames if inside and place.startswith(inside) and "/.venv/" not in place]
+    own = [place for place in frames if inside and place.startswith(inside) and not venv.holds(place)]
     return (own or frames or [""])[-1]
 
 
@@ -149,7 +150,7 @@ def stuck(lines: list[str]) -> str:
 def stack_place(lines: list[str], inside: str) -> str:
     """Where the app's own code is right now, from faulthandler's dump: its innermost frame comes first."""
     frames = [match for match in map(_FRAME.match, lines) if match]
-    own = [f for f in frames if f[1].startswith(inside) and "/.venv/" not in f[1] and "/.berth/" not in f[1]]
+    own = [f for f in frames if f[1].startswith(inside) and not venv.holds(f[1]) and "/.berth/" not in f[1]]
     return f"{own[0][1]}:{own[0][2]}" if own else ""
 
 

@@ -18,11 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from .. import venv
 from ..errors import ReleaseError
 
 LIMIT = 8 << 20
 # What Berth puts into a release: a source's link to it would lead wherever Berth's own lead.
-OURS = (".berth", ".venv", "release.json")
+OURS = (".berth", venv.LINK, "release.json")
 # Belongs to root and may be read by all: virtual environments are made of links into it.
 _SYSTEM = "/usr/"
 _DEPTH = 100

@@ -11,7 +11,7 @@ from ..paths import Paths
 from ..reading import pools
 from ..store import presence, releases
 from ..store.journal import read_record
-from .migrate import Database
+from .database import Database
 
 
 def check(app: dict[str, Any], role: str, wanted: pools.Demand) -> str:

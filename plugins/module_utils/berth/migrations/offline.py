@@ -7,9 +7,8 @@ from pathlib import Path
 
 from ..diagnosis import cause, masking
 from ..errors import ReleaseError
-from ..host import sandbox
-from ..paths import Paths
-from ..runtime.transient import Work, transient
+from ..packaging import once
+from ..packaging.once import Code
 from ..services import table as services
 
 LIMIT = 128 * 1024
@@ -32,41 +31,29 @@ class Place:
 
     root: Path
     folder: Path  # of the alembic.ini
-    env: Path
-    python_path: list[Path]
-    release: str
+    code: Code
 
 
-def make(paths: Paths, unit: str, place: Place, start: str, end: str) -> Sql:
+def make(unit: str, place: Place, start: str, end: str) -> Sql:
     """The way from one revision to another, as the app's user, in a sandbox that reaches no database."""
     if "," in start:
         return Sql(note="Their SQL is not known: alembic's offline mode cannot start from several heads.")
-    words = [str(place.env / "bin/alembic"), "upgrade", f"{start or 'base'}:{end}", "--sql"]
+    paths = place.code.paths
+    words = [place.code.tool("alembic"), "upgrade", f"{start or 'base'}:{end}", "--sql"]
     try:
-        result = transient(
-            Work(
-                unit,
-                ["/bin/sh", "-c", _SCRIPT, "sh", *words],
-                user=paths.app,
-                sandbox=sandbox.proof(),
-                writable=[],
-                timeout=_SECONDS,
-                cwd=place.folder,
-                env={
-                    "PATH": f"{place.env}/bin:/usr/local/bin:/usr/bin:/bin",
-                    "PYTHONPATH": ":".join(str(folder) for folder in place.python_path),
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    "BERTH_RELEASE": place.release,
-                    "BERTH_APP": paths.app,
-                },
-                env_file=paths.etc / "migrate.env",
-                # A copy in /var/tmp would be hidden by the sandbox's own.
-                properties=[
-                    "PrivateNetwork=yes",
-                    *(f"InaccessiblePaths=-{folder}" for folder in services.sockets()),
-                    f"BindReadOnlyPaths={place.root}",
-                ],
-            )
+        result = once.as_app(
+            place.code,
+            unit,
+            ["/bin/sh", "-c", _SCRIPT, "sh", *words],
+            cwd=place.folder,
+            settings=paths.etc / "migrate.env",
+            timeout=_SECONDS,
+            # A copy in /var/tmp would be hidden by the sandbox's own.
+            properties=[
+                "PrivateNetwork=yes",
+                *(f"InaccessiblePaths=-{folder}" for folder in services.sockets()),
+                f"BindReadOnlyPaths={place.root}",
+            ],
         )
     except ReleaseError as error:
         return Sql(note=f"Their SQL is not known: {error.sentence}")

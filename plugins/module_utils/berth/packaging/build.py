@@ -15,22 +15,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from .. import venv
 from ..diagnosis import cause
 from ..errors import ReleaseError, cut, run_of
 from ..host import sandbox, untrusted
 from ..host.command import Result, module_source, run
 from ..host.untrusted import Owner
-from ..migrations import migrate, scripts
 from ..paths import CA_BUNDLE, Paths, ids, text_digest
 from ..payload import gunicorn_conf
-from ..reading import places, project, wheels
+from ..reading import alembic, places, project, tables, wheels
 from ..reading.project import Installer, PythonWish
 from ..reading.toml import LOCK, load_toml
 from ..runtime import jobs, naming, shell, units
-from ..runtime.transient import Work, transient
 from ..sources import origins, source
 from ..store import journal, public
-from . import folders, index, pythons
+from . import folders, index, once, pythons
+from .once import Code
 from .uv import INSTALLING, LIMIT, Uv
 
 # What the kit's own server brings where the app does not: the newest that were tested with the hook.
@@ -359,16 +359,7 @@ class Builder:
 
     def _sandboxed(self, words: list[str], limit: float, *writable: Path) -> Result:
         """A command of this server's, on what others wrote: as the build user, who sees no secret."""
-        return transient(
-            Work(
-                naming.transient("build", self.paths.app),
-                words,
-                user=self.paths.build_user,
-                sandbox=sandbox.build(self.paths, self.app),
-                writable=list(writable),
-                timeout=limit,
-            )
-        )
+        return once.as_builder(self.paths, self.app, words, limit, writable)
 
     def _install(self, target: Path, interpreter: str, installer: Installer, choice: dict[str, Any]) -> None:
         self.uv.run(
@@ -430,7 +421,7 @@ class Builder:
 
     def _imports_pkg_resources(self, env: Path) -> str:
         """The first package of an environment that does; empty where none does."""
-        for site in env.glob("lib/python3*/site-packages"):
+        for site in venv.libraries(env):
             words = ["-rlE", "--include=*.py", r"^\s*(import|from) pkg_resources\b", str(site)]
             if found := self._sandboxed(["grep", *words], 120).out.splitlines():
                 return Path(min(found)).relative_to(site).parts[0].removesuffix(".py")
@@ -495,27 +486,21 @@ class Builder:
             return missing_front_end(self.folder, self.project)
         untrusted.give(self.folder, *ids(self.paths.build_user))
         for line in lines:
-            result = transient(
-                Work(
-                    naming.transient("build", self.paths.app),
-                    ["/bin/sh", "-ec", line],
-                    user=self.paths.build_user,
-                    sandbox=sandbox.build(self.paths, self.app),
-                    writable=[self.folder],
-                    timeout=LIMIT,
-                    cwd=self.project,
-                    env={
-                        "PATH": f"{env}/bin:/usr/local/bin:/usr/bin:/bin",
-                        "PYTHONPATH": ":".join(map(str, self.python_path())),
-                        "HOME": "/tmp",  # noqa: S108 - private to the sandbox
-                        "LC_ALL": "C.UTF-8",
-                        "CI": "true",
-                        "BERTH_APP": self.paths.app,
-                        "BERTH_RELEASE": self.release,
-                        "SSL_CERT_FILE": CA_BUNDLE,
-                        "NODE_EXTRA_CA_CERTS": CA_BUNDLE,
-                    },
-                )
+            result = once.as_builder(
+                self.paths,
+                self.app,
+                ["/bin/sh", "-ec", line],
+                LIMIT,
+                [self.folder],
+                cwd=self.project,
+                env={
+                    **self.code(env=env).variables(),
+                    "HOME": "/tmp",  # noqa: S108 - private to the sandbox
+                    "LC_ALL": "C.UTF-8",
+                    "CI": "true",
+                    "SSL_CERT_FILE": CA_BUNDLE,
+                    "NODE_EXTRA_CA_CERTS": CA_BUNDLE,
+                },
             )
             if result.code != 0:
                 last = result.lines[-1] if result.lines else "it said nothing"
@@ -529,7 +514,7 @@ class Builder:
                     advice=f"correct it under build, then: {run_of('deploy', self.paths.app)}",
                 )
         source.tidy(self.folder, self.while_built, "what was built")
-        (self.folder / ".venv").symlink_to(env)
+        venv.of(self.folder).symlink_to(env)
         return []
 
     # The release's folder -----------------------------------------------------------------------------------
@@ -556,11 +541,11 @@ class Builder:
         site, work = self.folder / ".berth/site", self.folder / ".berth/build"
         site.mkdir(parents=True, exist_ok=True)
         # Build backends write beside the sources, so they get a copy.
-        shutil.copytree(folder, work, symlinks=True, ignore=shutil.ignore_patterns(".berth", ".venv"))
+        shutil.copytree(folder, work, symlinks=True, ignore=shutil.ignore_patterns(".berth", venv.LINK))
         builder = ids(self.paths.build_user)
         untrusted.give(work, *builder)
         untrusted.give(site, *builder)
-        env = (self.folder / ".venv").resolve()
+        env = venv.of(self.folder).resolve()
         words = ["pip", "install", "--no-deps", "--target", str(site), str(work)]
         self.uv.run(words, env, [site, work], cwd=self._beside(site))
         untrusted.remove(work)
@@ -570,6 +555,10 @@ class Builder:
     def python_path(self, work: Path | None = None) -> list[Path]:
         site = self.folder / ".berth/site"
         return project.python_path(work or self.work) + ([site] if site.is_dir() else [])
+
+    def code(self, work: Path | None = None, env: Path | None = None) -> Code:
+        """The release as one command of it runs; `env` where no link leads to it yet."""
+        return Code(self.paths, self.release, env or venv.of(self.folder), self.python_path(work))
 
     def write_scripts(self, target: str, first: bool = False) -> None:
         """What the units run: one script a process, and the web server's settings and hook."""
@@ -588,7 +577,7 @@ class Builder:
         }
         (own / "serve.json").write_text(json.dumps(settings, indent=2) + "\n")
         (own / "gunicorn.conf.py").write_text(module_source(gunicorn_conf))
-        python = self.folder / ".venv/bin/python"
+        python = venv.python(venv.of(self.folder))
         for process in self.app["processes"]:
             if process["name"] != "web":
                 self._script(process["name"], process["command"])
@@ -650,23 +639,25 @@ class Builder:
         A file that does not compile stays as it is. What the app owns later holds no bytecode.
         """
         own = [str(self.project / name) for name in self.app["persistent"]]
-        skipped = "|".join([r"/(\.venv|node_modules|\.git)/", *(f"^{re.escape(path)}/" for path in own)])
+        skipped = "|".join(
+            [rf"/({re.escape(venv.LINK)}|node_modules|\.git)/", *(f"^{re.escape(path)}/" for path in own)]
+        )
         untrusted.give(self.folder, *ids(self.paths.build_user))
         self._sandboxed(
             [interpreter, "-I", "-S", "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash",
              "-x", skipped, str(self.folder)],
             120, self.folder,
         )  # fmt: skip
-        env = (self.folder / ".venv").readlink()
-        untrusted.take(self.folder, self.sealed, "the release", lambda path: path == ".venv")
-        (self.folder / ".venv").symlink_to(env)
-        os.chown(self.folder / ".venv", 0, self.sealed.gid, follow_symlinks=False)
+        env = venv.of(self.folder).readlink()
+        untrusted.take(self.folder, self.sealed, "the release", lambda path: path == venv.LINK)
+        venv.of(self.folder).symlink_to(env)
+        os.chown(venv.of(self.folder), 0, self.sealed.gid, follow_symlinks=False)
         self.folder.chmod(0o751)
         folders.link_persistent(self.paths, self.app, self.folder, self.project)
         folders.open_scratch(self.paths, self.app, self.folder, self.project)
 
     def role(self) -> tuple[str, str]:
-        return migrate.role(self.app, self.project, self.folder)
+        return tables.role(self.app, self.project, self.folder)
 
     def freeze_units(self) -> list[str]:
         """This release's own copies of env files and units, so that a rollback brings them back."""
@@ -687,8 +678,8 @@ def code_parts(app: dict[str, Any], root: Path, folder: Path, work: Path, target
     installer = project.find_installer(folder, root, app["python"]["directory"])
     if installer.file:
         parts["what is installed"] = installer.path
-    if ini := migrate.find_ini(folder, root):
-        parts["Alembic's settings"] = ini / scripts.INI
+    if ini := alembic.find_ini(folder, root):
+        parts["Alembic's settings"] = ini / alembic.INI
     for start in project.python_path(work) if target else []:
         module = start.joinpath(*target.partition(":")[0].split("."))
         for path in (module.with_suffix(".py"), module / "__init__.py"):
@@ -709,7 +700,7 @@ def freeze_unit(paths: Paths, template: str, release: str) -> None:
 def installed(env: Path) -> dict[str, str]:
     """Distributions of an environment with their versions, read from its metadata folders."""
     found = {}
-    for path in env.glob("lib/python3*/site-packages/*.dist-info"):
+    for path in (one for folder in venv.libraries(env) for one in folder.glob("*.dist-info")):
         name, _, version = path.name[: -len(".dist-info")].rpartition("-")
         found[re.sub(r"[-_.]+", "-", name).lower()] = version
     return found

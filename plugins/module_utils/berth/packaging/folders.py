@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from .. import venv
 from ..errors import ReleaseError, cut
 from ..host import sandbox, untrusted
 from ..host.command import module_source
@@ -106,7 +107,7 @@ def serve(app: dict[str, Any], folder: Path, project: Path, top: Path) -> None:
     top.mkdir(mode=0o700, parents=True)
     top.parent.chmod(0o755)
     folder.joinpath(".berth").chmod(0o751)
-    env = (folder / ".venv").resolve()
+    env = venv.of(folder).resolve()
     for static in app["static"]:
         place = project / static["path"]
         what = f"static: {static['path']}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..diagnosis import cause
 from ..errors import ReleaseError
-from ..host import sandbox
+from ..host.command import Result
 from ..reading.project import Target
 from ..runtime import naming
-from ..runtime.transient import Work, transient
+from . import once
 from .build import Builder
 
 _SCRIPT = """
@@ -31,31 +33,28 @@ _NOT_THERE = 77
 _TRIES = 5
 
 
+def run(builder: Builder, script: str, *words: str, work: Path | None = None) -> Result:
+    """A few lines of Python that import the app, from where it will run, and may write what it may."""
+    work = work or builder.work
+    code = builder.code(work)
+    return once.as_app(
+        code,
+        naming.transient("prove", builder.paths.app),
+        [code.python, "-c", script, *words],
+        cwd=work,
+        settings=builder.paths.env(builder.release),
+        timeout=120,
+        writable=[builder.paths.data, builder.paths.home, *builder.scratch()],
+    )
+
+
 def choose(builder: Builder, candidates: list[Target], trusted: str) -> Target:
     """The first candidate that is there; one that breaks while it is imported is an error."""
     if candidates[0].target == trusted:  # the live release runs it; starting the new one proves it again
         return candidates[0]
     for candidate in candidates[:_TRIES]:
         work = builder.project / candidate.directory if candidate.directory else builder.work
-        result = transient(
-            Work(
-                naming.transient("prove", builder.paths.app),
-                [str(builder.folder / ".venv/bin/python"), "-c", _SCRIPT, candidate.target],
-                user=builder.paths.app,
-                sandbox=sandbox.proof(),
-                writable=[builder.paths.data, builder.paths.home, *builder.scratch()],
-                timeout=120,
-                cwd=work,
-                env={
-                    "PATH": f"{builder.folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
-                    "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path(work)),
-                    "PYTHONDONTWRITEBYTECODE": "1",
-                    "BERTH_RELEASE": builder.release,
-                    "BERTH_APP": builder.paths.app,
-                },
-                env_file=builder.paths.env(builder.release),
-            )
-        )
+        result = run(builder, _SCRIPT, candidate.target, work=work)
         if result.code == 0:
             return candidate
         if result.code != _NOT_THERE:

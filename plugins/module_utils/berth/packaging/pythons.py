@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .. import venv
 from ..diagnosis import needs
 from ..errors import ReleaseError, cut
 from ..host.command import Result
@@ -111,7 +112,7 @@ def gone(env: Path) -> str:
 
     An upgrade of the distribution takes the old one away, or gives its place to another minor version.
     """
-    python = env / "bin/python"
+    python = Path(venv.python(env))
     made_for = next((path.name for path in env.glob("lib/python3.*")), "")
     if env.is_dir() and not python.exists():
         return made_for or "its Python"

@@ -17,10 +17,8 @@ from ..host import sandbox
 from ..host.command import Result
 from ..paths import CA_BUNDLE, UV, Paths
 from ..reading import wheels
-from ..runtime import naming
-from ..runtime.transient import Work, transient
 from ..sources import source
-from . import index
+from . import index, once
 
 LIMIT = 900.0
 INSTALLING = "Installing the dependencies"
@@ -53,18 +51,15 @@ class Uv:
         """As the build user, who can write the new environment and the app's cache, and nothing else."""
         sandbox.ready(self.paths.build_home, self.paths.build_user)
         with self._index_file() as env_file:
-            result = transient(
-                Work(
-                    naming.transient("build", self.paths.app),
-                    [str(UV), *args],
-                    user=self.paths.build_user,
-                    sandbox=sandbox.build(self.paths, self.app),
-                    writable=[target, self.paths.build_home, *(writable or [])],
-                    timeout=LIMIT,
-                    cwd=cwd or self.folder,
-                    env={**self._settings(target), **self._downloads(args, target)},
-                    env_file=env_file,
-                )
+            result = once.as_builder(
+                self.paths,
+                self.app,
+                [str(UV), *args],
+                LIMIT,
+                [target, self.paths.build_home, *(writable or [])],
+                cwd=cwd or self.folder,
+                env={**self._settings(target), **self._downloads(args, target)},
+                env_file=env_file,
             )
         if result.code != 0:
             lines = [source.public_url(line) for line in result.lines]

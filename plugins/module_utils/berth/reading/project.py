@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import venv
 from ..errors import ReleaseError
 from ..host import untrusted
 from . import launch
@@ -18,7 +19,7 @@ from .toml import load_toml
 
 # By-products, and what is not the project's own: no part of a source.
 SKIPPED_FOLDERS = {
-    ".git", ".hg", ".svn", ".venv", "venv", "__pycache__", "node_modules", ".tox", ".nox", ".mypy_cache",
+    ".git", ".hg", ".svn", venv.LINK, "venv", "__pycache__", "node_modules", ".tox", ".nox", ".mypy_cache",
     ".pytest_cache", ".ruff_cache", ".idea", ".vscode", ".berth",
 }  # fmt: skip
 NO_APPS = SKIPPED_FOLDERS | {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import venv
 from ..services import table as services
 from . import project
 
@@ -19,8 +20,9 @@ _READERS = {"decouple": "config", "starlette.config": "Config", "environs": "Env
 _ALIASES = ("validation_alias", "alias", "env")
 # What every process has.
 _GIVEN = {
-    *("HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "PWD", "TMPDIR", "PYTHONPATH"),
-    *("WEB_CONCURRENCY", "BERTH_APP", "BERTH_RELEASE", "INVOCATION_ID", "JOURNAL_STREAM"),
+    *("HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "PWD", "TMPDIR"),
+    *("WEB_CONCURRENCY", "INVOCATION_ID", "JOURNAL_STREAM"),
+    *venv.GIVEN,
 }
 
 

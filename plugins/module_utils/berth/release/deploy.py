@@ -11,6 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from .. import venv
 from ..diagnosis import cause
 from ..errors import run_of
 from ..host import untrusted
@@ -104,7 +105,7 @@ class Deploy:
             memory=str(entry.get("memory") or ""),
             project=str(places.locate(self.folder, self.app).folder),
             app=self.paths.app,
-            lost=pythons.gone(self.folder / ".venv"),
+            lost=pythons.gone(venv.of(self.folder)),
             called="The live release" if self.action == Action.RESTART else "The new release",
         )
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReleaseError
-from ..migrations import migrate
 from ..packaging import build, index
-from ..reading import places, pools, project, randoms
+from ..reading import places, pools, project, randoms, tables
 from ..sources import origins, pack
 from . import hints
 
@@ -118,13 +117,13 @@ def _schema(app: dict[str, Any], folder: Path, root: Path) -> list[Row]:
     if not app["database"]["enabled"]:
         return [("migrations", "none", "database.enabled is false")]
     try:
-        decision = migrate.decide(folder, root, app["migrations"])
+        decision = tables.decide(folder, root, app["migrations"])
     except ReleaseError as error:
         return [("migrations", "refused", error.sentence)]
     rows = [("migrations", decision.command or "none", decision.why)]
     if decision.command:
         rows.append(("", f"in {_below(decision.directory, root)}", "migrations.directory"))
-    return [*rows, ("database role", *migrate.role(app, folder, root))]
+    return [*rows, ("database role", *tables.role(app, folder, root))]
 
 
 def _pools(app: dict[str, Any], folder: Path, connections: int) -> list[Row]:

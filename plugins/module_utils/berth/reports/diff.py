@@ -12,10 +12,11 @@ from typing import IO, Any
 from ..errors import ReleaseError
 from ..host import untrusted
 from ..host.untrusted import Owner
-from ..migrations import migrate, offline, schema
+from ..migrations import offline, schema
 from ..packaging import build
+from ..packaging.once import Code
 from ..paths import Paths
-from ..reading import places, project
+from ..reading import places, project, tables
 from ..runtime import naming
 from ..sources import source
 from ..sources.pack import is_env_file
@@ -57,7 +58,7 @@ def scripts(root: Path, app: dict[str, Any]) -> dict[str, Any]:
     found = history.known_to(root, app).values()
     why = ""
     try:
-        decision = migrate.decide(places.locate(root, app).folder, root, app["migrations"])
+        decision = tables.decide(places.locate(root, app).folder, root, app["migrations"])
         why = "" if decision.command else decision.why
     except ReleaseError as error:
         why = error.sentence
@@ -151,7 +152,7 @@ def _sql(
         if body:
             source.unpack(body, tree)
             source.tidy(tree, _OWN)
-        decision = migrate.decide(builder.project, tree, app["migrations"])
+        decision = tables.decide(builder.project, tree, app["migrations"])
         _, interpreter, installer = builder.choose(bring=False)
         env = paths.envs / builder.key(interpreter, installer)
         # Other packages of its workspace are installed into a release when that is built.
@@ -163,10 +164,10 @@ def _sql(
         return offline.Sql(note=f"Their SQL is not known: {error}")
     site = paths.release(live) / ".berth/site"
     path = project.python_path(builder.work) + ([site] if site.is_dir() else [])
-    place = offline.Place(tree, decision.directory, env, path, live)
+    place = offline.Place(tree, decision.directory, Code(paths, live, env, path))
     # It needs no lock, so several may run at a time.
     unit = f"{naming.transient('diff', paths.app)}-{os.getpid()}"
-    return offline.make(paths, unit, place, now, decision.command.split()[-1])
+    return offline.make(unit, place, now, decision.command.split()[-1])
 
 
 def file_changes(folder: Path, files: dict[str, str], app: dict[str, Any]) -> list[str]:

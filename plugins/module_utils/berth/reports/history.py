@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .. import venv
 from ..diagnosis import cause
 from ..errors import ReleaseError
-from ..migrations import migrate, schema, scripts
+from ..migrations import database, schema
 from ..packaging import pythons
 from ..paths import Paths
-from ..reading import places
+from ..reading import alembic, places
 from ..runtime import gate, naming, units
 from ..store import journal, lock, releases, settings, shapes
 
@@ -29,14 +30,14 @@ def known_to(release: Path, app: dict[str, Any]) -> dict[str, schema.Revision]:
     except ReleaseError:
         return {}
     wish = app["migrations"]["directory"]
-    found = [project / wish] if wish else [migrate.find_ini(project, release)]
+    found = [project / wish] if wish else [alembic.find_ini(project, release)]
     # Which of several a command of the app's own means is not known: the nearest, then.
     found += [ini.parent for pattern in _DEPTH for ini in sorted(project.glob(pattern))]
     for place in found:
-        if not place or not scripts.config(place):
+        if not place or not alembic.config(place):
             continue
         try:
-            here = scripts.read(place, release)
+            here = alembic.read(place, release)
         except ReleaseError:
             continue
         if here.environment.is_dir():
@@ -91,7 +92,7 @@ def today(record: dict[str, Any]) -> str:
     if not app["database"]["enabled"]:
         return noted
     try:
-        asked = migrate.Database(app).ask(_PATIENCE)
+        asked = database.Database(app).ask(_PATIENCE)
     except (ReleaseError, OSError):
         return noted
     return noted if asked is None else asked
@@ -147,7 +148,7 @@ def describe(paths: Paths) -> dict[str, Any]:
         if record.get("healthy") and name != live:
             verdict = judge(known, name, record, now)
             row["rollback"] = {"allowed": verdict.safe, "why": verdict.sentence}
-            if lost := pythons.gone(paths.release(name) / ".venv"):
+            if lost := pythons.gone(venv.of(paths.release(name))):
                 row["health"] = f"{lost} is gone"
                 row["rollback"] = {
                     "allowed": False,

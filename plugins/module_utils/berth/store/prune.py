@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import venv
 from ..host import untrusted
 from ..paths import Paths
 from ..runtime import naming, units
@@ -65,7 +66,7 @@ def sweep(paths: Paths) -> list[str]:
 
 def env_of(paths: Paths, release: str) -> str:
     """The environment that a release links to, if it was built to its end."""
-    link = paths.release(release) / ".venv"
+    link = venv.of(paths.release(release))
     name = link.readlink().name if link.is_symlink() else ""
     return name if name and paths.env_mark(name).exists() else ""
 
@@ -76,7 +77,7 @@ def remove_unused_envs(paths: Paths, spare: str = "") -> list[str]:
         return []
     used = {spare}
     for release in releases.records(paths):
-        link = paths.release(release) / ".venv"
+        link = venv.of(paths.release(release))
         if link.is_symlink():
             used.add(link.readlink().name)
     gone = []

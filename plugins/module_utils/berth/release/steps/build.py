@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ... import venv
 from ...errors import ReleaseError
 from ...migrations import connections
 from ...packaging import build, prove
@@ -24,7 +25,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         likely = likely or next((one.target for one in _found(deploy, builder)), "")
     builder.refuse_code(likely)
     key, fresh = builder.environment(interpreter, installer)
-    (deploy.folder / ".venv").symlink_to(deploy.paths.envs / key)
+    venv.of(deploy.folder).symlink_to(deploy.paths.envs / key)
     built = builder.run_build(deploy.paths.envs / key)
     builder.install_project()
     builder.seal(interpreter)

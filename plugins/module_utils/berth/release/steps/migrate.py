@@ -6,13 +6,13 @@ from pathlib import Path
 
 from ...diagnosis import cause
 from ...errors import ReleaseError
-from ...host import sandbox
-from ...migrations import migrate, offline, schema
-from ...migrations.migrate import Decision
+from ...migrations import database, migrate, offline, schema
+from ...packaging import prove
 from ...packaging.build import Builder
+from ...reading import tables
+from ...reading.tables import Decision
 from ...reports import history
 from ...runtime import naming
-from ...runtime.transient import Work, transient
 from ...store import journal
 from ..deploy import Answer, Deploy
 
@@ -20,7 +20,7 @@ from ..deploy import Answer, Deploy
 def run(deploy: Deploy, _args: Answer) -> Answer:
     builder = Builder(deploy.paths, deploy.app, deploy.release)
     wishes = deploy.app["migrations"]
-    decision = migrate.decide(builder.project, deploy.folder, wishes)
+    decision = tables.decide(builder.project, deploy.folder, wishes)
     line = decision.command
     if not line or not deploy.app["database"]["enabled"]:
         role, why = builder.role()
@@ -29,9 +29,9 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         deploy.record["schema"] = {"from": now, "to": now}
         return {"changed": False, "msg": f"No migrations: {decision.why}.{said}"}
     # A custom command is not understood, so it always runs.
-    digest = "" if wishes.get("command") else migrate.scripts_digest(decision.directory, deploy.folder)
-    database = migrate.Database(deploy.app)
-    before = database.revision()
+    digest = "" if wishes.get("command") else tables.scripts_digest(decision.directory, deploy.folder)
+    asked = database.Database(deploy.app)
+    before = asked.revision()
     deploy.record["schema"] = {"from": before, "to": before}
     deploy.record["migrations"] = {"command": line, "digest": digest}
     live = journal.read_record(deploy.paths.release(deploy.previous)) if deploy.previous else {}
@@ -47,22 +47,21 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         if digest and pending:
             _keep_sql(deploy, builder, decision, before)
         files = [Path(one.file).name for one in pending]
-        repeatable = bool(before or digest) and migrate.is_transactional(
+        repeatable = bool(before or digest) and tables.is_transactional(
             decision.directory, deploy.folder, files
         )
-        path = ":".join(str(folder) for folder in builder.python_path())
         try:
-            with database.advisory_lock():
+            with asked.advisory_lock():
                 tries = migrate.run(
-                    deploy.paths, deploy.app, deploy.release, line, decision.directory, path,
-                    lambda: repeatable and database.ask() == before,
+                    deploy.app, builder.code(), line, decision.directory,
+                    lambda: repeatable and asked.ask() == before,
                     shared=builder.role()[0] == "owner",
                 )  # fmt: skip
         except ReleaseError as error:
-            if advice := migrate.makes_itself(builder.project, before):
+            if advice := tables.makes_itself(builder.project, before):
                 error.advice = f"{advice}, then: {deploy.again()}"
             raise
-        after = database.revision()
+        after = asked.revision()
         often = f" It waited for a lock, and was tried {tries} times." if tries > 1 else ""
         msg = f"{line}: schema from {before or 'none'} to {after or 'none'}.{often}"
         if before == after and wishes.get("command"):
@@ -98,11 +97,9 @@ def _revisions(deploy: Deploy, before: str, after: str = "") -> list[schema.Revi
 
 def _keep_sql(deploy: Deploy, builder: Builder, decision: Decision, before: str) -> None:
     """What the database is about to get goes into the record; or why that cannot be told."""
-    place = offline.Place(
-        deploy.folder, decision.directory, deploy.folder / ".venv", builder.python_path(), deploy.release
-    )
+    place = offline.Place(deploy.folder, decision.directory, builder.code())
     unit, end = naming.transient("sql", deploy.paths.app), decision.command.split()[-1]
-    found = offline.make(deploy.paths, unit, place, before, end)
+    found = offline.make(unit, place, before, end)
     kept = {"sql": found.text, "note": found.note}
     deploy.record["migrations"].update({key: text for key, text in kept.items() if text})
 
@@ -113,23 +110,7 @@ def _prove_import(deploy: Deploy, builder: Builder) -> None:
     if not target:
         return
     module = target.split(":")[0]
-    result = transient(Work(
-        naming.transient("prove", deploy.paths.app),
-        [str(deploy.folder / ".venv/bin/python"), "-c", f"import {module}"],
-        user=deploy.paths.app,
-        sandbox=sandbox.proof(),
-        writable=[deploy.paths.data, deploy.paths.home],
-        timeout=120,
-        cwd=builder.work,
-        env={
-            "PATH": f"{deploy.folder}/.venv/bin:/usr/local/bin:/usr/bin:/bin",
-            "PYTHONPATH": ":".join(str(folder) for folder in builder.python_path()),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "BERTH_RELEASE": deploy.release,
-            "BERTH_APP": deploy.paths.app,
-        },
-        env_file=deploy.paths.env(deploy.release),
-    ))  # fmt: skip
+    result = prove.run(builder, f"import {module}")
     if result.code != 0:
         state = {"ExecMainStatus": str(result.code)}
         raise ReleaseError(

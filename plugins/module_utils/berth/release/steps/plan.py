@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 
+from ... import venv
 from ...errors import UP, ReleaseError, run_of
 from ...packaging import pythons
 from ...reports import diff, history
@@ -63,7 +64,7 @@ def _plan(deploy: Deploy, args: Answer) -> Answer:
     deploy.fingerprint = plan.fingerprint(deploy.app, identity, env, texts)
     record = journal.read_record(deploy.paths.release(deploy.previous)) if deploy.previous else {}
     running = bool(deploy.previous) and not _dead(deploy)
-    lost = pythons.gone(deploy.paths.release(deploy.previous) / ".venv") if record else ""
+    lost = pythons.gone(venv.of(deploy.paths.release(deploy.previous))) if record else ""
     force = bool(args.get("force"))
     deploy.action = plan.decide(record, deploy.fingerprint, running, force, bool(lost))
     if lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ... import venv
 from ...errors import ReleaseError
 from ...packaging import pythons
 from ...reports import history
@@ -57,7 +58,7 @@ def run(deploy: Deploy, args: Answer) -> Answer:
             else "There is no older healthy release"
         )
         raise ReleaseError(f"{what}; those that can be rolled back to: {have}.")
-    if lost := pythons.gone(deploy.paths.release(target) / ".venv"):
+    if lost := pythons.gone(venv.of(deploy.paths.release(target))):
         raise ReleaseError(
             f"{target} cannot be started: {lost} is gone from this server, so {deploy.previous} stays live.",
             advice=f"{deploy.again()} with its version (--version, -e version=) builds it anew.",

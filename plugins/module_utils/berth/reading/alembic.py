@@ -5,24 +5,32 @@ The options are those of https://alembic.sqlalchemy.org/en/latest/tutorial.html#
 
 from __future__ import annotations
 
+import ast
 import configparser
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import venv
 from ..errors import ReleaseError
 from ..host import untrusted
-from ..reading.toml import load_toml
+from .toml import load_toml
 
 INI = "alembic.ini"
 _SECTION = "alembic"
 _SEPARATORS = {"os": ":", "space": " ", "newline": "\n", ":": ":", ";": ";"}
 # A package that `package:folder` names may be imported from a folder above the one with the ini.
 _ABOVE = 3
+SKIPPED = {".git", venv.LINK, "venv", "node_modules", "tests", "test", "docs", "examples", ".berth"}
+# An env.py that mentions none of these takes the address from the ini, whatever the environment says.
+_READS_SETTINGS = re.compile(
+    r"environ|getenv|settings|get_config|set_main_option|set_section_option|create_\w*engine|\burl\s*=|engine",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -117,3 +125,85 @@ def _bases(folder: Path) -> Iterator[Path]:
     for base in (folder, *folder.parents[:_ABOVE]):
         yield base
         yield base / "src"
+
+
+def find_ini(project: Path, root: Path) -> Path | None:
+    """The folder of the alembic.ini: in the project, above it, or the only one below it."""
+    folder = project
+    while True:
+        if config(folder):
+            return folder
+        if folder in (root, folder.parent):
+            break
+        folder = folder.parent
+    found = []
+    for parent, folders, files in os.walk(project):
+        folders[:] = [name for name in folders if name not in SKIPPED]
+        if len(Path(parent).relative_to(project).parts) >= 3:
+            folders.clear()
+        if INI in files:
+            found.append(Path(parent))
+    return found[0] if len(found) == 1 else None
+
+
+def read_revisions(folder: Path, root: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Every revision with those below it, and its labels; read, not run."""
+    result = {}
+    for path in read(folder, root).revisions():
+        try:
+            tree = ast.parse(untrusted.read_text(path, errors="replace"))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        said: dict[str, Any] = {}
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+            for target in targets:
+                value = getattr(node, "value", None)
+                if isinstance(target, ast.Name) and value is not None:
+                    with contextlib.suppress(ValueError):
+                        said[target.id] = ast.literal_eval(value)
+        if isinstance(said.get("revision"), str):
+            result[said["revision"]] = (_names(said.get("down_revision")), _names(said.get("branch_labels")))
+    return result
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value or ())
+
+
+def find_heads(revisions: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]) -> set[str]:
+    """The revisions that nothing stands on."""
+    below = {name for names, _ in revisions.values() for name in names}
+    return set(revisions) - below
+
+
+def have_labels(
+    revisions: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]], heads: Collection[str]
+) -> bool:
+    """Whether each head has a label of its own, which any revision of its branch may carry."""
+    found = {}
+    for head in heads:
+        labels: set[str] = set()
+        todo, seen = [head], {head}
+        while todo:
+            below, own = revisions.get(todo.pop(), ((), ()))
+            labels.update(own)
+            todo += [name for name in below if name not in seen]
+            seen.update(below)
+        found[head] = labels
+    return all(
+        found[head].difference(*(labels for other, labels in found.items() if other != head))
+        for head in heads
+    )
+
+
+def has_literal_url(folder: Path, root: Path) -> bool:
+    try:
+        text = untrusted.read_text(read(folder, root).env, errors="replace")
+    except OSError:
+        return False
+    # What alembic's own template says of the ini is no sign of the project's settings.
+    text = re.sub(r"engine_from_config|connectable|#.*|\burl\s*=\s*config\.get_main_option", "", text)
+    text = re.sub(r"config\.get_main_option|config\.get_section|url=url", "", text)
+    return not _READS_SETTINGS.search(text)

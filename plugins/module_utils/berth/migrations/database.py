@@ -1,0 +1,119 @@
+"""What a database is asked as the owner of its tables: revision, limits, and the lock of all deploys."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import ReleaseError
+from ..services import postgresql
+
+_KEY = 0x6265727468  # "berth": the advisory lock every Berth deploy of one database asks for
+# Seconds that the database has for a small question.
+_PATIENCE = 30.0
+
+
+class Database:
+    """A session of psql as the owner role, for the schema's revision and the advisory lock."""
+
+    def __init__(self, app: dict[str, Any], root: Path = Path("/")) -> None:
+        database = app["database"]
+        self.argv = ["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
+        parts = postgresql.SERVICE.parts(app, root, owner=True)
+        self.env = {
+            **os.environ,
+            "PGHOST": parts["host"],
+            "PGPORT": parts["port"],
+            "PGDATABASE": database["name"],
+            "PGUSER": parts["user"],
+            "PGPASSWORD": parts["password"],
+            "PGCONNECT_TIMEOUT": "10",
+            "PGAPPNAME": "berth",
+        }
+
+    def _psql(self, **more: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.argv, env=self.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, **more,
+        )  # fmt: skip
+
+    def revision(self) -> str:
+        """What alembic_version says; empty where there is no such table (or no psql to ask with)."""
+        return self.ask() or ""
+
+    def ask(self, patience: float = _PATIENCE) -> str | None:
+        """The same, but None where the database cannot be asked."""
+        query = "select string_agg(version_num, ',' order by version_num) from alembic_version;"
+        # A statement that fails is no failure of psql's; a connection that does is.
+        return self._answer(query, patience)
+
+    def _answer(self, query: str, patience: float) -> str | None:
+        """None without an answer: no psql, no connection, or a server that accepts and says nothing."""
+        try:
+            process = self._psql()
+        except FileNotFoundError:
+            return None
+        try:
+            out, _ = process.communicate(query, timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return None
+        return out.strip() if process.returncode == 0 else None
+
+    def limits(self, role: str) -> tuple[int, int, int] | None:
+        """How many connections there are for all apps, and for this role (-1: no limit of its own).
+
+        Last, how many this role holds right now.
+        """
+        query = (
+            "select current_setting('max_connections')::int"
+            " - current_setting('superuser_reserved_connections')::int"
+            " - coalesce(current_setting('reserved_connections', true), '0')::int, rolconnlimit,"
+            " (select count(*) from pg_stat_activity where usename = rolname and pid <> pg_backend_pid())"
+            " from pg_roles where rolname = :'role';"
+        )
+        found = (self._answer(f"\\set role {role}\n{query}", 10) or "").split("|")
+        return (int(found[0]), int(found[1]), int(found[2])) if len(found) == 3 else None
+
+    @contextmanager
+    def advisory_lock(self) -> Iterator[None]:
+        try:
+            process = self._psql()
+        except FileNotFoundError:
+            yield
+            return
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # It asks for a lock without waiting for it, so whoever takes longer does not answer at all.
+        silence = threading.Timer(_PATIENCE, process.kill)
+        silence.start()
+        try:
+            process.stdin.write(f"select pg_try_advisory_lock({_KEY});\n")
+            process.stdin.flush()
+            answer = process.stdout.readline().strip()
+            silence.cancel()
+            if answer == "f":
+                raise ReleaseError(
+                    "Another migration of this database is running: wait for it and deploy again."
+                )
+            if answer != "t":
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+                lines = process.stderr.read().strip().splitlines()
+                raise ReleaseError(f"The database cannot be reached: {lines[0] if lines else 'no answer'}.")
+            yield
+        finally:
+            silence.cancel()
+            process.kill()
+            process.wait()
+            for end in (process.stdin, process.stdout, process.stderr):
+                with contextlib.suppress(OSError):
+                    end.close()
