@@ -109,7 +109,7 @@ def init(
     version: Annotated[str, typer.Option(help="The git branch, tag or commit.")] = "HEAD",
     email: Annotated[str | None, typer.Option(help="For the certificate authority; may be empty.")] = None,
     tls: Annotated[
-        str, typer.Option(help="acme (public certificates) or internal (Caddy's own CA).")
+        str, typer.Option(help="acme (public certificates) or internal (a CA of the server's own).")
     ] = "acme",
     database: Annotated[bool, typer.Option(help="A Postgres database for the app.")] = True,
     folder: Annotated[

@@ -16,13 +16,12 @@ import typer
 import yaml
 
 from berth import kit
+from plugins.module_utils.berth.contract import names
 from plugins.module_utils.berth.contract.moved import CONFIG
-from plugins.module_utils.berth.paths import APP
 
 INVENTORY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# Of one that is there already.
 USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-HOST_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
-EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 GIT = re.compile(r"(https?|ssh|git)://\S+|[\w.-]+@[\w.-]+:\S+")
 ALPHANUMERIC = string.ascii_letters + string.digits
 
@@ -89,9 +88,7 @@ def place(name: str | None, option: str | None, folder: Path | None) -> Path:
 
 
 def _is_host(text: str) -> bool:
-    return _is_address(text) or (
-        len(text) < 254 and all(HOST_LABEL.fullmatch(label) for label in text.split("."))
-    )
+    return _is_address(text) or names.is_host(text.lower())
 
 
 def _is_address(text: str) -> bool:
@@ -103,7 +100,7 @@ def _is_address(text: str) -> bool:
 
 
 def _is_domain(text: str) -> bool:
-    return "." in text and _is_host(text) and not text.replace(".", "").isdigit()
+    return "." in text and names.is_host(text)
 
 
 def _is_source(text: str) -> bool:
@@ -119,7 +116,7 @@ RULES: dict[str, tuple[Callable[[str], bool], str]] = {
     "user": (lambda text: bool(USER.fullmatch(text)), "is no user name on Linux. Example: root"),
     "domain": (_is_domain, "is no full domain name. Without https:// and path: board.example.com"),
     "app": (
-        lambda text: bool(APP.fullmatch(text)),
+        lambda text: bool(names.APP.fullmatch(text)),
         "is no name for an app: small letters, digits and dashes, a letter first, at most 31.",
     ),
     "source": (
@@ -127,12 +124,12 @@ RULES: dict[str, tuple[Callable[[str], bool], str]] = {
         "is neither a folder on this machine nor a git URL (https://…, ssh://…, git@…).",
     ),
     "email": (
-        lambda text: not text or bool(EMAIL.fullmatch(text)),
+        lambda text: not text or bool(names.EMAIL.fullmatch(text)),
         "is no e-mail address. Leave it empty to go without one.",
     ),
     "tls": (
         lambda text: text in ("acme", "internal"),
-        "is no kind of TLS: acme gets public certificates, internal uses an authority of Caddy's own.",
+        "is no kind of TLS: acme gets public certificates, internal uses an authority of the server's own.",
     ),
 }
 
@@ -141,7 +138,7 @@ def guess_name(source: str | None) -> str | None:
     """A name for the app from the last part of its source."""
     last = re.sub(r"\.git$", "", re.split(r"[/:]", (source or "").rstrip("/"))[-1])
     name = re.sub(r"[^a-z0-9-]+", "-", last.lower()).strip("-")[:31]
-    return name if APP.fullmatch(name) else None
+    return name if names.APP.fullmatch(name) else None
 
 
 def refuse_overwriting(target: Path) -> None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-SIZE = r"[1-9][0-9]*[KMGT]?"
-CLOCK = r"([01][0-9]|2[0-3]):[0-5][0-9]"
-LOCALE = r"(C|POSIX|[a-z]{2,3}_[A-Z]{2})(\.[A-Za-z0-9-]+)?(@[a-z]+)?"
-USER = r"[a-z_][a-z0-9_-]{0,30}"
-KEY = r"(\S+ )?(ssh-(ed25519|rsa)|ecdsa-sha2-\S+|sk-\S+) [A-Za-z0-9+/=]+( .*)?"
+import ansible.module_utils
+
+# Ansible ships module_utils to hosts, but does not put this folder where filters could import from it.
+if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_utils)
+
+if TYPE_CHECKING:
+    from plugins.module_utils.berth.contract import names
+else:
+    from ansible.module_utils.berth.contract import names
 
 
 def _login(connection: Mapping[str, Any]) -> str:
@@ -99,25 +105,37 @@ def base_input_problems(inputs: Mapping[str, Any]) -> list[str]:
     """
     found = []
 
-    def check(name: str, value: str, pattern: str, wanted: str) -> None:
-        if value and not re.fullmatch(pattern, value):
+    def check(name: str, value: str, good: Callable[[str], object], wanted: str) -> None:
+        if value and not good(value):
             found.append(f"{name}: {value!r} is not {wanted}.")
 
-    check("base_journal_max", str(inputs["journal_max"]), SIZE, "a size such as 500M or 2G")
-    check("base_locale", str(inputs["locale"]), LOCALE, "a locale such as C.UTF-8 or de_DE.UTF-8")
     check(
-        "base_updates.reboot_at", str(inputs["updates"].get("reboot_at", "")), CLOCK, 'a time such as "04:30"'
+        "base_journal_max",
+        str(inputs["journal_max"]),
+        names.SYSTEMD_SIZE.fullmatch,
+        "a size such as 500M or 2G",
     )
-    label = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    check(
+        "base_locale",
+        str(inputs["locale"]),
+        names.LOCALE.fullmatch,
+        "a locale of UTF-8 such as C.UTF-8 or de_DE.UTF-8",
+    )
+    check(
+        "base_updates.reboot_at",
+        str(inputs["updates"].get("reboot_at", "")),
+        names.CLOCK.fullmatch,
+        'a time such as "04:30"',
+    )
     check(
         "base_hostname",
         str(inputs["hostname"]),
-        rf"{label}(\.{label})*",
+        names.is_hostname,
         "a host name such as web1 or web1.example.com",
     )
     admin = inputs["admin"]
     name = str(admin.get("name", ""))
-    check("base_admin.name", name, USER, "a user name: small letters, digits, - and _")
+    check("base_admin.name", name, names.USER.fullmatch, "a user name: small letters, digits, - and _")
     if name == "root":
         found.append("base_admin.name: root is there already; name another user, or leave it empty.")
     keys = [str(key).strip() for key in admin.get("authorized_keys", [])]
@@ -128,7 +146,7 @@ def base_input_problems(inputs: Mapping[str, Any]) -> list[str]:
             found.append(
                 f"base_admin.authorized_keys[{number}]: a private key; give the line of the .pub file."
             )
-        elif not re.fullmatch(KEY, key):
+        elif not names.is_public_key(key):
             found.append(
                 f"base_admin.authorized_keys[{number}]: not a public key: give the one line of a .pub file, "
                 "such as `ssh-ed25519 AAAA… name`."

@@ -6,9 +6,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import ansible.module_utils
 from ansible.errors import AnsibleFilterError
+
+# Ansible ships module_utils to hosts, but does not put this folder where filters could import from it.
+if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_utils)
+
+if TYPE_CHECKING:
+    from plugins.module_utils.berth.contract import names
+else:
+    from ansible.module_utils.berth.contract import names
 
 # What each release of the distributions brings.
 DISTRIBUTION = {
@@ -28,7 +39,6 @@ FIXED = {
     "port": "5432, which every app is told",
     "unix_socket_directories": "where tools look for the server",
 }
-SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 RESERVED = re.compile(r"postgres|template[01]|pg_.*|all|public|none|sameuser|samerole|samegroup|replication")
@@ -134,7 +144,7 @@ def _literal(name: str, value: Any) -> str:
 def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The user's settings, or one sentence about what cannot be set."""
     for name, value in settings.items():
-        if not SETTING.fullmatch(str(name)):
+        if not names.SETTING.fullmatch(str(name)):
             raise AnsibleFilterError(
                 f"postgresql_settings: {name!r} is not a setting; write for example work_mem"
             )

@@ -4,14 +4,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import ansible.module_utils
 from ansible.errors import AnsibleFilterError
 
-NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-SIZE = re.compile(r"([1-9][0-9]*(?:\.[0-9]+)?)([KMGT])")
+# Ansible ships module_utils to hosts, but does not put this folder where filters could import from it.
+if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_utils)
+
+if TYPE_CHECKING:
+    from plugins.module_utils.berth.contract import names
+else:
+    from ansible.module_utils.berth.contract import names
+
 MB = 1024**2
 LEAST = 16 * MB
 
@@ -23,10 +31,9 @@ def default_memory(memory_mb: int) -> int:
 
 def size(text: str, where: str, memory_mb: int) -> int:
     """A size such as 256M in bytes."""
-    found = SIZE.fullmatch(text)
-    if not found:
+    if not names.SYSTEMD_SIZE.fullmatch(text):
         raise AnsibleFilterError(f"{where}: {text!r} is not a size; write for example 256M")
-    count = int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
+    count = names.systemd_bytes(text)
     if count < LEAST:
         raise AnsibleFilterError(f"{where}: {text} is too little for Redis; write at least 16M")
     if count > memory_mb * MB:
@@ -40,7 +47,7 @@ def redis_instances(instances: Sequence[Mapping[str, Any]], memory_mb: int) -> l
     for number, instance in enumerate(instances):
         where = f"redis_instances[{number}]"
         name = str(instance.get("name", ""))
-        if not NAME.fullmatch(name):
+        if not names.APP.fullmatch(name):
             raise AnsibleFilterError(
                 f"{where}.name: {name!r} cannot name an instance; write lower-case letters, digits and dashes"
             )

@@ -109,7 +109,7 @@ def test_good_inputs_are_no_problem(tmp_path: Path) -> None:
     [
         ({"journal_max": "lots"}, "base_journal_max: 'lots' is not a size"),
         ({"journal_max": "0"}, "base_journal_max"),
-        ({"locale": "german"}, "base_locale: 'german' is not a locale"),
+        ({"locale": "german"}, "base_locale: 'german' is not a locale of UTF-8"),
         ({"hostname": "web_1"}, "base_hostname: 'web_1' is not a host name"),
         ({"updates": {"reboot_at": "24:00"}}, "base_updates.reboot_at: '24:00' is not a time"),
         ({"admin": {"name": "Ops Team", "authorized_keys": [KEY]}}, "base_admin.name: 'Ops Team'"),

@@ -12,7 +12,7 @@ from typing import Any
 from .errors import ReleaseError
 
 _ALPHABET = string.ascii_letters + string.digits
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ESCAPED = '"\\`$'
 REFERENCE = re.compile(r"\$?\$\{([^{}]*)\}")
 SECRET = re.compile(r"secret\(\s*(['\"])([A-Za-z_][A-Za-z0-9_]*)\1\s*\)")
@@ -32,7 +32,7 @@ def render(variables: Mapping[str, str]) -> str:
 
 
 def check(name: str, value: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not VARIABLE.fullmatch(name):
         raise ReleaseError(f"env.{name}: an environment variable's name is letters, digits and _ only.")
     bad = next((char for char in value if (ord(char) < 32 and char not in "\t\n\r") or ord(char) == 127), "")
     if bad:

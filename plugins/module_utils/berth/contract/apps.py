@@ -12,7 +12,7 @@ from . import names as names
 from .files import check_folder, in_project, on_controller, overlap
 from .problem import Report, show
 from .schedule import check_schedule
-from .server import check_package, check_size, size_bytes
+from .server import check_package, check_size
 
 _SSH_GIT = re.compile(r"ssh://[^\s/]+/\S+|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s/]\S*")
 _HOST_KEY = re.compile(r"[^\s#@|][^\s]* (ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}( [^\n]*)?")
@@ -368,7 +368,7 @@ def _redis(report: Report, redis: dict[str, Any], path: str, given: Collection[s
     if not memory:
         return
     check_size(report, f"{path}.memory", memory)
-    if not report.touches(f"{path}.memory") and size_bytes(memory) < _LEAST_REDIS:
+    if not report.touches(f"{path}.memory") and names.systemd_bytes(memory) < _LEAST_REDIS:
         report.add(f"{path}.memory", f'{show("", memory)} is too little for Redis; write at least "16M"')
 
 
@@ -487,7 +487,7 @@ def _static_url(report: Report, value: str, path: str, urls: dict[str, str]) -> 
     url = value.rstrip("/") if value.startswith("/") else value
     if value.strip("/") == "" and value:
         report.add(path, '"/" would hide the whole app; write a path below it, e.g. "/static"')
-    elif not re.fullmatch(r"(/[A-Za-z0-9._~@:+-]+)+", url) or "/../" in f"{url}/" or "/./" in f"{url}/":
+    elif not names.is_url_path(url):
         report.add(path, f'{show(path, value)} is not a path; write e.g. "/static"')
     else:
         for other, where in urls.items():

@@ -1,25 +1,40 @@
-"""What names may look like, and which ones are taken on every Debian or Ubuntu server."""
+"""What names, hosts and sizes may look like, and which names are taken on every Debian or Ubuntu server.
+
+Each rule stands here once: the contract, the filters of roles and `berth init` ask for the same.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import re
 
+from ..environment import VARIABLE as VARIABLE
 from ..paths import APP as APP
 from .problem import Report, show, words
 
-UNIT = re.compile(r"[a-z][a-z0-9-]{0,30}")
+UNIT = APP
 USER = re.compile(r"[a-z][a-z0-9_-]{0,31}")
-VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # 57 characters leave room for "_owner" in PostgreSQL's 63.
 DATABASE = re.compile(r"[a-z_][a-z0-9_]{0,56}")
 EXTENSION = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
 PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?")
 EXTRA = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# A sign in front of it would be a word of some proxy's.
+HEADER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9!#$%&'*+.^_`|~-]*")
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 SYSTEMD_SIZE = re.compile(r"[1-9][0-9]*(\.[0-9]+)?[KMGT]")
 BODY_SIZE = re.compile(r"[1-9][0-9]*(\.[0-9]+)?(KB|MB|GB|KiB|MiB|GiB)")
+CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+LOCALE = re.compile(r"(C|[a-z]{2,3}_[A-Z]{2}(@[a-z]+)?)\.(UTF-8|utf8)(@[a-z]+)?")
+EMAIL = re.compile(r"[^@\s\"'{}<>]+@[^@\s\"'{}<>]+\.[^@\s\"'{}<>.]+")
+_URL_PATH = re.compile(r"(/[A-Za-z0-9._~@:+-]+)+")
+_PUBLIC_KEY = re.compile(
+    r"(?:^|\s)(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-ssh-ed25519@openssh\.com"
+    r"|sk-ecdsa-sha2-nistp256@openssh\.com)\s+([A-Za-z0-9+/]+={0,3})(?:\s|$)"
+)
 # What systemd and a shell-free environment can carry: no control characters but tab and newline.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
@@ -66,6 +81,48 @@ def slug(text: str) -> str:
     return name or "my-app"
 
 
+def is_hostname(name: str) -> bool:
+    """Whether a server may call itself so, short or fully qualified."""
+    return len(name) <= 64 and all(map(LABEL.fullmatch, name.lower().split(".")))
+
+
+def is_host(name: str) -> bool:
+    """Whether it is a host name that clients may ask for, in the one spelling of such names."""
+    labels = name.split(".")
+    return len(name) <= 253 and all(map(LABEL.fullmatch, labels)) and not labels[-1].isdecimal()
+
+
+def is_url_path(path: str) -> bool:
+    """Whether it is a path of an address, below the root and without detours."""
+    return bool(_URL_PATH.fullmatch(path)) and not {".", ".."} & set(path.split("/"))
+
+
+def is_public_key(line: str) -> bool:
+    """Whether it is a line of authorized_keys: a public key, with or without options and a comment."""
+    found = _PUBLIC_KEY.search(line)
+    if not found or "\n" in line:
+        return False
+    try:
+        blob = base64.b64decode(found[2], validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    # It repeats its type inside: one that was cut short or mixed up does not.
+    length = int.from_bytes(blob[:4], "big")
+    return blob[4 : 4 + length] == found[1].encode() and len(blob) > 4 + length + 16
+
+
+def systemd_bytes(size: str) -> int:
+    """Bytes of a SYSTEMD_SIZE."""
+    return int(float(size[:-1]) * 1024 ** ("KMGT".index(size[-1]) + 1))
+
+
+def body_bytes(size: str) -> int:
+    """Bytes of a BODY_SIZE: MB is a million of them, MiB is 1024 * 1024."""
+    number = size.rstrip("BGKMi")
+    base = 1024 if "i" in size else 1000
+    return int(float(number) * base ** ("KMG".index(size[len(number)]) + 1))
+
+
 def check_pattern(report: Report, path: str, value: str, pattern: re.Pattern[str], rule: str) -> bool:
     """Report a value that the pattern does not match whole."""
     if pattern.fullmatch(value):
@@ -80,9 +137,14 @@ def check_range(report: Report, path: str, value: float, low: float, high: float
         report.add(path, f"{show(path, value)} is out of range; write {low} to {high}{unit and ' '}{unit}")
 
 
+def is_line(value: str) -> bool:
+    """Whether it is one line, without tabs and control characters."""
+    return not ("\n" in value or "\t" in value or CONTROL.search(value))
+
+
 def check_line(report: Report, path: str, value: str) -> bool:
     """Report control characters in what must be one line."""
-    if "\n" in value or "\t" in value or CONTROL.search(value):
+    if not is_line(value):
         report.add(path, "contains a line break, a tab or another control character; write it in one line")
         return False
     return True
@@ -126,7 +188,7 @@ def check_domain(report: Report, path: str, value: str) -> bool:
         report.add(path, f"{shown} contains a port; write the host name alone{_eg(text.split(':')[0])}")
     elif not text.isascii():
         report.add(path, f"{shown} is not ASCII; write it in punycode{_punycode(text)}")
-    elif not _is_host(normal_domain(text)):
+    elif not is_host(normal_domain(text)):
         report.add(
             path,
             f"{shown} is not a host name; write letters, digits and dashes between dots, "
@@ -135,11 +197,6 @@ def check_domain(report: Report, path: str, value: str) -> bool:
     else:
         return True
     return False
-
-
-def _is_host(name: str) -> bool:
-    labels = name.split(".")
-    return len(name) <= 253 and all(map(LABEL.fullmatch, labels)) and not labels[-1].isdecimal()
 
 
 def _is_address(text: str) -> bool:
@@ -151,7 +208,7 @@ def _is_address(text: str) -> bool:
 
 
 def _eg(host: str) -> str:
-    return f', "{normal_domain(host)}"' if _is_host(normal_domain(host)) else ""
+    return f', "{normal_domain(host)}"' if is_host(normal_domain(host)) else ""
 
 
 def _punycode(text: str) -> str:

@@ -13,11 +13,6 @@ from .files import on_controller
 from .moved import check_config
 from .problem import Report, did_you_mean, show
 
-_KEY = re.compile(
-    r"(?:^|\s)(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-ssh-ed25519@openssh\.com"
-    r"|sk-ecdsa-sha2-nistp256@openssh\.com)\s+([A-Za-z0-9+/]+={0,3})(?:\s|$)"
-)
-_LOCALE = re.compile(r"(C|[a-z]{2,3}_[A-Z]{2}(@[a-z]+)?)\.(UTF-8|utf8)(@[a-z]+)?")
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -38,12 +33,12 @@ def check_server(report: Report, server: dict[str, Any], inventory_dir: str) -> 
 
 def _system(report: Report, server: dict[str, Any]) -> None:
     hostname = server["hostname"]
-    if hostname and (len(hostname) > 64 or not all(map(names.LABEL.fullmatch, hostname.lower().split(".")))):
+    if hostname and not names.is_hostname(hostname):
         report.add(
             "server.hostname", f'{show("", hostname)} is not a host name; write e.g. "web1.example.com"'
         )
     _timezone(report, server["timezone"])
-    if not _LOCALE.fullmatch(server["locale"]):
+    if not names.LOCALE.fullmatch(server["locale"]):
         report.add(
             "server.locale",
             f'{show("", server["locale"])} is not a UTF-8 locale; write e.g. "C.UTF-8" or "en_US.UTF-8"',
@@ -65,11 +60,6 @@ def check_size(report: Report, path: str, value: str) -> None:
         report.add(path, f'{show(path, value)} has no unit; write e.g. "512M" (K, M, G or T)')
     else:
         names.check_pattern(report, path, value, names.SYSTEMD_SIZE, 'write e.g. "512M" (K, M, G or T)')
-
-
-def size_bytes(value: str) -> int:
-    """A systemd size in bytes."""
-    return int(float(value[:-1]) * 1024 ** ("KMGT".index(value[-1]) + 1))
 
 
 def _timezone(report: Report, value: str) -> None:
@@ -129,22 +119,10 @@ def _public_key(report: Report, path: str, value: str) -> None:
             f"{show(path, text)} is a path; write the line of that file, "
             "or \"{{ lookup('ansible.builtin.file', '…') }}\"",
         )
-    else:
-        match = _KEY.search(text)
-        if not match or not _embeds(match[1], match[2]):
-            report.add(
-                path, 'is not a public SSH key; write the line of the .pub file ("ssh-ed25519 AAAA… name")'
-            )
-
-
-def _embeds(kind: str, encoded: str) -> bool:
-    """A public key repeats its type inside: a line cut short or mixed up does not."""
-    try:
-        blob = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    length = int.from_bytes(blob[:4], "big")
-    return blob[4 : 4 + length] == kind.encode() and len(blob) > 4 + length + 16
+    elif not names.is_public_key(text):
+        report.add(
+            path, 'is not a public SSH key; write the line of the .pub file ("ssh-ed25519 AAAA… name")'
+        )
 
 
 def _certificate(report: Report, path: str, value: str, inventory_dir: str) -> str:
@@ -179,7 +157,7 @@ def _is_der(body: str) -> bool:
 def _updates(report: Report, updates: dict[str, Any]) -> None:
     reboot = updates["reboot_at"]
     path = "server.updates.reboot_at"
-    if reboot and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", reboot):
+    if reboot and not names.CLOCK.fullmatch(reboot):
         # YAML takes 12:30 without quotes for a number of base 60.
         minutes = int(reboot) if reboot.isdecimal() and len(reboot) < 5 else 24 * 60
         example = f"{minutes // 60:02}:{minutes % 60:02}" if minutes < 24 * 60 else "04:30"
@@ -199,7 +177,7 @@ def _postgresql(report: Report, postgresql: dict[str, Any]) -> None:
     for key, value in postgresql["settings"].items():
         path = f"server.postgresql.settings.{key}"
         rule = 'write a setting of postgresql.conf, e.g. "work_mem"'
-        names.check_pattern(report, path, key, re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?"), rule)
+        names.check_pattern(report, path, key, names.SETTING, rule)
         names.check_line(report, path, value)
 
 
@@ -230,7 +208,7 @@ def _python(report: Report, python: dict[str, Any]) -> None:
 
 
 def _proxy(report: Report, proxy: dict[str, Any]) -> None:
-    if proxy["email"] and not re.fullmatch(r"[^@\s\"'{}<>]+@[^@\s\"'{}<>]+\.[^@\s\"'{}<>.]+", proxy["email"]):
+    if proxy["email"] and not names.EMAIL.fullmatch(proxy["email"]):
         report.add(
             "server.proxy.email", f"{show('', proxy['email'])} is not a mail address; write name@domain"
         )
