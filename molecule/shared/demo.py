@@ -19,7 +19,8 @@ import yaml
 NAME = "demo"
 ROOT = testhost.ROOT
 BIN = Path(sys.executable).parent
-AUTHORITY = "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+# What role proxy says of itself on a host.
+RECEIPT = "/var/lib/berth/proxy.json"
 
 
 def say(text: str = "") -> None:
@@ -77,7 +78,8 @@ class Client:
 def show(host: testhost.Host) -> None:
     """What a visitor of the two apps sees, in a few lines."""
     authority = host.folder / "ca.crt"
-    authority.write_text(host.sh(f"cat {AUTHORITY}") + "\n")
+    root = json.loads(host.sh(f"cat {RECEIPT}"))["published"]["authority"]["root"]
+    authority.write_text(host.sh(f"cat {root}") + "\n")
     client = Client(authority, host.published["443"])
     apps = yaml.safe_load((ROOT / "inventories/demo/group_vars/all/apps.yml").read_text())["apps"]
     for app in apps:

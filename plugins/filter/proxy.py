@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
 
 if TYPE_CHECKING:
     from plugins.module_utils.berth.contract import names
+    from plugins.module_utils.berth.store import proxy
 else:
     from ansible.module_utils.berth.contract import names
+    from ansible.module_utils.berth.store import proxy
 
 SITE_KEYS = {
     "name",
@@ -158,7 +159,7 @@ def proxy_resolve(sites: Sequence[Mapping[str, Any]], receipt: str = "") -> list
 
     ``receipt`` is what `proxy_receipt` wrote when the sites were applied last.
     """
-    known = _known(receipt)
+    known = proxy.parse(receipt).sites
     resolved = [
         _site(site, f"proxy_sites[{number}]", known.get(str(site.get("name")), {}))
         for number, site in enumerate(sites)
@@ -178,17 +179,14 @@ def proxy_resolve(sites: Sequence[Mapping[str, Any]], receipt: str = "") -> list
     return resolved
 
 
-def _known(receipt: str) -> dict[str, dict[str, Any]]:
-    try:
-        known = json.loads(receipt)
-    except ValueError:
-        return {}
-    return known if isinstance(known, dict) else {}
+def proxy_receipt(
+    sites: Sequence[Mapping[str, Any]], receipt: str = "", published: Mapping[str, Any] | None = None
+) -> str:
+    """What was applied, for whoever asks later: every site as it was given, and what its app is asked as.
 
-
-def proxy_receipt(sites: Sequence[Mapping[str, Any]], receipt: str = "") -> str:
-    """What was applied, for whoever asks later: every site as it was given, and what its app is asked as."""
-    known = _known(receipt)
+    `receipt` is the one before, `published` what the provider's file says of it.
+    """
+    known = proxy.parse(receipt).sites
     applied = {
         str(site["name"]): {
             **site,
@@ -197,7 +195,7 @@ def proxy_receipt(sites: Sequence[Mapping[str, Any]], receipt: str = "") -> str:
         }
         for site in sites
     }
-    return json.dumps(applied, indent=1, sort_keys=True) + "\n"
+    return proxy.written(applied, published or {})
 
 
 class FilterModule:

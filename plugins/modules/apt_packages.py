@@ -66,7 +66,7 @@ attributes:
 EXAMPLES = r"""
 - name: Install the proxy
   apt_packages:
-    name: [caddy]
+    name: [redis-server]
 """
 
 RETURN = r"""

@@ -29,8 +29,12 @@ version:
   type: str
   returned: always
 receipt:
-  description: The text of C(/etc/caddy/berth.applied.json), empty where there is none.
+  description: The text of role proxy's last receipt, empty where there is none.
   type: str
+  returned: always
+receipt_before:
+  description: Whether there is one where an earlier Berth has kept it.
+  type: bool
   returned: always
 unit_sha1:
   description: SHA-1 of the unit's drop-in when the service was started, empty where it does not run.
@@ -50,8 +54,8 @@ import re  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth.store import proxy  # noqa: E402
 
-RECEIPT = Path("/etc/caddy/berth.applied.json")
 RUNNING = Path("/run/caddy/applied")
 
 
@@ -74,7 +78,8 @@ def main() -> None:
     module.exit_json(
         changed=False,
         version=version[0] if version else "0.0",
-        receipt=text_of(RECEIPT),
+        receipt=proxy.text(),
+        receipt_before=proxy.BEFORE.exists(),
         unit_sha1=sums[0] if sums else "",
         sites_sha1=sums[-1] if sums else "",
         up=active == 0 and enabled.strip() == "enabled",

@@ -37,10 +37,10 @@ def render(sites: list[dict[str, Any]], receipt: str = "", version: str = "2.6",
     templar = Templar(
         DataLoader(),
         {
-            **variables("defaults/main.yml", "vars/main.yml"),
+            **variables("defaults/main.yml", "vars/main.yml", "vars/caddy.yml"),
             "ansible_managed": "Ansible managed",
             "role_path": str(ROLE),
-            "__proxy_caddy": state,
+            "__proxy_state": state,
             "proxy_sites": sites,
             **inputs,
         },

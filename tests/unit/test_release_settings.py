@@ -13,7 +13,7 @@ from ansible.module_utils.berth.release import plan
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import settings as step
 from ansible.module_utils.berth.runtime import gate, naming
-from ansible.module_utils.berth.store import public, receipts, settings
+from ansible.module_utils.berth.store import proxy, public, receipts, settings
 
 from plugins.filter.proxy import proxy_receipt
 from plugins.filter.wiring import proxy_sites, receipt
@@ -34,7 +34,7 @@ ROLES = ("postgresql", "redis", "service")
 
 def apply_proxy(place: Paths, **more: Any) -> None:
     """What site.yml leaves of the proxy: its sites, made from the apps, in the role's receipt."""
-    applied = place.root / settings.PROXY_RECEIPT
+    applied = place.root / proxy.RECEIPT.relative_to("/")
     known = applied.read_text() if applied.exists() else ""
     applied.write_text(proxy_receipt(proxy_sites([{**APP, **more}]), known))
 
@@ -52,7 +52,7 @@ def apply_app(place: Paths, **more: Any) -> None:
 def place(tmp_path: Path) -> Paths:
     """A server that was prepared for APP and VAULT."""
     place = Paths("board", tmp_path)
-    for folder in (place.etc, place.state, place.units, tmp_path / "etc/caddy"):
+    for folder in (place.etc, place.state, place.units):
         folder.mkdir(parents=True)
     (place.etc / "secrets.json").write_text(json.dumps({"KEY": "one", "BORN": "x"}))
     for role in ROLES:
@@ -364,14 +364,14 @@ def test_whose_web_process_it_is_is_for_a_deploy(place: Paths) -> None:
 
 
 def test_a_proxy_of_before_there_were_receipts_is_believed(place: Paths) -> None:
-    (place.root / settings.PROXY_RECEIPT).unlink()
+    (place.root / proxy.RECEIPT.relative_to("/")).unlink()
     assert compare(place, domains=["new.example.com"])[2] == ""
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"notes": {}}', '{"board": 7}'])
 def test_a_site_that_the_proxy_does_not_know_is_for_site(place: Paths, text: str) -> None:
     """A new app after `--skip-tags proxy`, or a receipt that cannot be read."""
-    (place.root / settings.PROXY_RECEIPT).write_text(text)
+    (place.root / proxy.RECEIPT.relative_to("/")).write_text(text)
     assert compare(place)[2].startswith("domains, static or proxy of board changed")
     assert settings.served(place, APP, "r1") == APP
 

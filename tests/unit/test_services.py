@@ -165,7 +165,7 @@ def test_a_status_tells_of_it(queue: Queue, monkeypatch: pytest.MonkeyPatch, tmp
     assert presence.uses(queue, "board", tmp_path)
     found = facts.app(Paths("board", tmp_path), "present", [], set())
     assert (found["rabbit"], found["redis"]) == ("failed", "")
-    said = [one for one in findings.of_app(found) if one["code"] == "rabbit"]
+    said = [one for one in findings.of_app(found, {"proxy_unit": "caddy"}) if one["code"] == "rabbit"]
     assert [one["text"] for one in said] == ["its Rabbit is failed"]
     assert "Rabbit failed" in status._running(found)
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-# How Caddy's own authority calls itself.
-_CADDY = "Caddy Local Authority"
 _COMMON_NAME, _ORGANIZATION = b"\x55\x04\x03", b"\x55\x04\x0a"
 _SEQUENCE, _VERSION, _UTC_TIME = 0x30, 0xA0, 0x17
 
@@ -29,8 +27,8 @@ class Certificate:
         return self.ends - now < min(timedelta(days=14), (self.ends - self.begins) / 4)
 
 
-def read(der: bytes) -> Certificate:
-    """From its DER bytes; ValueError where they are none."""
+def read(der: bytes, authority: str = "") -> Certificate:
+    """From its DER bytes; ValueError where they are none. `authority` is how the proxy's own calls itself."""
     try:
         (_, whole), *_ = _parts(der)
         (_, signed), *_ = _parts(whole)
@@ -40,7 +38,8 @@ def read(der: bytes) -> Certificate:
     except (ValueError, IndexError) as error:
         raise ValueError(f"no certificate: {error}") from error
     name = _name(issuer)
-    return Certificate(begins, ends, name, issuer == subject or name.startswith(_CADDY))
+    own = issuer == subject or bool(authority and name.startswith(authority))
+    return Certificate(begins, ends, name, own)
 
 
 def _parts(data: bytes) -> Iterator[tuple[int, bytes]]:

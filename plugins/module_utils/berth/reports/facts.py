@@ -26,7 +26,7 @@ from ..payload import retire
 from ..runtime import gate, naming, noted
 from ..runtime import units as runtime
 from ..services import table as services
-from ..store import journal, lock, presence, releases, settings
+from ..store import journal, lock, presence, proxy, releases, settings
 from . import certificate
 
 Facts = dict[str, Any]
@@ -89,9 +89,12 @@ def _words(problem: Exception) -> str:
 def server(root: Path = Path("/")) -> Facts:
     """What all apps stand on."""
     ask = Questions()
+    front = ask("What the proxy is", lambda: proxy.read(root), proxy.Applied())
     found: Facts = {
         "host": os.uname().nodename,
-        "proxy": ask("Caddy", lambda: _proxy(root), ""),
+        "proxy": ask(front.program or "The proxy", lambda: _proxy(front.unit), ""),
+        "proxy_program": front.program,
+        "proxy_unit": front.unit,
         **_for_all(root, ask),
         "disks": [],
         "memory": ask("The memory", _memory, {}),
@@ -127,11 +130,9 @@ def _disk(path: str) -> Callable[[], Facts]:
     return ask
 
 
-def _proxy(root: Path) -> str:
+def _proxy(unit: str) -> str:
     """Empty on a server that has no proxy of Berth's yet."""
-    if not (root / settings.PROXY_RECEIPT).exists():
-        return ""
-    return runtime.state(naming.distributions("caddy"), _PATIENCE) or "unknown"
+    return (runtime.state(naming.distributions(unit), _PATIENCE) or "unknown") if unit else ""
 
 
 def _for_all(root: Path, ask: Questions) -> Facts:
@@ -273,7 +274,8 @@ def _routes(paths: Paths, ask: Questions, found: Facts, record: Facts, live: str
     status = ask("What the release answers", lambda: probe.ask(_PATIENCE), None)
     well = None if status is None else probe.good(status)
     found["socket"] = {"path": probe.path or path, "status": status, "well": well}
-    site = ask("The app's site", lambda: settings.site(paths), {})
+    front = ask("The app's site", lambda: proxy.read(paths.root), proxy.Applied())
+    site = front.sites.get(paths.app, {})
     if not domain or not site:
         return
     found["url"] = f"https://{domain}"
@@ -283,7 +285,9 @@ def _routes(paths: Paths, ask: Questions, found: Facts, record: Facts, live: str
     found["public"]["url"] = f"https://{domain}{path}"
     if shown:
         found["certificate"] = ask(
-            "The certificate", lambda: _certificate(shown, str(site.get("tls", ""))), None
+            "The certificate",
+            lambda: _certificate(shown, str(site.get("tls", "")), front.authority),
+            None,
         )
 
 
@@ -299,8 +303,8 @@ def _public(probe: gate.Probe, domain: str, path: str) -> tuple[Facts, bytes]:
     return {"status": reply.status, "well": well, "problem": "", "said": ""}, reply.certificate
 
 
-def _certificate(der: bytes, wanted: str) -> Facts:
-    known = certificate.read(der)
+def _certificate(der: bytes, wanted: str, authority: str) -> Facts:
+    known = certificate.read(der, authority)
     now = datetime.now(timezone.utc)
     return {
         "expires": known.ends.strftime("%Y-%m-%dT%H:%M:%SZ"),

@@ -27,7 +27,7 @@ def _finding(code: str, level: str, text: str, then: str = "") -> dict[str, str]
     return {"code": code, "level": level, "text": text, "next": then}
 
 
-def of_app(app: Facts) -> list[dict[str, str]]:
+def of_app(app: Facts, server: Facts) -> list[dict[str, str]]:
     """Everything that is to be said of one app, the worst first."""
     found = [_finding("unknown", UNKNOWN, text) for text in app["unknown"]]
     name = app["app"]
@@ -41,7 +41,7 @@ def of_app(app: Facts) -> list[dict[str, str]]:
     if app["release"]:
         orphan = app["wanted"] == "orphan"
         # Whom the inventory does not name has no site.
-        found += _serves(app, orphan) + _processes(app) + _jobs(app) + _retiring(app)
+        found += _serves(app, orphan, _logs(server)) + _processes(app) + _jobs(app) + _retiring(app)
     order = (DOWN, SICK, UNKNOWN, NOTE)
     return sorted(found, key=lambda one: order.index(one["level"]))
 
@@ -86,7 +86,7 @@ def _runs(app: Facts) -> list[dict[str, str]]:
     return found
 
 
-def _serves(app: Facts, orphan: bool) -> list[dict[str, str]]:
+def _serves(app: Facts, orphan: bool, logs: str) -> list[dict[str, str]]:
     """From the release's own socket to what a visitor gets."""
     name, found = app["app"], []
     if not app["record"]:
@@ -100,15 +100,19 @@ def _serves(app: Facts, orphan: bool) -> list[dict[str, str]]:
     outside = app["public"] or {}
     # What the release itself answers badly is told already.
     if outside.get("well") is False and not orphan and inside.get("well") is not False:
-        found.append(_outside(outside))
+        found.append(_outside(outside, logs))
     shown = app["certificate"]
     if shown and not orphan:
-        found += _certificate(shown)
+        found += _certificate(shown, logs)
     return found
 
 
-def _outside(outside: Facts) -> dict[str, str]:
-    logs = "journalctl -u caddy on the server"
+def _logs(server: Facts) -> str:
+    """Where the proxy tells what is the matter."""
+    return f"journalctl -u {server['proxy_unit']} on the server"
+
+
+def _outside(outside: Facts, logs: str) -> dict[str, str]:
     if outside["problem"] == "certificate":
         text = f"the proxy has no certificate for {outside['url'].split('/')[2]} ({outside['said']})"
         ask = f"does the domain point to this server, and are ports 80 and 443 open? {logs} tells why"
@@ -119,16 +123,16 @@ def _outside(outside: Facts) -> dict[str, str]:
     return _finding("public", SICK, text, f"{UP}, which applies the site anew; else {logs}")
 
 
-def _certificate(shown: Facts) -> list[dict[str, str]]:
-    logs = "journalctl -u caddy on the server tells why it is not renewed"
+def _certificate(shown: Facts, logs: str) -> list[dict[str, str]]:
+    renewal = f"{logs} tells why it is not renewed"
     if shown["days_left"] < 0:
-        return [_finding("certificate", SICK, f"its certificate ended {_when(shown['expires'])}", logs)]
+        return [_finding("certificate", SICK, f"its certificate ended {_when(shown['expires'])}", renewal)]
     if shown["own"] and shown["wanted"] == "acme":
         text = f"its certificate is signed by {shown['issuer'] or 'itself'}, which no browser trusts"
-        return [_finding("certificate", SICK, text, "journalctl -u caddy on the server tells why")]
+        return [_finding("certificate", SICK, text, f"{logs} tells why")]
     if shown["soon"]:
         text = f"its certificate ends {_when(shown['expires'])} and should have been renewed"
-        return [_finding("certificate", SICK, text, logs)]
+        return [_finding("certificate", SICK, text, renewal)]
     return []
 
 
@@ -221,8 +225,8 @@ def of_server(server: Facts) -> list[dict[str, str]]:
     """Everything that is to be said of what all apps stand on."""
     found = [_finding("unknown", UNKNOWN, text) for text in server["unknown"]]
     if server["proxy"] not in ("", "active"):
-        text = f"Caddy is {server['proxy']}: no app is reached"
-        found.append(_finding("proxy", DOWN, text, f"{UP} starts it; journalctl -u caddy on the server"))
+        text = f"{server['proxy_program'] or 'the proxy'} is {server['proxy']}: no app is reached"
+        found.append(_finding("proxy", DOWN, text, f"{UP} starts it; {_logs(server)}"))
     for service in services.shared():
         key = service.name
         if trouble := service.trouble(server[key]):

@@ -49,7 +49,7 @@ def judged(server: dict[str, Any], apps: list[dict[str, Any]]) -> dict[str, Any]
     """Facts with what is to be said about them."""
     said = findings.of_server(server)
     bad = any(one["level"] != findings.NOTE for one in said)
-    whole = [_judged(app) for app in apps]
+    whole = [_judged(app, server) for app in apps]
     well = not bad and all(app["state"] in findings.FINE for app in whole)
     return {
         "state": "well" if well else "sick",
@@ -58,8 +58,8 @@ def judged(server: dict[str, Any], apps: list[dict[str, Any]]) -> dict[str, Any]
     }
 
 
-def _judged(app: dict[str, Any]) -> dict[str, Any]:
-    said = findings.of_app(app)
+def _judged(app: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
+    said = findings.of_app(app, server)
     state = findings.state_of(app, said)
     return {"app": app["app"], "state": state, "health": _health(app), **app, "findings": said}
 

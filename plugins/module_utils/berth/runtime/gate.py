@@ -50,7 +50,7 @@ class _UnixHTTP(http.client.HTTPConnection):
 
 
 class _LoopbackHTTPS(http.client.HTTPSConnection):
-    """To this machine's proxy, under the public name.
+    """To this machine's proxy, under the public name, at the port that its address leaves out.
 
     Its certificate may still be on its way, so it is not checked.
     """
@@ -62,11 +62,11 @@ class _LoopbackHTTPS(http.client.HTTPSConnection):
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        super().__init__(domain, 443, timeout=timeout, context=context)
+        super().__init__(domain, timeout=timeout, context=context)
         self.context = context
 
     def connect(self) -> None:
-        plain = socket.create_connection(("127.0.0.1", 443), self.timeout)
+        plain = socket.create_connection(("127.0.0.1", self.port), self.timeout)
         secure = self.context.wrap_socket(plain, server_hostname=self.host)
         self.certificate = secure.getpeercert(binary_form=True) or b""
         self.sock = secure

@@ -12,10 +12,7 @@ from ..paths import Paths, text_digest
 from ..runtime import naming
 from ..services import table as services
 from ..services.service import Service
-from . import applies, public, receipts
-
-# What role proxy applied last, site by site, as it was given.
-PROXY_RECEIPT = "etc/caddy/berth.applied.json"
+from . import applies, proxy, public, receipts
 
 
 def provision_digest(app: Mapping[str, Any]) -> str:
@@ -123,25 +120,20 @@ def adopt(apps: Iterable[str], root: Path = Path("/")) -> None:
 
 
 def _differs_from_site(paths: Paths, app: dict[str, Any]) -> bool:
-    if not (paths.root / PROXY_RECEIPT).exists():
+    if not proxy.here(paths.root):
         return False  # of a Berth whose role proxy left none
     return applies.part(_entry(site(paths), app), applies.PROXY) != applies.part(app, applies.PROXY)
 
 
 def _entry(site: dict[str, Any], app: dict[str, Any]) -> dict[str, Any]:
     """A site as it was applied, in the shape of the app's entry."""
-    proxy = {key: site.get(key) for key in app["proxy"]}
-    return {"domains": site.get("domains"), "static": site.get("static") or [], "proxy": proxy}
+    own = {key: site.get(key) for key in app["proxy"]}
+    return {"domains": site.get("domains"), "static": site.get("static") or [], "proxy": own}
 
 
 def site(paths: Paths) -> dict[str, Any]:
     """The app's site as role proxy applied it; nothing where it left no receipt of one."""
-    try:
-        sites = json.loads((paths.root / PROXY_RECEIPT).read_text())
-    except (OSError, ValueError):
-        return {}
-    found = sites.get(paths.app) if isinstance(sites, dict) else None
-    return found if isinstance(found, dict) else {}
+    return proxy.read(paths.root).sites.get(paths.app, {})
 
 
 def unserved(paths: Paths, app: dict[str, Any]) -> list[str]:

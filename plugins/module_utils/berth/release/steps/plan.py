@@ -136,7 +136,7 @@ def _has_room(deploy: Deploy, force: bool, check: bool) -> None:
     need, room = memory.used(naming.web(deploy.paths.app, deploy.previous)), memory.free()
     began = time.monotonic()
     # What retires may be about to end: at the latest when the proxy's idle time is over.
-    patience = retire.IDLE + retire.MARGIN
+    patience = retire.idle(deploy) + retire.MARGIN
     while not (memory.fits(need, room) or force or check) and time.monotonic() < began + patience:
         if not retire.beside(deploy, ("active", "deactivating")):
             break

@@ -10,15 +10,17 @@ from ...errors import ReleaseError
 from ...host import command
 from ...payload import retire
 from ...runtime import naming, transient, units
-from ...store import journal, releases
+from ...store import journal, proxy, releases
 from ..deploy import Answer, Deploy
 
-_PROXY_IDLE = 30
 MARGIN = 5
-# Seconds after which the proxy has let go of a release that is not live any more.
-IDLE = _PROXY_IDLE + MARGIN
 # What the retirement is called of one that does not wait for WebSockets any more.
 _EARLY = "End early:"
+
+
+def idle(deploy: Deploy) -> int:
+    """Seconds after which the proxy has let go of a release that is not live any more."""
+    return proxy.read(deploy.paths.root).upstream_idle + MARGIN
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
@@ -65,7 +67,8 @@ def let_go(deploy: Deploy, release: str, app: dict[str, Any], *, early: bool = F
     `early` is when the proxy has let go of it. Says whether anything is new about its end.
     """
     unit = naming.retiring(deploy.paths.app, release)
-    limit = max(IDLE, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
+    free = idle(deploy)
+    limit = max(free, int(app["drain"]["requests"]), int(app["drain"]["websocket"]))
     what = f"Wait for {release} of {deploy.paths.app} to finish, then stop it"
     passed = 0.0
     if units.states([unit]).get(unit) in ("active", "activating"):
@@ -77,11 +80,11 @@ def let_go(deploy: Deploy, release: str, app: dict[str, Any], *, early: bool = F
         # Another takes over instead of a signal to this one: it may run the script of an earlier Berth.
         units.stop([unit])
     if early:
-        limit = max(0, round(IDLE - passed))
+        limit = max(0, round(free - passed))
         what = f"{_EARLY} {what[0].lower()}{what[1:]}"
     # Not from a file: a full disk must not keep an old release at work.
     wait = ["/usr/bin/python3", "-I", "-c", command.module_source(retire)]
-    wait += [str(naming.socket(deploy.paths, release)), str(deploy.paths.web_sock), str(IDLE), str(limit)]
+    wait += [str(naming.socket(deploy.paths, release)), str(deploy.paths.web_sock), str(free), str(limit)]
     ended = [*naming.serving(deploy.paths, release), *naming.beside_web(app, release)]
     done = transient.in_background(unit, what, [*wait, *ended])
     if done.code != 0:

@@ -1,0 +1,89 @@
+"""What role proxy applied last: its sites as they were given, and what its provider says of itself.
+
+The role leaves this receipt, so that nobody else has to know a provider by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path("/")
+# Beside the apps' folders; no app's name has a dot.
+RECEIPT = Path("/var/lib/berth/proxy.json")
+_FORMAT = 1
+# Where an earlier Berth kept the sites alone, site by site, and what was true of all it set up.
+BEFORE = Path("/etc/caddy/berth.applied.json")
+_PUBLISHED_BEFORE = {
+    "program": "Caddy",
+    "unit": "caddy",
+    "upstream_idle": 30,
+    "authority": {"name": "Caddy Local Authority"},
+}
+
+
+@dataclass(frozen=True)
+class Applied:
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # What it is called in sentences, and its unit; empty where role proxy has never been.
+    program: str = ""
+    unit: str = ""
+    # Seconds for which it keeps a connection to an app that nothing goes over.
+    upstream_idle: int = 30
+    # How its own certificate authority calls itself; empty where it has none.
+    authority: str = ""
+
+
+def text(root: Path = ROOT) -> str:
+    """The receipt as it stands on this server; empty where there is none."""
+    for path in (RECEIPT, BEFORE):
+        try:
+            return (root / path.relative_to("/")).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+    return ""
+
+
+def here(root: Path = ROOT) -> bool:
+    """Whether the role has left a receipt, be it one that cannot be read."""
+    return any((root / path.relative_to("/")).exists() for path in (RECEIPT, BEFORE))
+
+
+def read(root: Path = ROOT) -> Applied:
+    """What was applied; nothing where there is no receipt, or none that can be read."""
+    return parse(text(root))
+
+
+def parse(receipt: str) -> Applied:
+    """The same from the receipt's text."""
+    try:
+        found = json.loads(receipt)
+    except ValueError:
+        return Applied()
+    if not isinstance(found, dict):
+        return Applied()
+    # An earlier Berth's had the apps' names here, each with a site.
+    if not isinstance(found.get("format"), int):
+        found = {"sites": found, "published": _PUBLISHED_BEFORE}
+    sites, published = (_mapping(found.get(key)) for key in ("sites", "published"))
+    idle = published.get("upstream_idle")
+    return Applied(
+        sites={name: site for name, site in sites.items() if isinstance(site, dict)},
+        program=str(published.get("program") or ""),
+        unit=str(published.get("unit") or ""),
+        upstream_idle=idle if isinstance(idle, int) else Applied.upstream_idle,
+        authority=str(_mapping(published.get("authority")).get("name") or ""),
+    )
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def written(sites: Mapping[str, Any], published: Mapping[str, Any]) -> str:
+    """A receipt's text, the same for the same content."""
+    content = {"format": _FORMAT, "published": published, "sites": sites}
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
