@@ -18,7 +18,7 @@ CALLS = {
 }
 REASONS: dict[str, tuple[str, ...]] = {
     "root's own folders: state, settings, units, the lock": (
-        *("build.freeze_unit read_text", "build.freeze_units read_text", "build.freeze_units chown"),
+        *("frozen.keep_unit read_text", "frozen.keep_settings read_text", "frozen.keep_settings chown"),
         *(
             "disk.begin read_text",
             "disk.distrust read_text",
@@ -47,10 +47,10 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("index.configured parser.read", "source._deploy_key read_text", "source._plain_text read_text"),
         "admins.recorded read_text",
         *("bytecode._read read_bytes", "bytecode.keep write_bytes"),
-        *("build.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
+        *("keys.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
     ),
     "a folder that root has just made, where nobody else can write": (
-        *("build._bring_python chown", "build.environment chown", "build.environment chmod"),
+        *("environments._bring_python chown", "environments.get chown", "environments.get chmod"),
         *(
             "source.unpack extractall",
             "uv._index_file write_text",
@@ -61,9 +61,13 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("public._make chmod", "public.mark touch", "switch.go_live chmod"),
     ),
     "a release that was taken: all of it is root's, and no link leads out": (
-        *("build._install_package copytree", "build._script write_text", "build._script chmod"),
-        *("build.grow read_text", "build.seal chmod", "build.seal chown", "build.write_scripts write_text"),
-        "build.crew read_text",
+        *("site._install copytree", "tree.seal chmod", "tree.seal chown"),
+        *(
+            "start_scripts._script write_text",
+            "start_scripts._script chmod",
+            "start_scripts.write write_text",
+        ),
+        *("start_scripts.grow read_text", "start_scripts.crew read_text"),
         *("folders.open_scratch chmod", "folders.open_scratch chown"),
     ),
     "names only, of a tree that was taken; walks follow no link": (

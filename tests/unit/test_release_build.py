@@ -10,9 +10,21 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.host import command
+from ansible.module_utils.berth.host import command, untrusted
 from ansible.module_utils.berth.migrations import database, migrate
-from ansible.module_utils.berth.packaging import build, prove, pythons
+from ansible.module_utils.berth.packaging import (
+    environments,
+    frozen,
+    once,
+    prove,
+    pythons,
+    site,
+    start_scripts,
+    tree,
+)
+from ansible.module_utils.berth.packaging.environments import Environments
+from ansible.module_utils.berth.packaging.tree import Tree
+from ansible.module_utils.berth.packaging.uv import Uv
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import project
 from ansible.module_utils.berth.release import plan
@@ -42,7 +54,8 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     for name in ("board-web@.service", "board-web@.socket"):
         (place.units / name).write_text("[Unit]\n")
     (place.release("r2") / "main.py").write_text(MAIN)
-    monkeypatch.setattr(build, "ids", lambda _: (-1, -1))
+    for module in (environments, frozen, tree):
+        monkeypatch.setattr(module, "ids", lambda _: (-1, -1))
     return place
 
 
@@ -51,13 +64,14 @@ def deploy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     """A deploy before its build, whose installing does nothing."""
     run = Deploy(paths, {"user": "me", "host": "here"})
     run.app, run.release, run.identity = APP, "r2", "d"
-    for name in ("install_project", "write_scripts"):
-        monkeypatch.setattr(build.Builder, name, lambda *_, **__: None)
+    monkeypatch.setattr(site, "install", lambda *_: None)
+    monkeypatch.setattr(start_scripts, "write", lambda *_, **__: None)
+    for name in ("seal", "publish"):
+        monkeypatch.setattr(Tree, name, lambda *_: None)
     monkeypatch.setattr(
-        build.Builder, "choose", lambda _: ("3.13", "/usr/bin/python3.13", project.Installer("none", ""))
+        Environments, "choose", lambda _: ("3.13", "/usr/bin/python3.13", project.Installer("none", ""))
     )
-    monkeypatch.setattr(build.Builder, "environment", lambda *_: ("e", True))
-    monkeypatch.setattr(build.Builder, "seal", lambda *_: None)
+    monkeypatch.setattr(Environments, "get", lambda *_: ("e", True))
     monkeypatch.setattr(prove, "choose", lambda _builder, found, _live: found[0])
     return run
 
@@ -66,19 +80,18 @@ def test_a_fingerprint_is_of_what_the_release_holds(
     paths: Paths, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """site.yml runs beside a deploy: before the copies are made, and while they are."""
-    freeze = build.Builder.freeze_units
+    keep = frozen.keep_settings
 
-    def site(*_: Any) -> None:
+    def provision(*_: Any) -> None:
         (paths.etc / "env").write_text('A="new"\n')
 
-    def freeze_units(builder: build.Builder) -> list[str]:
+    def keep_settings(one: Tree) -> None:
         with pytest.raises(ReleaseError, match="Another run"), lock.hostwide(paths.root, 0):
             pass
-        copied: list[str] = freeze(builder)
-        return copied
+        keep(one)
 
-    monkeypatch.setattr(build.Builder, "seal", site)
-    monkeypatch.setattr(build.Builder, "freeze_units", freeze_units)
+    monkeypatch.setattr(Tree, "seal", provision)
+    monkeypatch.setattr(frozen, "keep_settings", keep_settings)
     deploy.fingerprint = plan.fingerprint(APP, "d", *plan.server_side(paths, APP))
     build_step.run(deploy, {})
     assert "new" in paths.env("r2").read_text()
@@ -100,24 +113,24 @@ def test_without_an_application_nothing_is_installed(
     def install(*_: Any) -> None:
         raise AssertionError("it was built")
 
-    monkeypatch.setattr(build.Builder, "environment", install)
+    monkeypatch.setattr(Environments, "get", install)
     (paths.release("r2") / "main.py").write_text("x = 1\n")
     with pytest.raises(ReleaseError, match="No FastAPI application was found"):
         build_step.run(deploy, {})
 
 
 @pytest.fixture
-def builder(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> build.Builder:
+def here(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Environments:
     """One whose Python was updated since environment `old` was made."""
     version = ["3.13.5"]
-    monkeypatch.setattr(build, "run", lambda *_, **__: command.Result(0, version[0], ""))
-    monkeypatch.setattr(build.untrusted, "take", lambda *_: [])
-    monkeypatch.setattr(build.Builder, "_sandboxed", lambda *_: command.Result(0, "", ""))
+    monkeypatch.setattr(environments, "run", lambda *_, **__: command.Result(0, version[0], ""))
+    monkeypatch.setattr(untrusted, "take", lambda *_: [])
+    monkeypatch.setattr(once, "as_builder", lambda *_: command.Result(0, "", ""))
     (paths.release("r2") / "requirements.txt").write_text("fastapi\n")
-    one = build.Builder(paths, APP, "r2")
-    installer = one.installer()
-    monkeypatch.setattr(build.Builder, "_install", lambda *_: None)
-    old, _ = one.environment("/usr/bin/python3.13", installer)
+    one = Environments(Tree(paths, APP, "r2"))
+    installer = one.tree.installer()
+    monkeypatch.setattr(Environments, "_install", lambda *_: None)
+    old, _ = one.get("/usr/bin/python3.13", installer)
     (paths.envs / old / "bin").mkdir()
     (paths.envs / old / "bin/python").symlink_to("/proc/self/exe")
     version[0] = "3.13.6"
@@ -129,18 +142,18 @@ def _no_index(*_: Any) -> None:
 
 
 def test_the_environment_of_before_serves_on_where_a_new_one_cannot_be_made(
-    builder: build.Builder, monkeypatch: pytest.MonkeyPatch
+    here: Environments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build.Builder, "_install", _no_index)
-    before = {path.name for path in builder.paths.envs.iterdir()} - {"lists"}
-    key, fresh = builder.environment("/usr/bin/python3.13", builder.installer())
+    monkeypatch.setattr(Environments, "_install", _no_index)
+    before = {path.name for path in here.paths.envs.iterdir()} - {"lists"}
+    key, fresh = here.get("/usr/bin/python3.13", here.tree.installer())
     assert ({key}, fresh) == (before, False)
-    assert "Python was updated" in builder.notes[0]
-    assert "the one of before serves on" in builder.notes[0]
+    assert "Python was updated" in here.notes[0]
+    assert "the one of before serves on" in here.notes[0]
     # Another minor version is not served on with.
     monkeypatch.setattr(pythons, "gone", lambda _: "python3.13")
     with pytest.raises(ReleaseError, match="no index"):
-        builder.environment("/usr/bin/python3.13", builder.installer())
+        here.get("/usr/bin/python3.13", here.tree.installer())
 
 
 def test_a_source_is_closed_from_its_first_moment(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,14 +217,14 @@ def test_a_python_is_asked_for_its_libraries_before_it_stays(
     monkeypatch.setattr(pythons, "FOLDER", folder)
     monkeypatch.setattr(pythons, "locked", contextlib.nullcontext)
     monkeypatch.setattr(pythons, "managed", dict)
-    monkeypatch.setattr(build.Uv, "run", uv)
-    monkeypatch.setattr(build.untrusted, "take", lambda *_: [])
-    monkeypatch.setattr(build.Builder, "_sandboxed", lambda *_: command.Result(0, said, ""))
-    builder = build.Builder(paths, APP, "r2")
+    monkeypatch.setattr(Uv, "run", uv)
+    monkeypatch.setattr(untrusted, "take", lambda *_: [])
+    monkeypatch.setattr(once, "as_builder", lambda *_: command.Result(0, said, ""))
+    here = Environments(Tree(paths, APP, "r2"))
     wish = project.PythonWish("3.12", "", "python.version")
     if said:
         with pytest.raises(ReleaseError, match=r"cannot import ssl: .*system_packages: \[libssl3\]"):
-            builder._bring_python(wish)
+            here._bring_python(wish)
     else:
-        assert builder._bring_python(wish)[0] == "3.12"
+        assert here._bring_python(wish)[0] == "3.12"
     assert (folder / "3.12").exists() is (not said), "it is brought anew once the library is there"

@@ -11,7 +11,7 @@ import pytest
 from ansible.module_utils.berth.diagnosis import cause
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
-from ansible.module_utils.berth.packaging import build
+from ansible.module_utils.berth.packaging import start_scripts
 from ansible.module_utils.berth.runtime import gate, units
 from ansible.module_utils.berth.runtime.transient import Work, transient
 from ansible.module_utils.berth.runtime.units import Past
@@ -94,7 +94,7 @@ def test_a_slow_systemd_keeps_no_first_release_from_going_live(
     (tmp_path / ".berth").mkdir()
     settings = tmp_path / ".berth/serve.json"
     settings.write_text('{"first": true, "workers": 2}')
-    build.grow(tmp_path, "web")
+    start_scripts.grow(tmp_path, "web")
     assert '"first": false' in settings.read_text(), "its next start has them all"
 
 

@@ -11,7 +11,9 @@ import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command, untrusted
-from ansible.module_utils.berth.packaging import build
+from ansible.module_utils.berth.packaging import environments
+from ansible.module_utils.berth.packaging.environments import Environments
+from ansible.module_utils.berth.packaging.tree import Tree
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import launch, project, reads, wheels, writes
 from ansible.module_utils.berth.reading.project import PythonWish
@@ -549,13 +551,14 @@ def test_a_failed_build_names_the_python_that_needs_none(
 
     monkeypatch.setattr("ansible.module_utils.berth.packaging.once.transient", uv)
     monkeypatch.setattr("ansible.module_utils.berth.host.sandbox.ready", lambda *_: None)
-    monkeypatch.setattr(build, "run", lambda *_, **__: command.Result(0, "3.13.1", ""))
-    monkeypatch.setattr(build, "ids", lambda _: (-1, -1))
+    monkeypatch.setattr(environments, "run", lambda *_, **__: command.Result(0, "3.13.1", ""))
+    monkeypatch.setattr(environments, "ids", lambda _: (-1, -1))
     paths.marks.mkdir(parents=True)
-    builder = build.Builder(paths, app(), "r1")
-    builder.uv.index = None
+    tree = Tree(paths, app(), "r1")
+    here = Environments(tree)
+    here.uv.index = None
     with pytest.raises(ReleaseError) as failed:
-        builder.environment("/usr/bin/python3.13", builder.installer())
+        here.get("/usr/bin/python3.13", tree.installer())
     said = failed.value.text()
     assert ("httptools 0.6.1 has wheels up to Python 3.12 and none for 3.13" in said) is bool(newest)
     advice = (

@@ -16,8 +16,8 @@ import pytest
 from ansible.module_utils.berth import venv
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.migrations import migrate, offline
-from ansible.module_utils.berth.packaging import build, once, prove
-from ansible.module_utils.berth.packaging.build import Builder
+from ansible.module_utils.berth.packaging import commands, once, prove
+from ansible.module_utils.berth.packaging.tree import Tree
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.runtime.transient import Work
 
@@ -112,7 +112,7 @@ def test_a_file_of_a_package_is_told_from_one_of_the_app() -> None:
 
 
 @pytest.fixture
-def builder(tmp_path: Path) -> Builder:
+def tree(tmp_path: Path) -> Tree:
     """Of a release whose project is installed into it."""
     paths = Paths("board", tmp_path)
     release = paths.release("r1")
@@ -120,41 +120,39 @@ def builder(tmp_path: Path) -> Builder:
     (release / "main.py").write_text("app = 1\n")
     paths.build_home.mkdir(parents=True)
     venv.of(release).symlink_to(paths.envs / "key")
-    return Builder(paths, board(build=["make"], database={}, scratch=["tmp"]), "r1")
+    return Tree(paths, board(build=["make"], database={}, scratch=["tmp"]), "r1")
 
 
-def _build(builder: Builder) -> None:
-    venv.of(builder.folder).unlink()
-    builder.run_build(venv.of(builder.folder))
+def _build(tree: Tree) -> None:
+    venv.of(tree.folder).unlink()
+    commands.run(tree, venv.of(tree.folder))
 
 
-COMMANDS: dict[str, Callable[[Builder], Any]] = {
-    "import": lambda builder: prove.run(builder, "import main"),
-    "migrations": lambda builder: migrate.run(
-        builder.app, builder.code(), "alembic upgrade head", builder.work
-    ),
-    "their SQL": lambda builder: offline.make(
-        "sql", offline.Place(builder.folder, builder.work, builder.code()), "", "head"
+COMMANDS: dict[str, Callable[[Tree], Any]] = {
+    "import": lambda tree: prove.run(tree, "import main"),
+    "migrations": lambda tree: migrate.run(tree.app, tree.code(), "alembic upgrade head", tree.work),
+    "their SQL": lambda tree: offline.make(
+        "sql", offline.Place(tree.folder, tree.work, tree.code()), "", "head"
     ),
     "build": _build,
 }
 
 
-def _unit(builder: Builder) -> dict[str, str]:
+def _unit(tree: Tree) -> dict[str, str]:
     """What role service writes into the units of the app."""
     folder = ROOT / "roles/service/templates"
     # As Ansible sets it up.
     jinja = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), trim_blocks=True)  # noqa: S701
     jinja.filters.update(FilterModule().filters())
-    text = jinja.get_template("sandbox.j2").render(__service_app={**builder.app, "name": builder.paths.app})
+    text = jinja.get_template("sandbox.j2").render(__service_app={**tree.app, "name": tree.paths.app})
     lines = re.findall(r"(?m)^Environment=(.+)$", text)
     found = dict(pair.split("=", 1) for line in lines for pair in line.split())
-    return {key: value.replace("%i", builder.release) for key, value in found.items()}
+    return {key: value.replace("%i", tree.release) for key, value in found.items()}
 
 
 @pytest.mark.parametrize("what", COMMANDS)
 def test_a_command_finds_what_the_processes_of_its_release_find(
-    builder: Builder, monkeypatch: pytest.MonkeyPatch, what: str
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     seen: list[Work] = []
 
@@ -164,27 +162,28 @@ def test_a_command_finds_what_the_processes_of_its_release_find(
 
     monkeypatch.setattr(once, "transient", transient)
     monkeypatch.setattr(migrate.Blockers, "start", lambda _: None)
-    monkeypatch.setattr(build.untrusted, "give", lambda *_: None)
-    monkeypatch.setattr(build.source, "tidy", lambda *_: None)
-    monkeypatch.setattr(build, "ids", lambda _: (-1, -1))
-    unit = _unit(builder)
-    COMMANDS[what](builder)
+    monkeypatch.setattr(commands.untrusted, "give", lambda *_: None)
+    monkeypatch.setattr(commands.source, "tidy", lambda *_: None)
+    for module in ("commands", "tree"):
+        monkeypatch.setattr(f"ansible.module_utils.berth.packaging.{module}.ids", lambda _: (-1, -1))
+    unit = _unit(tree)
+    COMMANDS[what](tree)
     env = dict(seen[0].env or {})
-    start = {"PATH": unit["PATH"].replace("/srv/", f"{builder.paths.root}/srv/")}
+    start = {"PATH": unit["PATH"].replace("/srv/", f"{tree.paths.root}/srv/")}
     own = ("PYTHONUNBUFFERED", *(("PYTHONDONTWRITEBYTECODE",) if what == "build" else ()))
     wanted = {key: value for key, value in {**unit, **start}.items() if key not in own}
     assert {key: env.get(key) for key in wanted} == wanted
-    assert env["PYTHONPATH"] == f"{builder.folder}:{builder.folder}/.berth/site"
+    assert env["PYTHONPATH"] == f"{tree.folder}:{tree.folder}/.berth/site"
     assert set(unit) | set(env) >= venv.GIVEN
 
 
 def test_an_app_that_is_imported_may_write_what_it_may_later(
-    builder: Builder, monkeypatch: pytest.MonkeyPatch
+    tree: Tree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Work] = []
     monkeypatch.setattr(once, "transient", seen.append)
-    prove.run(builder, "import main")
-    assert list(seen[0].writable) == [builder.paths.data, builder.paths.home, builder.folder / "tmp"]
+    prove.run(tree, "import main")
+    assert list(seen[0].writable) == [tree.paths.data, tree.paths.home, tree.folder / "tmp"]
 
 
 def test_the_lines_of_units_are_part_of_fingerprints() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.packaging import build, index, pythons
+from ansible.module_utils.berth.packaging import frozen, index, pythons
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.reading import launch, places, project, randoms
+from ansible.module_utils.berth.reading import front_end, launch, places, project, randoms
 
 from tests.support.entry import board
 from tests.support.tree import write
@@ -85,7 +85,7 @@ def test_the_units_of_a_release_name_nothing_that_the_source_named(tmp_path: Pat
     paths = Paths("board", tmp_path)
     template = "[Service]\nWorkingDirectory=/srv/board/releases/%i\nType=exec\n"
     write(paths.units, {"board-web@.service": template})
-    build.freeze_unit(paths, "board-web@.service", "r1")
+    frozen.keep_unit(paths, "board-web@.service", "r1")
     # A name of the source's would be more than a name: with a line break, a directive that root obeys.
     text = (paths.units / "board-web@r1.service").read_text()
     assert text == template.replace("%i", "%i/.berth/work")
@@ -253,12 +253,12 @@ def test_a_nested_setting_may_be_set_from_above(tmp_path: Path) -> None:
 
 def test_a_front_end_beside_the_project(tmp_path: Path) -> None:
     write(tmp_path, {"front/package.json": '{"scripts": {"build": "vite build"}}', "back/main.py": MAIN})
-    hints = build.missing_front_end(tmp_path, tmp_path / "back")
+    hints = front_end.unbuilt(tmp_path, tmp_path / "back")
     assert hints == [
         "front/package.json has a build script and nothing is built: name the commands under build."
     ]
     (tmp_path / "front/dist").mkdir()
-    assert build.missing_front_end(tmp_path, tmp_path / "back") == []
+    assert front_end.unbuilt(tmp_path, tmp_path / "back") == []
 
 
 @pytest.mark.parametrize(

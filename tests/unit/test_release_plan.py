@@ -15,6 +15,7 @@ from ansible.module_utils.berth import paths
 from ansible.module_utils.berth.errors import ReleaseError, next_run
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.packaging import uv
+from ansible.module_utils.berth.reading.project import Installer
 from ansible.module_utils.berth.release import plan
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.engine import Engine
@@ -444,7 +445,7 @@ _REACH = "let the server reach it (server.python names other addresses)"
 def test_what_to_do_where_nothing_could_be_installed(
     tmp_path: Path, said: str, doing: str, advice: str
 ) -> None:
-    program = uv.Uv(paths.Paths("board", tmp_path), APP, tmp_path)
+    program = uv.Uv(paths.Paths("board", tmp_path), APP, tmp_path, Installer("none", ""))
     again = ", then: berth deploy board (deploy.yml -e app=board)"
     assert program._advice(doing, said) == advice + again
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import untrusted
-from ansible.module_utils.berth.packaging import build
+from ansible.module_utils.berth.packaging.keys import env_key
 from ansible.module_utils.berth.payload import gitwork
-from ansible.module_utils.berth.reading import launch, places, project, tables
+from ansible.module_utils.berth.reading import launch, packages, places, project, tables
 from ansible.module_utils.berth.sources import pack, source
 
 from tests.support import tree
@@ -149,12 +149,12 @@ def test_an_environment_is_named_after_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("-r base.txt\nfastapi\n")
     (tmp_path / "base.txt").write_text("alembic\n")
     installer = project.find_installer(tmp_path)
-    first = build.env_key("3.13", installer, tmp_path, {})
-    assert build.env_key("3.13", installer, tmp_path, {}) == first
-    assert build.env_key("3.12", installer, tmp_path, {}) != first
-    assert build.env_key("3.13", installer, tmp_path, {"extras": ["x"]}) != first
+    first = env_key("3.13", installer, tmp_path, {})
+    assert env_key("3.13", installer, tmp_path, {}) == first
+    assert env_key("3.12", installer, tmp_path, {}) != first
+    assert env_key("3.13", installer, tmp_path, {"extras": ["x"]}) != first
     (tmp_path / "base.txt").write_text("alembic==1\n")
-    assert build.env_key("3.13", installer, tmp_path, {}) != first
+    assert env_key("3.13", installer, tmp_path, {}) != first
 
 
 def test_git_decides_what_belongs_to_a_source(tmp_path: Path) -> None:
@@ -462,6 +462,6 @@ def test_an_environment_of_a_project_that_its_requirements_name(tmp_path: Path) 
     for needs in ("['a']", "['a', 'b']"):
         toml.write_text(f"[project]\nname = 'x'\ndependencies = {needs}\n[build-system]\nrequires = []\n")
         installer = project.find_installer(tmp_path)
-        assert build.is_package(tmp_path, installer)
-        keys.add(build.env_key("3.13", installer, tmp_path, {}))
+        assert packages.is_package(tmp_path, installer)
+        keys.add(env_key("3.13", installer, tmp_path, {}))
     assert len(keys) == 2

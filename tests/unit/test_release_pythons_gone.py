@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.berth.diagnosis import cause
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.packaging import build, pythons
+from ansible.module_utils.berth.packaging import keys, pythons
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release import plan
 from ansible.module_utils.berth.release.deploy import Deploy
@@ -109,7 +109,7 @@ def test_the_environment_of_before_is_known_again_after_an_update_of_python(tmp_
         environment(paths.envs / name, "python3.13", there)
         paths.env_mark(name).write_text(like)
     paths.env_mark("pruned").write_text("same")
-    assert build.alike(paths, "same") == "a"
-    assert build.alike(paths, "none") == ""
+    assert keys.alike(paths, "same") == "a"
+    assert keys.alike(paths, "none") == ""
     there.unlink()
-    assert build.alike(paths, "same") == ""
+    assert keys.alike(paths, "same") == ""

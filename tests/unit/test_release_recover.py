@@ -14,7 +14,7 @@ import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.migrations import schema
-from ansible.module_utils.berth.packaging import build
+from ansible.module_utils.berth.packaging import start_scripts
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.payload import retire
 from ansible.module_utils.berth.release import plan, recover
@@ -74,7 +74,7 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(gate, "wait_healthy", lambda *_: None)
     monkeypatch.setattr(gate, "verify_public", lambda *_, **__: "")
     monkeypatch.setattr(units, "fallen", lambda *_: "")
-    monkeypatch.setattr(build, "grow", lambda *_: None)
+    monkeypatch.setattr(start_scripts, "grow", lambda *_: None)
     return fake
 
 

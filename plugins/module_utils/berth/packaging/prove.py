@@ -10,7 +10,7 @@ from ..host.command import Result
 from ..reading.project import Target
 from ..runtime import naming
 from . import once
-from .build import Builder
+from .tree import Tree
 
 _SCRIPT = """
 import importlib, sys
@@ -33,33 +33,33 @@ _NOT_THERE = 77
 _TRIES = 5
 
 
-def run(builder: Builder, script: str, *words: str, work: Path | None = None) -> Result:
+def run(tree: Tree, script: str, *words: str, work: Path | None = None) -> Result:
     """A few lines of Python that import the app, from where it will run, and may write what it may."""
-    work = work or builder.work
-    code = builder.code(work)
+    work = work or tree.work
+    code = tree.code(work)
     return once.as_app(
         code,
-        naming.transient("prove", builder.paths.app),
+        naming.transient("prove", tree.paths.app),
         [code.python, "-c", script, *words],
         cwd=work,
-        settings=builder.paths.env(builder.release),
+        settings=tree.paths.env(tree.release),
         timeout=120,
-        writable=[builder.paths.data, builder.paths.home, *builder.scratch()],
+        writable=[tree.paths.data, tree.paths.home, *tree.scratch()],
     )
 
 
-def choose(builder: Builder, candidates: list[Target], trusted: str) -> Target:
+def choose(tree: Tree, candidates: list[Target], trusted: str) -> Target:
     """The first candidate that is there; one that breaks while it is imported is an error."""
     if candidates[0].target == trusted:  # the live release runs it; starting the new one proves it again
         return candidates[0]
     for candidate in candidates[:_TRIES]:
-        work = builder.project / candidate.directory if candidate.directory else builder.work
-        result = run(builder, _SCRIPT, candidate.target, work=work)
+        work = tree.project / candidate.directory if candidate.directory else tree.work
+        result = run(tree, _SCRIPT, candidate.target, work=work)
         if result.code == 0:
             return candidate
         if result.code != _NOT_THERE:
             state = {"ExecMainStatus": str(result.code)}
-            reason = cause.explain(result.lines, state, builder.about())
+            reason = cause.explain(result.lines, state, tree.about())
             raise ReleaseError(
                 f"{candidate.target} ({candidate.where}) cannot be imported: {reason}.",
                 log=result.lines[-20:],

@@ -17,6 +17,7 @@ from ..host import sandbox
 from ..host.command import Result
 from ..paths import CA_BUNDLE, UV, Paths
 from ..reading import wheels
+from ..reading.project import Installer
 from ..sources import source
 from . import index, once
 
@@ -28,10 +29,11 @@ _UNREACHED = re.compile(r"dns error|error sending request|Connection refused|tim
 class Uv:
     """uv for one app; `folder` is where it runs unless a call says otherwise."""
 
-    def __init__(self, paths: Paths, app: dict[str, Any], folder: Path) -> None:
+    def __init__(self, paths: Paths, app: dict[str, Any], folder: Path, installer: Installer) -> None:
         self.paths = paths
         self.app = app
         self.folder = folder
+        self.installer = installer
         # What it could not build the last time that it failed: name and version.
         self.unbuilt: tuple[str, str] | None = None
 
@@ -39,6 +41,15 @@ class Uv:
     def index(self) -> index.Index | None:
         """The index that this server is told to use."""
         return index.configured(self.app)
+
+    @cached_property
+    def foreign(self) -> str:
+        """The index that uv.lock names instead of the one that this server is told to use."""
+        return index.other(self.installer.path, self.index) if self.installer.kind == "uv" else ""
+
+    def beside(self, target: Path) -> Path | None:
+        """Where uv finds no settings of the project, which may name the index that it shall not ask."""
+        return target if self.foreign else None
 
     def run(
         self,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReleaseError
-from . import project
+from . import alembic, project
 from .toml import load_toml
 
 # In every release: what units name does not change with the project's folder.
@@ -135,3 +135,19 @@ def refuse_code(app: dict[str, Any], folder: Path, parts: dict[str, Path]) -> No
                         f"{key}: {name} holds {what} ({os.path.relpath(part, folder)}), which belongs to the "
                         "release: name the folder below it that the app writes."
                     )
+
+
+def code_parts(app: dict[str, Any], root: Path, folder: Path, work: Path, target: str) -> dict[str, Path]:
+    """What no folder may hold that the app can write: the project, what is installed, served or migrated."""
+    parts = {"the project": folder}
+    installer = project.find_installer(folder, root, app["python"]["directory"])
+    if installer.file:
+        parts["what is installed"] = installer.path
+    if ini := alembic.find_ini(folder, root):
+        parts["Alembic's settings"] = ini / alembic.INI
+    for start in project.python_path(work) if target else []:
+        module = start.joinpath(*target.partition(":")[0].split("."))
+        for path in (module.with_suffix(".py"), module / "__init__.py"):
+            if path.is_file():
+                parts[f"the code of {target}"] = path
+    return parts

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReleaseError
-from ..packaging import build, index
-from ..reading import places, pools, project, randoms, tables
+from ..packaging import index
+from ..reading import front_end, packages, places, pools, project, randoms, tables
 from ..sources import origins, pack
 from . import hints
 
@@ -41,8 +41,8 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
     if foreign:
         why = f"server.python.index_url; the lock names {index.public(foreign)}"
         rows.append(("index", app["packages"]["index_url"], why))
-    packages = "yes" if build.is_package(folder, installer) else "no"
-    rows.append(("installed", packages, "whether the project itself has to be installed as a package"))
+    package = "yes" if packages.is_package(folder, installer) else "no"
+    rows.append(("installed", package, "whether the project itself has to be installed as a package"))
     rows += _application(app, folder, root)
     try:
         refuse_code(app, root)
@@ -53,7 +53,7 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
     dropped = [name for name in pack.list_files(root) if pack.is_env_file(name.rsplit("/", 1)[-1])]
     if dropped:
         rows.append(("left out", ", ".join(dropped), "would override the settings"))
-    said = [] if app["build"] else build.missing_front_end(root, folder)
+    said = [] if app["build"] else front_end.unbuilt(root, folder)
     said += [one.sentence() for one in randoms.unset(folder, app)]
     said += hints.of_python(folder, root, wish, installer)
     said += hints.of_source(app, folder, root, _work_folder(app, folder, root))
@@ -69,7 +69,7 @@ def refuse_code(app: dict[str, Any], root: Path) -> None:
         target = str(project.web(app)["app"])
         if not target and not app["build"] and not project.web(app)["command"]:
             target = next((one.target for one in _targets(app, folder, root)), "")
-        parts = build.code_parts(app, root, folder, _work_folder(app, folder, root), target)
+        parts = places.code_parts(app, root, folder, _work_folder(app, folder, root), target)
     except (ReleaseError, OSError):
         return  # whoever asks for these has a word for it
     places.refuse_code(app, folder, parts)

@@ -13,8 +13,9 @@ from ..errors import ReleaseError
 from ..host import untrusted
 from ..host.untrusted import Owner
 from ..migrations import offline, schema
-from ..packaging import build
+from ..packaging.environments import Environments
 from ..packaging.once import Code
+from ..packaging.tree import Tree
 from ..paths import Paths
 from ..reading import places, project, tables
 from ..runtime import naming
@@ -144,26 +145,26 @@ def _sql(
     """Made by the new code, in the environment of a release that has the same dependencies."""
     if not live:
         return offline.Sql(note=_NO_ENVIRONMENT)
-    builder = build.Builder(paths, app, live)
-    builder.folder = tree
+    new = Tree(paths, app, live, tree)
+    environments = Environments(new)
     try:
         if args.get("upload_failed"):
             raise ReleaseError(f"the server's disk is full ({args['upload_failed']}).")
         if body:
             source.unpack(body, tree)
             source.tidy(tree, _OWN)
-        decision = tables.decide(builder.project, tree, app["migrations"])
-        _, interpreter, installer = builder.choose(bring=False)
-        env = paths.envs / builder.key(interpreter, installer)
+        decision = tables.decide(new.project, tree, app["migrations"])
+        _, interpreter, installer = environments.choose(bring=False)
+        env = paths.envs / environments.key(interpreter, installer)
         # Other packages of its workspace are installed into a release when that is built.
-        others = [folder for folder in builder.packages() if folder != builder.project]
+        others = [folder for folder in new.packages() if folder != new.project]
         if others or not paths.env_mark(env.name).exists():
             return offline.Sql(note=_NO_ENVIRONMENT)
-        builder.share()
+        new.share()
     except (ReleaseError, OSError) as error:
         return offline.Sql(note=f"Their SQL is not known: {error}")
     site = paths.release(live) / ".berth/site"
-    path = project.python_path(builder.work) + ([site] if site.is_dir() else [])
+    path = project.python_path(new.work) + ([site] if site.is_dir() else [])
     place = offline.Place(tree, decision.directory, Code(paths, live, env, path))
     # It needs no lock, so several may run at a time.
     unit = f"{naming.transient('diff', paths.app)}-{os.getpid()}"

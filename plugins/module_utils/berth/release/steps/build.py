@@ -5,8 +5,9 @@ from __future__ import annotations
 from ... import venv
 from ...errors import ReleaseError
 from ...migrations import connections
-from ...packaging import build, prove
-from ...packaging.build import Builder
+from ...packaging import commands, frozen, prove, site, start_scripts
+from ...packaging.environments import Environments
+from ...packaging.tree import Tree
 from ...reading import pools, project, randoms
 from ...reports import hints
 from ...runtime import naming
@@ -18,28 +19,30 @@ from ..deploy import Answer, Deploy
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
-    builder = Builder(deploy.paths, deploy.app, deploy.release, deploy.committed)
-    version, interpreter, installer = builder.choose()
+    tree = Tree(deploy.paths, deploy.app, deploy.release)
+    environments = Environments(tree, deploy.committed)
+    version, interpreter, installer = environments.choose()
     likely = str(project.web(deploy.app).get("app") or "")
     if not deploy.app["build"]:  # whose commands may bring the code
-        likely = likely or next((one.target for one in _found(deploy, builder)), "")
-    builder.refuse_code(likely)
-    key, fresh = builder.environment(interpreter, installer)
+        likely = likely or next((one.target for one in _found(deploy, tree)), "")
+    tree.refuse_code(likely)
+    key, fresh = environments.get(interpreter, installer)
     venv.of(deploy.folder).symlink_to(deploy.paths.envs / key)
-    built = builder.run_build(deploy.paths.envs / key)
-    builder.install_project()
-    builder.seal(interpreter)
+    built = commands.run(tree, deploy.paths.envs / key)
+    site.install(tree, environments.uv)
+    tree.seal(interpreter)
     templates = naming.template_files(deploy.app)
     # What is copied now may be newer than what the plan saw: site.yml does not wait for a deploy's lock.
     # While it is copied nobody writes it, so that the fingerprint is of what the release holds.
     with hostwide(deploy.paths.root):
         known = plan.server_side(deploy.paths, deploy.app)
         deploy.fingerprint = plan.fingerprint(deploy.app, deploy.identity, *known)
-        builder.freeze_units()
+        frozen.keep_settings(tree)
         for template in templates:
-            build.freeze_unit(deploy.paths, template, deploy.release)
-    target, where = _target(deploy, builder)
-    builder.write_scripts(target, first=not deploy.previous and deploy.app["database"]["enabled"])
+            frozen.keep_unit(deploy.paths, template, deploy.release)
+    target, where = _target(deploy, tree)
+    start_scripts.write(tree, target, first=not deploy.previous and deploy.app["database"]["enabled"])
+    tree.publish()
     origin = deploy.app["source"]
     deploy.record = {
         "id": deploy.release,
@@ -54,11 +57,11 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         "env": key,
         "target": target,
         "target_found": where,
-        "project": str(builder.project.relative_to(deploy.folder)),
-        "directory": str(builder.work.relative_to(deploy.folder)),
+        "project": str(tree.project.relative_to(deploy.folder)),
+        "directory": str(tree.work.relative_to(deploy.folder)),
         "units": [naming.instance_file(template, deploy.release) for template in templates],
         "schema": {"from": "", "to": ""},
-        "connections": _connections(deploy, builder),
+        "connections": _connections(deploy, tree),
         "healthy": False,
         "app": deploy.app,
     }
@@ -66,49 +69,49 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     installed = "a new environment" if fresh else "the environment of an earlier release"
     what = f"{target} ({where}), " if target else ""
     lock = f"{installer.file}, " if installer.file else ""
-    notes = builder.notes + built
-    notes += [f"{one.sentence()}." for one in randoms.unset(builder.project, deploy.app)]
-    notes += [f"{said}." for said in hints.of_redis(deploy.app, builder.project)]
+    notes = environments.notes + built
+    notes += [f"{one.sentence()}." for one in randoms.unset(tree.project, deploy.app)]
+    notes += [f"{said}." for said in hints.of_redis(deploy.app, tree.project)]
     deploy.notes += notes
     msg = " ".join([f"{what}Python {version}, {lock}{installed}.", *notes])
     return {"changed": True, "msg": msg}
 
 
-def _connections(deploy: Deploy, builder: Builder) -> int:
+def _connections(deploy: Deploy, tree: Tree) -> int:
     """How many database connections the release may open; a note where the server has not so many."""
     database = deploy.app["database"]
     if not database["enabled"]:
         return 0
-    wanted = pools.demand(deploy.app, builder.project)
-    role = database["owner" if builder.role()[0] == "owner" else "user"]
+    wanted = pools.demand(deploy.app, tree.project)
+    role = database["owner" if tree.role()[0] == "owner" else "user"]
     warning = connections.check(deploy.app, role, wanted)
     if warning:
         deploy.notes.append(f"{warning}.")
     return wanted.most
 
 
-def _target(deploy: Deploy, builder: Builder) -> tuple[str, str]:
+def _target(deploy: Deploy, tree: Tree) -> tuple[str, str]:
     web = project.web(deploy.app)
     if web.get("command"):
         return "", "processes.web.command"
     if web.get("app"):
         return str(web["app"]), "processes.web.app"
-    found = _found(deploy, builder)
+    found = _found(deploy, tree)
     live = journal.read_record(deploy.paths.release(deploy.previous)) if deploy.previous else {}
-    chosen = prove.choose(builder, found, str(live.get("target", "")))
+    chosen = prove.choose(tree, found, str(live.get("target", "")))
     if chosen.directory:
-        builder.work = builder.project / chosen.directory
+        tree.work = tree.project / chosen.directory
     return chosen.target, chosen.where
 
 
-def _found(deploy: Deploy, builder: Builder) -> list[project.Target]:
+def _found(deploy: Deploy, tree: Tree) -> list[project.Target]:
     """The applications in the source, which a deploy asks for before it installs anything."""
     web = project.web(deploy.app)
     if web.get("command") or web.get("app"):
         return []
-    found = project.find_targets(builder.project, deploy.folder, web.get("directory") or "")
+    found = project.find_targets(tree.project, deploy.folder, web.get("directory") or "")
     if not found:
-        broken = project.syntax_error(builder.project)
+        broken = project.syntax_error(tree.project)
         if broken:
             raise ReleaseError(
                 f"No FastAPI application was found, and a source file does not parse: {broken}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import ReleaseError
-from ...packaging.build import Builder
+from ...packaging.tree import Tree
 from ...reading import places
 from ...sources import source
 from ...store import disk
@@ -33,7 +33,7 @@ def run(deploy: Deploy, args: Answer) -> Answer:
     else:
         raise ReleaseError("The source did not arrive.")
     # From here on, and while it is built, root and the build user can look into it, nobody else.
-    dropped = source.tidy(deploy.folder, Builder(deploy.paths, deploy.app, deploy.release).while_built)
+    dropped = source.tidy(deploy.folder, Tree(deploy.paths, deploy.app, deploy.release).while_built)
     deploy.notes += source.not_brought(deploy.folder)
     places.work(deploy.folder, deploy.app, places.locate(deploy.folder, deploy.app).folder)
     if dropped:

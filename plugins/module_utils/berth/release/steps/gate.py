@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import ReleaseError, run_of
-from ...packaging import build
+from ...packaging import start_scripts
 from ...runtime import gate
 from ..deploy import Answer, Deploy
 from ..plan import Action
@@ -21,7 +21,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         if deploy.action == Action.RESTART:
             error.advice = f"{error.advice} {_ways_out(deploy)}"
         raise
-    build.grow(deploy.folder, deploy.web)
+    start_scripts.grow(deploy.folder, deploy.web)
     deploy.record["health_path"] = probe.path
     if not deploy.record.get("healthy"):
         deploy.save()
@@ -33,7 +33,7 @@ def _crew(deploy: Deploy) -> gate.Crew | None:
     if not deploy.record.get("target") or "GUNICORN_CMD_ARGS" in deploy.app["env"]:
         return None
     # What was well once is gone back to with those that are there in time.
-    return gate.Crew(build.crew(deploy.folder), needed=not deploy.record.get("healthy"))
+    return gate.Crew(start_scripts.crew(deploy.folder), needed=not deploy.record.get("healthy"))
 
 
 def _ways_out(deploy: Deploy) -> str:

@@ -8,7 +8,7 @@ from ...diagnosis import cause
 from ...errors import ReleaseError
 from ...migrations import database, migrate, offline, schema
 from ...packaging import prove
-from ...packaging.build import Builder
+from ...packaging.tree import Tree
 from ...reading import tables
 from ...reading.tables import Decision
 from ...reports import history
@@ -18,12 +18,12 @@ from ..deploy import Answer, Deploy
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
-    builder = Builder(deploy.paths, deploy.app, deploy.release)
+    tree = Tree(deploy.paths, deploy.app, deploy.release)
     wishes = deploy.app["migrations"]
-    decision = tables.decide(builder.project, deploy.folder, wishes)
+    decision = tables.decide(tree.project, deploy.folder, wishes)
     line = decision.command
     if not line or not deploy.app["database"]["enabled"]:
-        role, why = builder.role()
+        role, why = tree.role()
         said = f" The app runs as the database's owner: it {why}." if role == "owner" else ""
         now = history.today({"app": deploy.app})
         deploy.record["schema"] = {"from": now, "to": now}
@@ -40,12 +40,12 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         after = before
         msg = f"The schema is at {after}, and there are no new revisions."
     else:
-        _prove_import(deploy, builder)
+        _prove_import(deploy, tree)
         pending = _revisions(deploy, before)
         _may_run(deploy, pending if before else [])
         history.remember(deploy.paths, pending)
         if digest and pending:
-            _keep_sql(deploy, builder, decision, before)
+            _keep_sql(deploy, tree, decision, before)
         files = [Path(one.file).name for one in pending]
         repeatable = bool(before or digest) and tables.is_transactional(
             decision.directory, deploy.folder, files
@@ -53,12 +53,12 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         try:
             with asked.advisory_lock():
                 tries = migrate.run(
-                    deploy.app, builder.code(), line, decision.directory,
+                    deploy.app, tree.code(), line, decision.directory,
                     lambda: repeatable and asked.ask() == before,
-                    shared=builder.role()[0] == "owner",
+                    shared=tree.role()[0] == "owner",
                 )  # fmt: skip
         except ReleaseError as error:
-            if advice := tables.makes_itself(builder.project, before):
+            if advice := tables.makes_itself(tree.project, before):
                 error.advice = f"{advice}, then: {deploy.again()}"
             raise
         after = asked.revision()
@@ -95,22 +95,22 @@ def _revisions(deploy: Deploy, before: str, after: str = "") -> list[schema.Revi
     return schema.between(known, before, after or ",".join(schema.heads(known)))
 
 
-def _keep_sql(deploy: Deploy, builder: Builder, decision: Decision, before: str) -> None:
+def _keep_sql(deploy: Deploy, tree: Tree, decision: Decision, before: str) -> None:
     """What the database is about to get goes into the record; or why that cannot be told."""
-    place = offline.Place(deploy.folder, decision.directory, builder.code())
+    place = offline.Place(deploy.folder, decision.directory, tree.code())
     unit, end = naming.transient("sql", deploy.paths.app), decision.command.split()[-1]
     found = offline.make(unit, place, before, end)
     kept = {"sql": found.text, "note": found.note}
     deploy.record["migrations"].update({key: text for key, text in kept.items() if text})
 
 
-def _prove_import(deploy: Deploy, builder: Builder) -> None:
+def _prove_import(deploy: Deploy, tree: Tree) -> None:
     """Before the schema changes for it, the app must import, as its user and with its settings."""
     target = deploy.record.get("target")
     if not target:
         return
     module = target.split(":")[0]
-    result = prove.run(builder, f"import {module}")
+    result = prove.run(tree, f"import {module}")
     if result.code != 0:
         state = {"ExecMainStatus": str(result.code)}
         raise ReleaseError(
