@@ -28,7 +28,7 @@ def written(paths: Paths, monkeypatch: pytest.MonkeyPatch, web: dict[str, str], 
     monkeypatch.setattr("ansible.module_utils.berth.packaging.tree.ids", lambda _: (-1, -1))
     worker = {"name": "worker", "command": "celery -A x worker"}
     app = board(processes=[{"name": "web", **web}, worker])
-    release = paths.release("r1")
+    release: Path = paths.release("r1")
     release.mkdir(parents=True, exist_ok=True)
     start_scripts.write(Tree(paths, app, "r1"), target)
     return release

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 from ansible.module_utils.berth import environment
-from ansible.module_utils.berth.contract import apps as contract
+from ansible.module_utils.berth.contract import variables
 from ansible.module_utils.berth.contract.problem import Report
 from ansible.module_utils.berth.diagnosis import cause, masking
 from ansible.module_utils.berth.errors import ReleaseError
@@ -129,7 +129,7 @@ def test_an_app_is_told_of_it(server: Path, tmp_path: Path) -> None:
 def test_the_contract_knows_its_variables_and_its_parts() -> None:
     def problems(app: dict[str, Any]) -> list[str]:
         report = Report()
-        contract._variables(report, app, "apps[0]")
+        variables.check_variables(report, app, "apps[0]")
         return [f"{one.path}: {one.text}" for one in report.problems]
 
     assert problems(with_queue(redis={"enabled": False})) != []  # a part that it has no variable for

@@ -35,6 +35,8 @@ _PUBLIC_KEY = re.compile(
     r"(?:^|\s)(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-ssh-ed25519@openssh\.com"
     r"|sk-ecdsa-sha2-nistp256@openssh\.com)\s+([A-Za-z0-9+/]+={0,3})(?:\s|$)"
 )
+# In seconds.
+DAY = 86400
 # What systemd and a shell-free environment can carry: no control characters but tab and newline.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
