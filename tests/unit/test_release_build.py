@@ -26,7 +26,7 @@ from ansible.module_utils.berth.packaging.environments import Environments
 from ansible.module_utils.berth.packaging.tree import Tree
 from ansible.module_utils.berth.packaging.uv import Uv
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.reading import project
+from ansible.module_utils.berth.reading import dependencies, interpreters
 from ansible.module_utils.berth.release import plan
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import build as build_step
@@ -69,7 +69,7 @@ def deploy(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     for name in ("seal", "publish"):
         monkeypatch.setattr(Tree, name, lambda *_: None)
     monkeypatch.setattr(
-        Environments, "choose", lambda _: ("3.13", "/usr/bin/python3.13", project.Installer("none", ""))
+        Environments, "choose", lambda _: ("3.13", "/usr/bin/python3.13", dependencies.Installer("none", ""))
     )
     monkeypatch.setattr(Environments, "get", lambda *_: ("e", True))
     monkeypatch.setattr(prove, "choose", lambda _builder, found, _live: found[0])
@@ -221,7 +221,7 @@ def test_a_python_is_asked_for_its_libraries_before_it_stays(
     monkeypatch.setattr(untrusted, "take", lambda *_: [])
     monkeypatch.setattr(once, "as_builder", lambda *_: command.Result(0, said, ""))
     here = Environments(Tree(paths, APP, "r2"))
-    wish = project.PythonWish("3.12", "", "python.version")
+    wish = interpreters.PythonWish("3.12", "", "python.version")
     if said:
         with pytest.raises(ReleaseError, match=r"cannot import ssl: .*system_packages: \[libssl3\]"):
             here._bring_python(wish)

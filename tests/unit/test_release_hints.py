@@ -15,8 +15,8 @@ from ansible.module_utils.berth.packaging import environments
 from ansible.module_utils.berth.packaging.environments import Environments
 from ansible.module_utils.berth.packaging.tree import Tree
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.reading import launch, project, reads, wheels, writes
-from ansible.module_utils.berth.reading.project import PythonWish
+from ansible.module_utils.berth.reading import dependencies, launch, reads, wheels, writes
+from ansible.module_utils.berth.reading.interpreters import PythonWish
 from ansible.module_utils.berth.reports import detect, hints
 from ansible.module_utils.berth.runtime.transient import Work
 from ansible.plugins.action import ActionBase
@@ -426,7 +426,7 @@ def test_where_it_runs_counts_and_what_is_listed_is_not_said(tmp_path: Path) -> 
 def test_the_python_of_a_dockerfile(tmp_path: Path, text: str, version: str) -> None:
     (tmp_path / "Dockerfile").write_text(text)
     assert launch.python(tmp_path, tmp_path)[0] == version
-    installer = project.find_installer(tmp_path)
+    installer = dependencies.find_installer(tmp_path)
     said = hints.of_python(tmp_path, tmp_path, PythonWish("", "", ""), installer)
     assert len(said) == bool(version)
     if version:
@@ -494,7 +494,7 @@ files = [{file = "httptools-0.6.1-cp312-cp312-manylinux_2_17_x86_64.whl", hash =
 def test_a_lock_without_wheels_for_a_python(tmp_path: Path, file: str, text: str, said: str) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "me"\nversion = "1"\n')
     (tmp_path / file).write_text(text)
-    found = wheels.hints(project.find_installer(tmp_path), PythonWish("", ">=3.11", ""))
+    found = wheels.hints(dependencies.find_installer(tmp_path), PythonWish("", ">=3.11", ""))
     assert found == (
         [
             "httptools 0.6.1 has wheels up to Python 3.12 and none for 3.13, which has to build from source: "
@@ -503,8 +503,8 @@ def test_a_lock_without_wheels_for_a_python(tmp_path: Path, file: str, text: str
         if said
         else []
     )
-    assert wheels.hints(project.find_installer(tmp_path), PythonWish("3.12", "", "")) == []
-    assert wheels.hints(project.find_installer(tmp_path), PythonWish("", ">=3.13", "")) == []
+    assert wheels.hints(dependencies.find_installer(tmp_path), PythonWish("3.12", "", "")) == []
+    assert wheels.hints(dependencies.find_installer(tmp_path), PythonWish("", ">=3.13", "")) == []
 
 
 @pytest.mark.parametrize(
@@ -685,4 +685,7 @@ def test_sources_may_hold_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "app/loop.py").write_text("A = B\nB = A\nopen(A, 'w')\nD = D / 'x'\nD.mkdir()\n")
     (tmp_path / "app/sum.py").write_text("open(" + " + ".join(["'a'"] * 3000) + ", 'w')\n")
     assert told(tmp_path) == []
-    assert hints.of_python(tmp_path, tmp_path, PythonWish("", "", ""), project.find_installer(tmp_path)) == []
+    assert (
+        hints.of_python(tmp_path, tmp_path, PythonWish("", "", ""), dependencies.find_installer(tmp_path))
+        == []
+    )

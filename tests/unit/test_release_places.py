@@ -10,7 +10,14 @@ import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.packaging import frozen, index, pythons
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.reading import front_end, launch, places, project, randoms
+from ansible.module_utils.berth.reading import (
+    front_end,
+    interpreters,
+    launch,
+    places,
+    randoms,
+    targets,
+)
 
 from tests.support.entry import board
 from tests.support.tree import write
@@ -95,7 +102,7 @@ def test_where_the_server_runs(tmp_path: Path) -> None:
     write(tmp_path, {"server/main.py": MAIN, "server/other.py": ""})
     app = {**APP, "processes": [{"name": "web", "directory": "server"}]}
     assert places.work(tmp_path, app, tmp_path).folder == tmp_path / "server"
-    assert [hit.target for hit in project.find_targets(tmp_path, tmp_path, "server")] == ["main:app"]
+    assert [hit.target for hit in targets.find_targets(tmp_path, tmp_path, "server")] == ["main:app"]
     app["processes"][0]["directory"] = "nowhere"
     with pytest.raises(ReleaseError, match=r"processes\.web\.directory: there is no folder nowhere"):
         places.work(tmp_path, app, tmp_path)
@@ -115,7 +122,7 @@ def test_a_command_that_changes_its_folder(tmp_path: Path, line: str, folder: st
     write(tmp_path, {"server/main.py": MAIN, "main.py": MAIN})
     assert launch.folder(line, tmp_path) == folder
     (tmp_path / "Procfile").write_text(f"web: {line}\n")
-    found = project.find_targets(tmp_path)[0]
+    found = targets.find_targets(tmp_path)[0]
     assert (found.target, found.directory) == ("main:app", folder)
 
 
@@ -174,20 +181,20 @@ LISTING = json.dumps(
 @pytest.mark.parametrize(
     ("wish", "exact"),
     [
-        (project.PythonWish("3.12", "", "x"), "3.12.11"),
-        (project.PythonWish("", ">=3.12,<3.14", "x"), "3.12.11"),
-        (project.PythonWish("", ">=3.14", "x"), "3.14.1"),
+        (interpreters.PythonWish("3.12", "", "x"), "3.12.11"),
+        (interpreters.PythonWish("", ">=3.12,<3.14", "x"), "3.12.11"),
+        (interpreters.PythonWish("", ">=3.14", "x"), "3.14.1"),
     ],
 )
-def test_which_python_uv_shall_bring(wish: project.PythonWish, exact: str) -> None:
+def test_which_python_uv_shall_bring(wish: interpreters.PythonWish, exact: str) -> None:
     assert pythons.choose(wish, LISTING)[1] == exact
 
 
 def test_a_python_that_uv_does_not_know() -> None:
     with pytest.raises(ReleaseError, match=r"Python 3\.13 \(x\).*it knows 3\.11, 3\.12, 3\.14\."):
-        pythons.choose(project.PythonWish("3.13", "", "x"), LISTING)
+        pythons.choose(interpreters.PythonWish("3.13", "", "x"), LISTING)
     with pytest.raises(ReleaseError, match="no list"):
-        pythons.choose(project.PythonWish("3.13", "", "x"), "oops")
+        pythons.choose(interpreters.PythonWish("3.13", "", "x"), "oops")
 
 
 def test_a_half_installed_python_does_not_count(tmp_path: Path) -> None:

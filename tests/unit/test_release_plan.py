@@ -15,7 +15,7 @@ from ansible.module_utils.berth import paths
 from ansible.module_utils.berth.errors import ReleaseError, next_run
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.packaging import uv
-from ansible.module_utils.berth.reading.project import Installer
+from ansible.module_utils.berth.reading.dependencies import Installer
 from ansible.module_utils.berth.release import plan
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.engine import Engine

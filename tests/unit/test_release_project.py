@@ -11,7 +11,17 @@ from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import untrusted
 from ansible.module_utils.berth.packaging.keys import env_key
 from ansible.module_utils.berth.payload import gitwork
-from ansible.module_utils.berth.reading import launch, packages, places, project, tables
+from ansible.module_utils.berth.reading import (
+    dependencies,
+    interpreters,
+    launch,
+    packages,
+    places,
+    project,
+    tables,
+)
+from ansible.module_utils.berth.reading.interpreters import PythonWish, pick_python
+from ansible.module_utils.berth.reading.targets import find_targets
 from ansible.module_utils.berth.sources import pack, source
 
 from tests.support import tree
@@ -27,7 +37,7 @@ APP = "from fastapi import FastAPI\napp = FastAPI()\n"
 
 
 def targets(root: Path) -> list[str]:
-    return [hit.target for hit in project.find_targets(root)]
+    return [hit.target for hit in find_targets(root)]
 
 
 def test_the_application_nearest_the_root_comes_first(tmp_path: Path) -> None:
@@ -49,7 +59,7 @@ def test_a_factory_of_the_usual_name_goes_first(tmp_path: Path) -> None:
     (tmp_path / "server.py").write_text(
         "def create_api_app():\n    return FastAPI()\n\n\ndef create_app():\n    return FastAPI()\n"
     )
-    found = [hit.target for hit in project.find_targets(tmp_path)]
+    found = [hit.target for hit in find_targets(tmp_path)]
     assert found == ["server:create_app()", "server:create_api_app()"]
 
 
@@ -60,7 +70,7 @@ def test_what_belongs_to_a_command_line_comes_last(tmp_path: Path) -> None:
         "shop/server/api/main.py": "app = FastAPI()",
     }
     tree.write(tmp_path, files)
-    found = [hit.target for hit in project.find_targets(tmp_path)]
+    found = [hit.target for hit in find_targets(tmp_path)]
     assert found == ["shop.server.api.main:app", "shop.cli:app", "shop.cli.login:callback"]
 
 
@@ -106,49 +116,49 @@ def test_a_syntax_error_is_named_with_its_line(tmp_path: Path) -> None:
     ],
 )
 def test_ranges_of_python(version: tuple[int, ...], range_: str, fits: bool) -> None:
-    assert project.satisfies(version, range_) is fits
+    assert interpreters.satisfies(version, range_) is fits
 
 
 PYTHONS = {(3, 11): "/usr/bin/python3.11", (3, 13): "/usr/bin/python3.13"}
 
 
 def test_the_newest_fitting_python_is_picked() -> None:
-    assert project.pick_python(project.PythonWish("", ">=3.10", "x"), PYTHONS)[0] == "3.13"
-    assert project.pick_python(project.PythonWish("", ">=3.11.4,<3.13", "x"), PYTHONS)[0] == "3.11"
-    assert project.pick_python(project.PythonWish("3.11", "", "x"), PYTHONS)[1] == "/usr/bin/python3.11"
+    assert pick_python(PythonWish("", ">=3.10", "x"), PYTHONS)[0] == "3.13"
+    assert pick_python(PythonWish("", ">=3.11.4,<3.13", "x"), PYTHONS)[0] == "3.11"
+    assert pick_python(PythonWish("3.11", "", "x"), PYTHONS)[1] == "/usr/bin/python3.11"
 
 
 def test_a_python_that_is_not_there_is_refused() -> None:
     with pytest.raises(ReleaseError, match=r"3\.12 \(\.python-version\).*3\.11, 3\.13"):
-        project.pick_python(project.PythonWish("3.12", "", ".python-version"), PYTHONS)
+        pick_python(PythonWish("3.12", "", ".python-version"), PYTHONS)
 
 
 def test_where_the_wish_for_a_python_comes_from(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\nrequires-python = ">=3.11"\n')
-    assert project.wanted_python(tmp_path, tmp_path, "").range == ">=3.11"
+    assert interpreters.wanted_python(tmp_path, tmp_path, "").range == ">=3.11"
     (tmp_path / ".python-version").write_text("3.12.4\n")
-    assert project.wanted_python(tmp_path, tmp_path, "").version == "3.12"
-    assert project.wanted_python(tmp_path, tmp_path, "3.13.1").version == "3.13"
+    assert interpreters.wanted_python(tmp_path, tmp_path, "").version == "3.12"
+    assert interpreters.wanted_python(tmp_path, tmp_path, "3.13.1").version == "3.13"
     with pytest.raises(ReleaseError, match=r"python\.version says 3\.10, and the project asks for >=3\.11"):
-        project.wanted_python(tmp_path, tmp_path, "3.10")
+        interpreters.wanted_python(tmp_path, tmp_path, "3.10")
 
 
 def test_installers_in_order(tmp_path: Path) -> None:
-    assert project.find_installer(tmp_path).kind == "none"
+    assert dependencies.find_installer(tmp_path).kind == "none"
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
-    assert project.find_installer(tmp_path).kind == "none"
+    assert dependencies.find_installer(tmp_path).kind == "none"
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\n')
-    assert project.find_installer(tmp_path).kind == "pyproject"
+    assert dependencies.find_installer(tmp_path).kind == "pyproject"
     (tmp_path / "requirements.txt").touch()
-    assert project.find_installer(tmp_path).kind == "requirements"
+    assert dependencies.find_installer(tmp_path).kind == "requirements"
     (tmp_path / "uv.lock").touch()
-    assert project.find_installer(tmp_path).kind == "uv"
+    assert dependencies.find_installer(tmp_path).kind == "uv"
 
 
 def test_an_environment_is_named_after_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("-r base.txt\nfastapi\n")
     (tmp_path / "base.txt").write_text("alembic\n")
-    installer = project.find_installer(tmp_path)
+    installer = dependencies.find_installer(tmp_path)
     first = env_key("3.13", installer, tmp_path, {})
     assert env_key("3.13", installer, tmp_path, {}) == first
     assert env_key("3.12", installer, tmp_path, {}) != first
@@ -368,7 +378,7 @@ def test_an_app_wrapped_in_another_module_goes_first(tmp_path: Path) -> None:
 
 def test_installers(tmp_path: Path) -> None:
     def kind() -> str:
-        return str(project.find_installer(tmp_path, tmp_path).kind)
+        return str(dependencies.find_installer(tmp_path, tmp_path).kind)
 
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
     assert kind() == "none"
@@ -381,7 +391,7 @@ def test_installers(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.ruff]\n")
     (tmp_path / "setup.cfg").write_text("[options]\ninstall_requires =\n  a\n  # b\n  c>1\n")
     assert kind() == "setup.cfg"
-    assert project.setup_requirements(tmp_path) == ["a", "c>1"]
+    assert dependencies.setup_requirements(tmp_path) == ["a", "c>1"]
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements/production.txt").write_text("a\n")
     assert kind() == "requirements"
@@ -395,9 +405,9 @@ def test_a_workspace_lock_above_counts_for_its_members_alone(tmp_path: Path) -> 
     for name in ("api", "other"):
         (tmp_path / "packages" / name).mkdir(parents=True)
         (tmp_path / "packages" / name / "pyproject.toml").write_text(f'[project]\nname = "{name}"\n')
-    member = project.find_installer(tmp_path / "packages/api", tmp_path)
+    member = dependencies.find_installer(tmp_path / "packages/api", tmp_path)
     assert (member.kind, member.package, member.folder) == ("uv", "api", tmp_path)
-    assert project.find_installer(tmp_path / "packages/other", tmp_path).kind == "pyproject"
+    assert dependencies.find_installer(tmp_path / "packages/other", tmp_path).kind == "pyproject"
 
 
 def test_a_pdm_lock_as_requirements(tmp_path: Path) -> None:
@@ -409,8 +419,8 @@ def test_a_pdm_lock_as_requirements(tmp_path: Path) -> None:
         '[[package]]\nname = "b"\nversion = "2"\ngroups = ["dev"]\n'
     )
     choice: dict[str, list[str]] = {"extras": [], "groups": []}
-    assert project.pdm_requirements(lock, choice) == ["a[x]==1 ; os_name == 1 --hash=sha256:00"]
-    assert project.pdm_requirements(lock, {**choice, "groups": ["dev"]})[1] == "b==2"
+    assert dependencies.pdm_requirements(lock, choice) == ["a[x]==1 ; os_name == 1 --hash=sha256:00"]
+    assert dependencies.pdm_requirements(lock, {**choice, "groups": ["dev"]})[1] == "b==2"
 
 
 @pytest.mark.parametrize(
@@ -424,7 +434,7 @@ def test_a_pdm_lock_as_requirements(tmp_path: Path) -> None:
 )
 def test_a_range_as_poetry_writes_it(tmp_path: Path, asked: str, meant: str) -> None:
     (tmp_path / "pyproject.toml").write_text(f'[tool.poetry.dependencies]\npython = "{asked}"\n')
-    assert project.wanted_python(tmp_path, tmp_path, "").range == meant
+    assert interpreters.wanted_python(tmp_path, tmp_path, "").range == meant
 
 
 @pytest.mark.parametrize(
@@ -446,10 +456,10 @@ def test_a_requirements_file_that_names_its_project(
     tmp_path: Path, text: str, others: list[str], extras: list[str] | None
 ) -> None:
     (tmp_path / "requirements.txt").write_text(text)
-    installer = project.find_installer(tmp_path)
-    assert project.split_itself(installer) == ([], None)
+    installer = dependencies.find_installer(tmp_path)
+    assert dependencies.split_itself(installer) == ([], None)
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\ndependencies = ['a']\n")
-    assert project.split_itself(installer) == (
+    assert dependencies.split_itself(installer) == (
         [line.replace("HERE", str(tmp_path)) for line in others],
         extras,
     )
@@ -461,7 +471,7 @@ def test_an_environment_of_a_project_that_its_requirements_name(tmp_path: Path) 
     keys = set()
     for needs in ("['a']", "['a', 'b']"):
         toml.write_text(f"[project]\nname = 'x'\ndependencies = {needs}\n[build-system]\nrequires = []\n")
-        installer = project.find_installer(tmp_path)
+        installer = dependencies.find_installer(tmp_path)
         assert packages.is_package(tmp_path, installer)
         keys.add(env_key("3.13", installer, tmp_path, {}))
     assert len(keys) == 2

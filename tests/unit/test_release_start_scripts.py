@@ -9,7 +9,7 @@ from ansible.module_utils.berth.host import untrusted
 from ansible.module_utils.berth.packaging import keys, start_scripts
 from ansible.module_utils.berth.packaging.tree import Tree
 from ansible.module_utils.berth.paths import Paths
-from ansible.module_utils.berth.reading import project
+from ansible.module_utils.berth.reading import dependencies
 from ansible.module_utils.berth.runtime import jobs
 
 from tests.support.entry import board
@@ -68,5 +68,5 @@ def test_an_environment_keeps_its_name(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "requirements.txt").write_text("fastapi==1\n-r more.txt\n")
     (tmp_path / "more.txt").write_text("httpx==2\n")
     choice = {"extras": ["a"], "groups": []}
-    key = keys.env_key("/usr/bin/python3.13 3.13.5", project.find_installer(tmp_path), tmp_path, choice)
+    key = keys.env_key("/usr/bin/python3.13 3.13.5", dependencies.find_installer(tmp_path), tmp_path, choice)
     assert key == "f1e90d57fc927340"

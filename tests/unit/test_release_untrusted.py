@@ -21,7 +21,16 @@ from ansible.module_utils.berth.host.untrusted import Owner
 from ansible.module_utils.berth.packaging import folders
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.payload import seed
-from ansible.module_utils.berth.reading import launch, places, pools, project, randoms, tables, toml
+from ansible.module_utils.berth.reading import (
+    dependencies,
+    launch,
+    places,
+    pools,
+    randoms,
+    tables,
+    targets,
+    toml,
+)
 from ansible.module_utils.berth.reports import detect, diff
 from ansible.module_utils.berth.runtime.transient import Work
 from ansible.module_utils.berth.sources import origins, pack, source
@@ -208,7 +217,7 @@ def test_detection_does_not_hang_on_what_a_source_may_hold(tmp_path: Path) -> No
     link(tmp_path / "zero.py", "/dev/zero")
     link(tmp_path / "alembic.ini", "/dev/zero")
     link(tmp_path / "alembic/versions/1.py", "/dev/zero")
-    assert project.find_targets(tmp_path) == []
+    assert targets.find_targets(tmp_path) == []
     assert list(launch.lines(tmp_path, tmp_path)) == []
     assert randoms.find(tmp_path) == []
     assert pools.find(tmp_path, {}) == []
@@ -350,7 +359,7 @@ def test_a_dependency_outside_of_the_source(tmp_path: Path, file: str, text: str
     (folder / "linked.txt").symlink_to("/etc/hosts")
     (folder / file).write_text(text)
     with pytest.raises(ReleaseError, match=said) as caught:
-        origins.check(top, folder, project.find_installer(folder, top))
+        origins.check(top, folder, dependencies.find_installer(folder, top))
     assert "outside of the source" in caught.value.sentence
 
 
@@ -369,12 +378,12 @@ def test_dependencies_inside_of_the_source(tmp_path: Path) -> None:
         "../shared\n--hash=sha256:00\n-f ./wheels\nfile:./lib\n"
     )
     (tmp_path / "shared/base.txt").write_text("-c ../p/constraints.txt\nfastapi\n")
-    origins.check(tmp_path, folder, project.find_installer(folder, tmp_path))
+    origins.check(tmp_path, folder, dependencies.find_installer(folder, tmp_path))
     (folder / "uv.lock").write_text(
         UV.format(source='editable = "../shared"')
         + '[[package]]\nname="r"\nsource={registry="https://x.example"}\n'
     )
-    origins.check(tmp_path, folder, project.find_installer(folder, tmp_path))
+    origins.check(tmp_path, folder, dependencies.find_installer(folder, tmp_path))
 
 
 def test_detect_says_what_a_deploy_would_refuse(tmp_path: Path) -> None:

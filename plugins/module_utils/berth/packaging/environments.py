@@ -15,8 +15,9 @@ from ..host import untrusted
 from ..host.command import run
 from ..host.untrusted import Owner
 from ..paths import ids
-from ..reading import project, wheels
-from ..reading.project import Installer, PythonWish
+from ..reading import interpreters, wheels
+from ..reading.dependencies import Installer
+from ..reading.interpreters import PythonWish
 from ..sources import origins
 from . import pythons
 from .installing import Installing
@@ -44,25 +45,25 @@ class Environments:
 
     def choose(self, bring: bool = True) -> tuple[str, str, Installer]:
         """Python and installer; refuses before anything is installed. `bring`: whether uv may download."""
-        wish = project.wanted_python(self.tree.project, self.tree.folder, self.app["python"]["version"])
+        wish = interpreters.wanted_python(self.tree.project, self.tree.folder, self.app["python"]["version"])
         installer = self.tree.installer()
         origins.check(self.tree.folder, self.tree.project, installer)
         try:
-            version, interpreter = project.pick_python(wish, project.host_pythons())
+            version, interpreter = interpreters.pick_python(wish, interpreters.host_pythons())
         except ReleaseError:
             if not self.app["python"]["install"]:
                 raise
             if bring:
                 version, interpreter = self._bring_python(wish)
             else:
-                version, interpreter = project.pick_python(wish, pythons.managed())
+                version, interpreter = interpreters.pick_python(wish, pythons.managed())
         return version, interpreter, installer
 
     def _bring_python(self, wish: PythonWish) -> tuple[str, str]:
         """One that was brought before, or what uv downloads now; it stays, and belongs to root."""
         with pythons.locked():
             try:
-                return project.pick_python(wish, pythons.managed())
+                return interpreters.pick_python(wish, pythons.managed())
             except ReleaseError:
                 pass
             cache, doing = self.paths.uv_cache, "Bringing a Python"
@@ -164,7 +165,7 @@ class Environments:
             with contextlib.suppress(ReleaseError):
                 mine = [wheels.ask(name, version, minor, self._has_wheel)]
         old = [*mine, *(one for one in wheels.lacking(known, minor) if one not in mine)]
-        wish = project.wanted_python(self.tree.project, self.tree.folder, "")
+        wish = interpreters.wanted_python(self.tree.project, self.tree.folder, "")
         better = wheels.better(old, minor, wish) if mine and minor not in mine[0].minors else ""
         if better:
             error.sentence = f"{wheels.told(old, minor)}, and building it failed. {error.sentence}"

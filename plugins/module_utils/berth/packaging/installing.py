@@ -12,8 +12,8 @@ from .. import venv
 from ..errors import ReleaseError
 from ..host import untrusted
 from ..paths import ids
-from ..reading import packages, project
-from ..reading.project import Installer
+from ..reading import dependencies, packages
+from ..reading.dependencies import Installer
 from ..reading.toml import LOCK
 from . import index, once
 from .pins import IMPLIED, POETRY, SERVER
@@ -71,10 +71,10 @@ class Installing:
             exported = self._export(target, installer, choice)
             self.uv.run(["pip", "install", "-r", str(exported)], target)
         elif installer.kind == "pdm":
-            listed = self._listed("pdm.txt", project.pdm_requirements(installer.path, choice))
+            listed = self._listed("pdm.txt", dependencies.pdm_requirements(installer.path, choice))
             self.uv.run(["pip", "install", "--no-deps", "-r", str(listed)], target)
         elif installer.kind == "requirements":
-            others, itself = project.split_itself(installer)
+            others, itself = dependencies.split_itself(installer)
             if itself is None:
                 self._loose(["pip", "install", "-r", str(installer.path)], target)
             else:  # an environment outlives the release: it gets what the project needs, not the project
@@ -84,7 +84,7 @@ class Installing:
         elif installer.kind == "pyproject":
             self._loose(["pip", "install", "-r", str(installer.path), *extras, *groups], target)
         elif installer.kind == "setup.cfg":
-            lines = project.setup_requirements(folder, choice["extras"]) or []
+            lines = dependencies.setup_requirements(folder, choice["extras"]) or []
             listed = self._listed("setup.txt", lines)
             self._loose(["pip", "install", "-r", str(listed)], target)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..host import untrusted
 from ..paths import Paths, text_digest
-from ..reading import project
-from ..reading.project import Installer
+from ..reading import dependencies
+from ..reading.dependencies import Installer
 from ..reading.toml import LOCK, load_toml
 from . import pythons
 from .pins import IMPLIED, SERVER
@@ -32,10 +32,10 @@ def env_key(python: str, installer: Installer, folder: Path, choice: dict[str, A
     folder = installer.folder or folder
     if installer.kind == "requirements":
         texts += requirement_texts(folder / installer.file)
-        if project.split_itself(installer)[1] is not None:
+        if dependencies.split_itself(installer)[1] is not None:
             texts.append(json.dumps(_dependencies(folder), sort_keys=True, default=str))
     elif installer.kind == "setup.cfg":
-        texts += project.setup_requirements(folder, choice["extras"]) or []
+        texts += dependencies.setup_requirements(folder, choice["extras"]) or []
     elif installer.kind != "none":
         lock = installer.kind != "pyproject"
         texts.append(untrusted.read_text(folder / installer.file, LOCK) if lock else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..diagnosis import cause
 from ..errors import ReleaseError
 from ..host.command import Result
-from ..reading.project import Target
+from ..reading.targets import Target
 from ..runtime import naming
 from . import once
 from .tree import Tree

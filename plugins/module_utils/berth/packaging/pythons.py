@@ -17,8 +17,8 @@ from .. import venv
 from ..diagnosis import needs
 from ..errors import ReleaseError, cut
 from ..host.command import Result
-from ..reading import project
-from ..reading.project import PythonWish
+from ..reading import interpreters
+from ..reading.interpreters import PythonWish
 
 FOLDER = Path("/usr/local/lib/berth/pythons")
 COMPLETE = ".complete"
@@ -90,15 +90,15 @@ def choose(wish: PythonWish, listing: str) -> tuple[tuple[int, ...], str]:
     for entry in entries:
         plain = entry.get("implementation") == "cpython" and entry.get("variant", "default") == "default"
         if plain and re.fullmatch(r"3\.\d+\.\d+", entry.get("version", "")):
-            version = project.parse_version(entry["version"])
-            kept = project.parse_version(known.get(version[:2], "0"))
+            version = interpreters.parse_version(entry["version"])
+            kept = interpreters.parse_version(known.get(version[:2], "0"))
             if version > kept:
                 known[version[:2]] = entry["version"]
     if not known:
         raise ReleaseError("There is no Python for this server among those that uv can download.")
     for minor in sorted(known, reverse=True):
-        exact = project.parse_version(known[minor])
-        if project.fits(wish, minor) and (not wish.range or project.satisfies(exact, wish.range)):
+        exact = interpreters.parse_version(known[minor])
+        if interpreters.fits(wish, minor) and (not wish.range or interpreters.satisfies(exact, wish.range)):
             return minor, known[minor]
     have = ", ".join(".".join(map(str, minor)) for minor in sorted(known))
     raise ReleaseError(

@@ -15,8 +15,8 @@ from ..host import untrusted
 from ..host.command import Result
 from ..host.untrusted import Owner
 from ..paths import Paths, ids
-from ..reading import packages, places, project, tables
-from ..reading.project import Installer
+from ..reading import dependencies, packages, places, project, tables
+from ..reading.dependencies import Installer
 from ..store import public
 from . import folders, once
 from .once import Code
@@ -43,7 +43,7 @@ class Tree:
 
     def installer(self) -> Installer:
         directory = self.app["python"]["directory"]
-        return project.find_installer(self.project, self.folder, directory)
+        return dependencies.find_installer(self.project, self.folder, directory)
 
     def packages(self) -> list[Path]:
         """The folders to install as packages: the project, and members of its workspace that it asks for."""

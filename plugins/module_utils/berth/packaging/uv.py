@@ -17,7 +17,7 @@ from ..host import sandbox
 from ..host.command import Result
 from ..paths import CA_BUNDLE, UV, Paths
 from ..reading import wheels
-from ..reading.project import Installer
+from ..reading.dependencies import Installer
 from ..sources import source
 from . import index, once
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from . import project
-from .project import Installer
+from . import dependencies, project
+from .dependencies import Installer
 from .toml import load_toml
 
 
@@ -25,7 +25,7 @@ def is_package(folder: Path, installer: Installer) -> bool:
         return False
     if installer.kind == "uv" and _lock_says_virtual(installer, folder):
         return False
-    if installer.kind == "requirements" and project.split_itself(installer)[1] is not None:
+    if installer.kind == "requirements" and dependencies.split_itself(installer)[1] is not None:
         return True
     if (folder / "src").is_dir():
         return True

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ReleaseError
-from . import alembic, project
+from . import alembic, dependencies, project, targets
 from .toml import load_toml
 
 # In every release: what units name does not change with the project's folder.
@@ -82,13 +82,13 @@ def _is_project(root: Path, app: dict[str, Any]) -> bool:
     web = project.web(app)
     if web["app"] or web["command"]:
         return True
-    return bool(project.find_targets(root, root, web["directory"]))
+    return bool(targets.find_targets(root, root, web["directory"]))
 
 
 def _installs(folder: Path) -> bool:
     """Whether it says what to install, be it in a way that is refused later."""
     try:
-        return project.find_installer(folder).kind != "none"
+        return dependencies.find_installer(folder).kind != "none"
     except ReleaseError:
         return True
 
@@ -100,7 +100,7 @@ def _projects(root: Path) -> Iterator[Path]:
         folders[:] = sorted(one for one in folders if one not in project.NO_APPS and not one.startswith("."))
         if folder == root:
             continue
-        if _installs(folder) and project.find_targets(folder):
+        if _installs(folder) and targets.find_targets(folder):
             yield folder
             folders.clear()
         elif len(folder.relative_to(root).parts) >= _DEPTH:
@@ -140,7 +140,7 @@ def refuse_code(app: dict[str, Any], folder: Path, parts: dict[str, Path]) -> No
 def code_parts(app: dict[str, Any], root: Path, folder: Path, work: Path, target: str) -> dict[str, Path]:
     """What no folder may hold that the app can write: the project, what is installed, served or migrated."""
     parts = {"the project": folder}
-    installer = project.find_installer(folder, root, app["python"]["directory"])
+    installer = dependencies.find_installer(folder, root, app["python"]["directory"])
     if installer.file:
         parts["what is installed"] = installer.path
     if ini := alembic.find_ini(folder, root):

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import project
-from .project import Installer, PythonWish
+from . import interpreters
+from .dependencies import Installer
+from .interpreters import PythonWish
 from .toml import load_toml
 
 # Minor versions that wheels are looked for: what servers and uv have.
@@ -122,7 +123,7 @@ def better(known: Iterable[Old], minor: int, wish: PythonWish) -> str:
         one
         for one in MINORS
         if all(one in package.minors for package in every)
-        and project.fits(PythonWish("", wish.range, ""), (3, one))
+        and interpreters.fits(PythonWish("", wish.range, ""), (3, one))
     ]
     nearest = sorted(good, key=lambda one: (abs(one - minor), one))
     return f"3.{nearest[0]}" if nearest else ""
@@ -144,7 +145,7 @@ def hints(installer: Installer, wish: PythonWish) -> list[str]:
     """Where a lock has no wheels for a Python that a server of the project's may pick."""
     known = locked(installer)
     for minor in reversed(DISTRIBUTIONS):
-        if not project.fits(wish, (3, minor)):
+        if not interpreters.fits(wish, (3, minor)):
             continue
         old = lacking(known, minor)
         version = better(old, minor, wish) if old else ""

@@ -9,7 +9,18 @@ from typing import Any
 
 from ..errors import ReleaseError
 from ..packaging import index
-from ..reading import front_end, packages, places, pools, project, randoms, tables
+from ..reading import (
+    dependencies,
+    front_end,
+    interpreters,
+    packages,
+    places,
+    pools,
+    project,
+    randoms,
+    tables,
+    targets,
+)
 from ..sources import origins, pack
 from . import hints
 
@@ -26,10 +37,10 @@ def describe(app: dict[str, Any], root: Path, connections: int = 0) -> list[Row]
     python = app["python"]
     rows: list[Row] = [("project", _below(folder, root), found.why)]
     rows.append(_work(app, folder, root))
-    wish = project.wanted_python(folder, root, python["version"])
+    wish = interpreters.wanted_python(folder, root, python["version"])
     bring = "; uv brings one where the server has none" if python["install"] else ""
     rows.append(("python", wish.version or wish.range or "the newest", wish.why + bring))
-    installer = project.find_installer(folder, root, python["directory"])
+    installer = dependencies.find_installer(folder, root, python["directory"])
     what = installer.kind + (f" (package {installer.package})" if installer.package else "")
     place = _below(installer.path, root) if installer.file else "no lock, requirements or [project] table"
     rows.append(("dependencies", what, place))
@@ -83,7 +94,7 @@ def _work(app: dict[str, Any], folder: Path, root: Path) -> Row:
     return ("runs in", _below(work.folder, root), f"{work.why}; set processes.web.directory for another")
 
 
-def _elsewhere(app: dict[str, Any], folder: Path, root: Path) -> project.Target | None:
+def _elsewhere(app: dict[str, Any], folder: Path, root: Path) -> targets.Target | None:
     """The application that is taken, where its author's command runs it in a folder of the project."""
     web = project.web(app)
     found = [] if web["app"] or web["command"] else _targets(app, folder, root)[:1]
@@ -95,8 +106,8 @@ def _work_folder(app: dict[str, Any], folder: Path, root: Path) -> Path:
     return folder / found.directory if found else places.work(root, app, folder).folder
 
 
-def _targets(app: dict[str, Any], folder: Path, root: Path) -> list[project.Target]:
-    return project.find_targets(folder, root, project.web(app)["directory"])
+def _targets(app: dict[str, Any], folder: Path, root: Path) -> list[targets.Target]:
+    return targets.find_targets(folder, root, project.web(app)["directory"])
 
 
 def _application(app: dict[str, Any], folder: Path, root: Path) -> list[Row]:

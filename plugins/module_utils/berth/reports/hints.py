@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..reading import launch, project, reads, wheels, writes
-from ..reading.project import Installer, PythonWish
+from ..reading import interpreters, launch, project, reads, wheels, writes
+from ..reading.dependencies import Installer
+from ..reading.interpreters import PythonWish
 from ..reading.reads import Variable
 from ..store import public
 
@@ -53,7 +54,7 @@ def of_python(folder: Path, root: Path, wish: PythonWish, installer: Installer) 
     """The Python that the author runs, where nothing says which one it shall be; and missing wheels."""
     found = []
     version, where = ("", "") if wish.version else launch.python(folder, root)
-    if version and project.fits(wish, project.parse_version(version)):
+    if version and interpreters.fits(wish, interpreters.parse_version(version)):
         found.append(
             f"the author runs Python {version} ({where}), and a server's newest is taken: write "
             f"{wheels.key(version)} for the same"

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from ..errors import ReleaseError
 from ..host import untrusted
-from ..reading.project import Installer
+from ..reading.dependencies import Installer
 from ..reading.toml import LOCK, load_toml
 
 # What a line of a requirements file may say before a path: another file, an editable folder, wheels.

@@ -8,7 +8,7 @@ from ...migrations import connections
 from ...packaging import commands, frozen, prove, site, start_scripts
 from ...packaging.environments import Environments
 from ...packaging.tree import Tree
-from ...reading import pools, project, randoms
+from ...reading import pools, project, randoms, targets
 from ...reports import hints
 from ...runtime import naming
 from ...sources import source
@@ -104,12 +104,12 @@ def _target(deploy: Deploy, tree: Tree) -> tuple[str, str]:
     return chosen.target, chosen.where
 
 
-def _found(deploy: Deploy, tree: Tree) -> list[project.Target]:
+def _found(deploy: Deploy, tree: Tree) -> list[targets.Target]:
     """The applications in the source, which a deploy asks for before it installs anything."""
     web = project.web(deploy.app)
     if web.get("command") or web.get("app"):
         return []
-    found = project.find_targets(tree.project, deploy.folder, web.get("directory") or "")
+    found = targets.find_targets(tree.project, deploy.folder, web.get("directory") or "")
     if not found:
         broken = project.syntax_error(tree.project)
         if broken:
