@@ -91,7 +91,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("listening.accepting read_text", "listening._waited_for read_text"),
         "memory._kilobytes read_text",
         *("temporary._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
-        *("facts._memory read_text", "facts._started read_text", "facts.held_locks read_text"),
+        *("facts._memory read_text", "running._started read_text", "facts.held_locks read_text"),
     ),
     "on the controller, in the checkout": ("session.pack_engine rglob",),
     "the engine itself, in memory": ("bytecode.__init__ read_bytes",),

@@ -16,7 +16,7 @@ from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release.steps import remove
-from ansible.module_utils.berth.reports import certificate, facts, findings, status
+from ansible.module_utils.berth.reports import asking, certificate, facts, findings, running, status
 from ansible.module_utils.berth.runtime import naming, noted, units
 from ansible.module_utils.berth.store import journal, presence
 
@@ -226,7 +226,7 @@ def test_one_question_hides_no_other_and_a_late_one_is_unknown() -> None:
         time.sleep(60)
         return 3
 
-    ask = facts.Questions()
+    ask = asking.Questions()
     asked: dict[str, Callable[[], int]] = {"A": lambda: 1, "B": refuse, "C": hang}
     assert ask.all(asked, 0, 0.5) == {"A": 1, "B": 0, "C": 0}
     assert ask.unknown == [
@@ -294,21 +294,21 @@ def run(when: float, state: str = "failed", **more: str) -> dict[str, Any]:
 def test_the_last_run_of_a_job_is_the_one_that_counts() -> None:
     failed = run(1000, Result="exit-code", ExecMainStatus="3")
     began = NOW.timestamp() - 1000
-    known = facts.last_run([failed], began)
+    known = running.last_run([failed], began)
     assert known == {"last": stamp(1000), "failed": "exit-code", "exit_status": 3, "running": False}
     # Under the next release it ran well, and systemd kept that run's properties or forgot them.
     for runs in ([failed, run(500, "inactive", Result="success")], [failed]):
-        known = facts.last_run(runs, NOW.timestamp() - 500)
+        known = running.last_run(runs, NOW.timestamp() - 500)
         assert known
         assert (known["failed"], known["last"]) == ("", stamp(500))
     # Started by hand since then, and failed.
-    known = facts.last_run([run(100, Result="timeout")], NOW.timestamp() - 500)
+    known = running.last_run([run(100, Result="timeout")], NOW.timestamp() - 500)
     assert known
     assert known["failed"] == "timeout"
-    known = facts.last_run([failed, run(5, "activating")], began)
+    known = running.last_run([failed, run(5, "activating")], began)
     assert known
     assert known["running"]
-    assert facts.last_run([{"ActiveState": "inactive"}], began) is None
+    assert running.last_run([{"ActiveState": "inactive"}], began) is None
 
 
 def test_what_systemd_forgot_at_a_reboot_the_journal_tells(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,14 +324,14 @@ def test_what_systemd_forgot_at_a_reboot_the_journal_tells(monkeypatch: pytest.M
         return run
 
     monkeypatch.setattr(command, "run", said(noted.FAILED))
-    known = facts._last_noted(["board-nightly@r1.service", "board-nightly@r2.service"])
+    known = running._last_noted(["board-nightly@r1.service", "board-nightly@r2.service"])
     assert known["failed"] == "timeout"
-    assert 3590 < (facts.ago(known["last"]) or 0) < 3700
+    assert 3590 < (running.ago(known["last"]) or 0) < 3700
     assert {"UNIT=board-nightly@r1.service", "UNIT=board-nightly@r2.service", "_PID=1"} <= set(asked[0])
     monkeypatch.setattr(command, "run", said(noted.FINISHED))
-    assert facts._last_noted(["board-nightly@r1.service"])["failed"] == ""
+    assert running._last_noted(["board-nightly@r1.service"])["failed"] == ""
     monkeypatch.setattr(command, "run", _late)
-    assert facts._last_noted(["board-nightly@r1.service"])["last"] == ""
+    assert running._last_noted(["board-nightly@r1.service"])["last"] == ""
 
 
 def _late(argv: list[str], **_: object) -> command.Result:

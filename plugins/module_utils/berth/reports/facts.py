@@ -11,76 +11,24 @@ import http.client
 import os
 import re
 import ssl
-import threading
-import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 from ..errors import ReleaseError
 from ..host import command
 from ..paths import Paths
-from ..payload import retire
 from ..runtime import gate, naming, noted
 from ..runtime import units as runtime
 from ..services import table as services
 from ..store import journal, lock, presence, proxy, releases, settings
-from . import certificate
+from . import certificate, running
+from .asking import PATIENCE, Facts, Questions
 
-Facts = dict[str, Any]
-T = TypeVar("T")
-
-# Seconds for one question, and for all about one app.
-_PATIENCE = 5.0
+# Seconds for the size of releases, and for all about one app.
 _FOR_SIZES = 3.0
 _FOR_APP = 30.0
-# An old restart is no news: what systemd counted and killed is asked for so many seconds back.
-HOUR = 3600
-_AT_WORK = ("active", "activating", "deactivating", "reloading")
-
-
-class Questions:
-    """Asks each question apart from the others, and collects what had no answer."""
-
-    def __init__(self) -> None:
-        self.unknown: list[str] = []
-
-    def __call__(self, what: str, ask: Callable[[], T], default: Any, seconds: float = _PATIENCE + 1) -> T:
-        """The answer; `default` and a sentence where it does not come in time, or is an error."""
-        return self.all({what: ask}, default, seconds)[what]
-
-    def all(self, asked: dict[str, Callable[[], T]], default: Any, seconds: float) -> dict[str, T]:
-        """Several at once. A thread that never comes back (a dead network disk) ends with the engine."""
-        answers: dict[str, T] = {}
-        problems: dict[str, str] = {}
-
-        def run(what: str, ask: Callable[[], T]) -> None:
-            try:
-                answers[what] = ask()
-            except Exception as problem:  # noqa: BLE001 - one question's trouble is no other's
-                said = problem.sentence if isinstance(problem, ReleaseError) else _words(problem)
-                problems[what] = said.rstrip(".")
-
-        threads = {
-            what: threading.Thread(target=run, args=(what, ask), daemon=True) for what, ask in asked.items()
-        }
-        for thread in threads.values():
-            thread.start()
-        end = time.monotonic() + seconds
-        found: dict[str, T] = {}
-        for what, thread in threads.items():
-            thread.join(max(0.0, end - time.monotonic()))
-            found[what] = answers.get(what, default)
-            if what not in answers:
-                late = f"no answer within {seconds:.0f} s"
-                self.unknown.append(f"{what} is unknown: {problems.get(what, late)}.")
-        return found
-
-
-def _words(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {problem}" if not isinstance(problem, OSError) else str(problem)
 
 
 # Of the server ----------------------------------------------------------------------------------------------
@@ -100,7 +48,7 @@ def server(root: Path = Path("/")) -> Facts:
         "memory": ask("The memory", _memory, {}),
         "reboot": ask("Whether a reboot is pending", lambda: _reboot(root), ""),
     }
-    for disk in ask.all({f"The disk at {path}": _disk(path) for path in _PLACES}, {}, _PATIENCE).values():
+    for disk in ask.all({f"The disk at {path}": _disk(path) for path in _PLACES}, {}, PATIENCE).values():
         if disk and disk["id"] not in [one["id"] for one in found["disks"]]:
             found["disks"].append(disk)
     for disk in found["disks"]:
@@ -132,7 +80,7 @@ def _disk(path: str) -> Callable[[], Facts]:
 
 def _proxy(unit: str) -> str:
     """Empty on a server that has no proxy of Berth's yet."""
-    return (runtime.state(naming.distributions(unit), _PATIENCE) or "unknown") if unit else ""
+    return (runtime.state(naming.distributions(unit), PATIENCE) or "unknown") if unit else ""
 
 
 def _for_all(root: Path, ask: Questions) -> Facts:
@@ -143,7 +91,7 @@ def _for_all(root: Path, ask: Questions) -> Facts:
 
 
 def _activity(name: str) -> Callable[[], str]:
-    return lambda: runtime.state(naming.distributions(name), _PATIENCE)
+    return lambda: runtime.state(naming.distributions(name), PATIENCE)
 
 
 def _memory() -> Facts:
@@ -193,7 +141,9 @@ def apps(wanted: dict[str, str], root: Path = Path("/")) -> tuple[list[Facts], l
     """Each app, by what the inventory says of it (present, absent, orphan), and what had no answer."""
     ask = Questions()
     past = ask(
-        "What restarted or ran out of memory in the last hour", lambda: noted.events(HOUR, _PATIENCE), []
+        "What restarted or ran out of memory in the last hour",
+        lambda: noted.events(running.HOUR, PATIENCE),
+        [],
     )
     held = ask("Who holds locks", held_locks, set())
     whole = Questions()
@@ -249,12 +199,14 @@ def app(paths: Paths, wanted: str, past: list[Facts], held: set[str]) -> Facts:
     names = ask("Which units it has", lambda: _names(paths), {})
     states = ask(
         "The state of its units",
-        lambda: noted.states([one for name in names.values() for one in name], _PATIENCE),
+        lambda: noted.states([one for name in names.values() for one in name], PATIENCE),
         {},
     )
-    found["processes"] = _processes(paths, description, live, states, past)
-    found["jobs"] = ask("The state of its jobs", lambda: _jobs(paths, description, live, names, states), [])
-    found["retiring"] = ask("What retires", lambda: _retiring(paths, live, names, states), [])
+    found["processes"] = running.processes(paths, description, live, states, past)
+    found["jobs"] = ask(
+        "The state of its jobs", lambda: running.jobs(paths, description, live, names, states), []
+    )
+    found["retiring"] = ask("What retires", lambda: running.retiring(paths, live, names, states), [])
     for service in services.alone(paths.app):
         if description and service.used(description):
             what, key = f"Its {service.program}", service.name
@@ -271,7 +223,7 @@ def _routes(paths: Paths, ask: Questions, found: Facts, record: Facts, live: str
     domain = str((known.get("domains") or [""])[0])
     path = str(record.get("health_path") or "/")
     probe = gate.probe(naming.socket(paths, live), {"domains": [domain or "localhost"], **known}, path)
-    status = ask("What the release answers", lambda: probe.ask(_PATIENCE), None)
+    status = ask("What the release answers", lambda: probe.ask(PATIENCE), None)
     well = None if status is None else probe.good(status)
     found["socket"] = {"path": probe.path or path, "status": status, "well": well}
     front = ask("The app's site", lambda: proxy.read(paths.root), proxy.Applied())
@@ -294,7 +246,7 @@ def _routes(paths: Paths, ask: Questions, found: Facts, record: Facts, live: str
 def _public(probe: gate.Probe, domain: str, path: str) -> tuple[Facts, bytes]:
     silent = {"status": 0, "well": False}
     try:
-        reply = gate.ask_public(domain, path, _PATIENCE)
+        reply = gate.ask_public(domain, path, PATIENCE)
     except ssl.SSLError as error:
         return {**silent, "problem": "certificate", "said": error.reason or "TLS alert"}, b""
     except (OSError, http.client.HTTPException) as error:
@@ -336,137 +288,3 @@ def _holder(paths: Paths, held: set[str]) -> Facts | None:
 def _names(paths: Paths) -> dict[str, list[str]]:
     """Its unit files by release, and with each job's timer the last runs under other releases."""
     return naming.instances(paths)
-
-
-def ago(when: str) -> float | None:
-    """Seconds since a time stamp."""
-    try:
-        since = datetime.strptime(when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
-    except ValueError:
-        return None
-    return (datetime.now(timezone.utc) - since).total_seconds()
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
-
-
-def _processes(
-    paths: Paths, description: Facts, live: str, states: dict[str, Facts], past: list[Facts]
-) -> list[Facts]:
-    """The live release's web, relay and workers."""
-    if not live:
-        return []
-    names = naming.services(naming.serving(paths, live))
-    names += naming.workers(description, live) if description else []
-    rows = []
-    for name in names:
-        state = states.get(name, {})
-        up = ago(noted.moment(state.get("ExecMainStartTimestamp", "")))
-        mine = [one for one in past if one["unit"] == name]
-        memory = [one["ago"] for one in mine if one["memory"]]
-        restarts = [one["ago"] for one in mine if not one["memory"]]
-        rows.append(
-            {
-                "name": naming.stem(name).removeprefix(f"{paths.app}-"),
-                "unit": name,
-                "state": state.get("ActiveState", "unknown"),
-                "waits_to_restart": state.get("SubState") == "auto-restart",
-                "result": state.get("Result", ""),
-                "exit_status": _number(state.get("ExecMainStatus", "")),
-                "up_seconds": None if up is None else max(0, round(up)),
-                "restarts": _number(state.get("NRestarts", "")),
-                "restarts_last_hour": len(restarts),
-                "out_of_memory_last_hour": len(memory),
-                "out_of_memory_seconds_ago": min(memory, default=None),
-                "memory_mb": _number(state.get("MemoryCurrent", "")) >> 20,
-            }
-        )
-    return rows
-
-
-def _jobs(
-    paths: Paths, description: Facts, live: str, names: dict[str, list[str]], states: dict[str, Facts]
-) -> list[Facts]:
-    """Each job of the live release: when it runs next, and how its last run ended, of whichever release."""
-    rows = []
-    services = naming.services(unit for units in names.values() for unit in units)
-    for stem in naming.unit_stems(description)["jobs"] if description and live else []:
-        timer = states.get(naming.timer(stem, live), {})
-        runs = [unit for unit in services if naming.stem(unit) == stem]
-        job = stem.removeprefix(f"{paths.app}-")
-        due = noted.moment(timer.get("NextElapseUSecRealtime", ""))
-        row: Facts = {"name": job, "timer": timer.get("ActiveState", "unknown"), "next": due}
-        stamp = 0.0
-        with contextlib.suppress(OSError):
-            stamp = naming.stamp(paths, naming.timer(stem, live)).stat().st_mtime
-        known = last_run([states[unit] for unit in runs if unit in states], stamp)
-        if not known:
-            known = _last_noted(runs) if runs and 0 < stamp < _started() else _run()
-        rows.append({**row, **known})
-    return rows
-
-
-def last_run(runs: list[Facts], stamp: float) -> Facts | None:
-    """How the last run of a job ended, of its units' properties and of when its timer ran last (seconds).
-
-    None where systemd does not know: a unit forgets with a reboot.
-    """
-    done = [one for one in runs if noted.moment(one.get("ExecMainStartTimestamp", ""))]
-    if not done:
-        return None
-    last = max(done, key=lambda one: noted.moment(one["ExecMainStartTimestamp"]))
-    began = noted.moment(last["ExecMainStartTimestamp"])
-    running = last.get("ActiveState") in _AT_WORK
-    failed = last.get("ActiveState") == "failed"
-    # Older than the timer's last run: that one ended well, or its unit would still say otherwise.
-    if failed and stamp - datetime.fromisoformat(f"{began[:-1]}+00:00").timestamp() > 2:
-        return _run(datetime.fromtimestamp(stamp, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
-    result = last.get("Result", "") if failed else ""
-    status = _number(last.get("ExecMainStatus", "")) if failed else 0
-    return _run(began, result=result, status=status, running=running)
-
-
-def _run(last: str = "", *, result: str = "", status: int = 0, running: bool = False) -> Facts:
-    return {"last": last, "failed": result, "exit_status": status, "running": running}
-
-
-def _last_noted(runs: list[str]) -> Facts:
-    """As the journal tells it, of the time before a reboot; nothing where it does not tell in time."""
-    found: list[Facts] = []
-    with contextlib.suppress(ReleaseError):
-        found = noted.ends(runs, 40 * 24 * HOUR, _PATIENCE)
-    if not found:
-        return _run()
-    when = datetime.fromtimestamp(time.time() - found[0]["ago"], timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return _run(when, result=found[0]["failed"])
-
-
-def _started() -> float:
-    """When systemd started, which is when it knew nothing of any run."""
-    ticks = int(Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19])
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def _retiring(paths: Paths, live: str, names: dict[str, list[str]], states: dict[str, Facts]) -> list[Facts]:
-    """Releases of which a process still runs and that are not live."""
-    rows = []
-    for release, units in names.items():
-        if release == live:
-            continue
-        mine = [states.get(unit, {}) for unit in naming.services(units)]
-        working = [one for one in mine if one.get("ActiveState") in _AT_WORK]
-        if not working:
-            continue
-        waits = naming.retiring(paths.app, release)
-        state = runtime.state(waits, _PATIENCE)
-        rows.append(
-            {
-                "release": release,
-                "memory_mb": sum(_number(one.get("MemoryCurrent", "")) for one in working) >> 20,
-                "connections": retire.connections(str(naming.socket(paths, release))),
-                "processes": sorted(naming.stem(one["Id"]) for one in working),
-                "awaited": state in ("active", "activating"),
-            }
-        )
-    return rows

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from ..errors import UP
 from ..services import table as services
-from . import facts
-from .facts import HOUR, Facts
+from .asking import Facts
+from .running import HOUR, ago
 
 NOTE, UNKNOWN, SICK, DOWN = "note", "unknown", "sick", "down"
 # States in which nothing is to be done.
@@ -265,7 +265,7 @@ def _why(result: str, status: int) -> str:
 
 def _when(stamp: str) -> str:
     """`at 2026-11-28 03:00 UTC, 17 h 3 min ago`."""
-    seconds = facts.ago(stamp)
+    seconds = ago(stamp)
     if seconds is None:
         return "at an unknown time"
     distance = f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"

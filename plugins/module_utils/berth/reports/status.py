@@ -9,6 +9,8 @@ from ..paths import Paths
 from ..services import table as services
 from ..store import presence
 from . import facts, findings
+from .asking import Questions
+from .running import ago
 
 
 def describe(present: list[str], absent: list[str], only: str = "", root: Path = Path("/")) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def describe(present: list[str], absent: list[str], only: str = "", root: Path =
     `only` is one app's name, and then the answer is about that app, whatever the inventory says of it.
     """
     wanted = dict.fromkeys(present, "present") | dict.fromkeys(absent, "absent")
-    questions = facts.Questions()
+    questions = Questions()
     if not only:
         lost = questions("Which apps are here", lambda: presence.unnamed(list(wanted), root), [])
         wanted |= dict.fromkeys(lost, "orphan")
@@ -125,4 +127,4 @@ def _due(jobs: list[dict[str, Any]]) -> str:
     if not known:
         return "-"
     when, name = min(known)
-    return f"{name} in {findings.span(max(0.0, -(facts.ago(when) or 0.0)))}"
+    return f"{name} in {findings.span(max(0.0, -(ago(when) or 0.0)))}"
