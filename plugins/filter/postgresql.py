@@ -39,6 +39,12 @@ FIXED = {
     "port": "5432, which every app is told",
     "unix_socket_directories": "where tools look for the server",
 }
+# And these, where the server is told how to archive.
+ARCHIVING = {
+    "archive_command": "how WAL is archived, which backups are made of",
+    "archive_library": "how WAL is archived, which backups are made of",
+    "archive_mode": "that WAL is archived, which backups are made of",
+}
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 RESERVED = re.compile(r"postgres|template[01]|pg_.*|all|public|none|sameuser|samerole|samegroup|replication")
@@ -141,12 +147,37 @@ def _literal(name: str, value: Any) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def check_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def archiving(command: str) -> list[Group]:
+    """What it takes that each second can be restored, from a command that archives a segment."""
+    if not command:
+        return []
+    return [
+        {
+            "why": "Backups: WAL is archived when a segment is full, and at least each minute.",
+            "settings": {
+                "archive_mode": "on",
+                "archive_command": command,
+                "archive_timeout": "60s",
+                # When each row was committed: how old what was restored is, and what was written since.
+                "track_commit_timestamp": "on",
+            },
+        }
+    ]
+
+
+def check_settings(settings: Mapping[str, Any], archived: bool = False) -> dict[str, Any]:
     """The user's settings, or one sentence about what cannot be set."""
     for name, value in settings.items():
         if not names.SETTING.fullmatch(str(name)):
             raise AnsibleFilterError(
                 f"postgresql_settings: {name!r} is not a setting; write for example work_mem"
+            )
+        if archived and (
+            name in ARCHIVING or (name == "wal_level" and str(value).strip().lower() == "minimal")
+        ):
+            raise AnsibleFilterError(
+                f"postgresql_settings.{name}: Berth decides {ARCHIVING.get(name, ARCHIVING['archive_mode'])};"
+                " remove it, or set server.backup.enabled to false"
             )
         if name in FIXED:
             raise AnsibleFilterError(f"postgresql_settings.{name}: Berth decides {FIXED[name]}; remove it")
@@ -170,10 +201,16 @@ def max_connections(memory_mb: int, settings: Mapping[str, Any]) -> int:
 
 
 def postgresql_conf(
-    settings: Mapping[str, Any], memory_mb: int, cores: int, version: int, share: int, hba_file: str
+    settings: Mapping[str, Any],
+    memory_mb: int,
+    cores: int,
+    version: int,
+    share: int,
+    hba_file: str,
+    archive_command: str = "",
 ) -> list[Group]:
     """Groups of settings with quoted values; what the user set stands last and nowhere else."""
-    chosen = check_settings(settings)
+    chosen = check_settings(settings, bool(archive_command))
     connections = max_connections(memory_mb, chosen)
     firm = {
         "why": "Access: from this server alone, with scram, for whom the rules next door name.",
@@ -185,7 +222,8 @@ def postgresql_conf(
             "ssl": "off",
         },
     }
-    groups = [firm, *tuning(int(memory_mb), int(cores), int(version), int(share), connections), *FIRM]
+    tuned = tuning(int(memory_mb), int(cores), int(version), int(share), connections)
+    groups = [firm, *tuned, *archiving(archive_command), *FIRM]
     groups.append(
         {"why": "From the inventory.", "settings": {k: v for k, v in chosen.items() if v is not None}}
     )

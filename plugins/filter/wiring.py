@@ -26,6 +26,15 @@ def databases(apps: Sequence[App]) -> list[dict[str, Any]]:
     return [{key: app["database"][key] for key in keys} for app in apps if app["database"]["enabled"]]
 
 
+# The stanza that role backup makes of the cluster `main`.
+_ARCHIVE = 'pgbackrest --stanza=main archive-push "%p"'
+
+
+def archive_command(backup: Mapping[str, Any]) -> str:
+    """How the cluster archives its WAL into the repository of backups; empty where there are to be none."""
+    return _ARCHIVE if backup["enabled"] else ""
+
+
 def redis_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:
     """The role redis's `redis_instances` for these apps."""
     keys = ("memory", "policy", "persistence")
@@ -83,6 +92,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters."""
         return {
+            "archive_command": archive_command,
             "databases": databases,
             "deploy_summary": deploy_summary,
             "proxy_sites": proxy_sites,

@@ -79,12 +79,13 @@ class RefusedError(Exception):
 
 def complaints(connection: Any) -> list[str]:
     """What the server says about the files as they are now on disk."""
-    # A setting that needs a restart is listed as an error too; those are left out.
+    # A setting that needs a restart is listed as an error too; those are left out, and so are those that need
+    # it because they stand in no file any more.
     settings = rows(
         connection,
         "select f.sourcefile, f.sourceline, coalesce(f.name, ''), f.error from pg_file_settings f"
         " left join pg_settings s on lower(s.name) = lower(f.name)"
-        " where f.error is not null and s.context is distinct from 'postmaster'",
+        " where f.error is not null and f.sourcefile is not null and s.context is distinct from 'postmaster'",
     )
     hba = rows(connection, "select line_number, error from pg_hba_file_rules where error is not null")
     return [f"{path} line {line}: {name} {error}" for path, line, name, error in settings] + [

@@ -117,6 +117,13 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "extra_ca_certificates": [],
         "updates": {"enabled": True, "reboot_at": ""},
         "postgresql": {"repository": "distribution", "version": "", "settings": {}},
+        "backup": {
+            "enabled": True,
+            "full": "Sun 02:30",
+            "incremental": "Mon..Sat 02:30",
+            "dump": "04:00",
+            "retention_days": 30,
+        },
         "python": {"index_url": "", "install_mirror": "", "downloads_json": ""},
         "proxy": {"repository": "auto", "tls": "acme", "email": "", "acme_ca": ""},
         "config": 1,

@@ -86,6 +86,10 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("keeper.end rmtree", "keeper.main open", "pack._from_walk walk", "pack.archive open"),
         *("pack.digest read_bytes", "seed.fill copy2", "seed.fill walk", "gunicorn_conf._load read_text"),
     ),
+    "as the user postgres, in folders that are its alone": (
+        *("backup.alone open", "backup.dump_one open", "backup.note write_text", "backup.last_run read_text"),
+        "backup.main read_text",
+    ),
     "the kernel's": (
         *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),
         *("listening.accepting read_text", "listening._waited_for read_text"),

@@ -12,6 +12,7 @@ from . import names as names
 from .files import on_controller
 from .moved import check_config
 from .problem import Report, did_you_mean, show
+from .schedule import check_schedule
 
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
@@ -27,6 +28,7 @@ def check_server(report: Report, server: dict[str, Any], inventory_dir: str) -> 
     ]
     _updates(report, server["updates"])
     _postgresql(report, server["postgresql"])
+    _backup(report, server["backup"], server["postgresql"]["settings"])
     _python(report, server["python"])
     _proxy(report, server["proxy"])
 
@@ -179,6 +181,22 @@ def _postgresql(report: Report, postgresql: dict[str, Any]) -> None:
         rule = 'write a setting of postgresql.conf, e.g. "work_mem"'
         names.check_pattern(report, path, key, names.SETTING, rule)
         names.check_line(report, path, value)
+
+
+# Settings of the server that backups are made by.
+_ARCHIVING = ("archive_mode", "archive_command", "archive_library")
+
+
+def _backup(report: Report, backup: dict[str, Any], settings: dict[str, Any]) -> None:
+    for kind in ("full", "incremental", "dump"):
+        check_schedule(report, f"server.backup.{kind}", backup[kind])
+    names.check_range(report, "server.backup.retention_days", backup["retention_days"], 1, 3650, "days")
+    for key, value in settings.items() if backup["enabled"] else ():
+        if key in _ARCHIVING or (key == "wal_level" and str(value).strip().lower() == "minimal"):
+            report.add(
+                f"server.postgresql.settings.{key}",
+                "is what backups are made by; remove it, or write server.backup.enabled: false",
+            )
 
 
 _ADDRESS = r"https://[^\s\"'{}<>/]+(/[^\s\"'{}<>]*)?"

@@ -1,0 +1,482 @@
+"""Backups of PostgreSQL on its own server: makes them, one at a time, and tells how they are.
+
+Runs by itself, as the user postgres, from the units of role backup and for whoever asks:
+
+    backup.py full | incremental | dump    one sentence on what was made; or why not, and exit status 1
+    backup.py state                        all that is known of backups, as JSON; exit status 0
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.parse
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+SETTINGS = Path("/etc/berth/backup/settings.json")
+# Bytes that a backup leaves free: the server itself writes there, or beside it.
+RESERVE = 256 << 20
+# Seconds to wait for another backup to end; and for pgBackRest and the server to answer a question.
+PATIENCE = 6 * 3600
+ANSWER = 4.0
+KINDS = {"full": "full", "incremental": "incr"}
+MB = 1 << 20
+
+# pgBackRest's word for a stanza that it cannot read.
+OTHER = 99
+# Those that are somebody's.
+DATABASES = (
+    "select datname from pg_database where datallowconn and not datistemplate and datname <> 'postgres'"
+)
+
+Facts = dict[str, Any]
+
+
+class BackupError(Exception):
+    """Why there is no backup, in a sentence."""
+
+
+# Asking others ----------------------------------------------------------------------------------------------
+
+
+def run(argv: list[str], timeout: float | None = None, **more: str) -> str:
+    """What a program prints; BackupError in its own words where it fails."""
+    env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", **more}
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, errors="replace", timeout=timeout, env=env, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BackupError(f"{Path(argv[0]).name} did not answer within {timeout:.0f} s") from None
+    except OSError as error:
+        raise BackupError(f"{argv[0]} cannot be run: {error.strerror}") from None
+    if done.returncode != 0:
+        said = reason(done.stderr + "\n" + done.stdout)
+        raise BackupError(said or f"{argv[0]} ended with {done.returncode}")
+    return done.stdout
+
+
+def reason(output: str) -> str:
+    """The sentence in what pgBackRest, psql or pg_dump wrote that says what went wrong."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        # pgBackRest goes on in further lines, up to its hints and its stack.
+        if found := re.match(r"(?:.*\s)?ERROR: \[(\d+)\]: (.*)", line):
+            more = []
+            for after in lines[number + 1 :]:
+                if re.match(r"(HINT|NOTE|ERROR|WARN|INFO|STACK|\d{4}-\d\d-\d\d )|-{3}", after):
+                    break
+                more.append(after)
+            return " ".join([found[2], *more[:1]]).rstrip(".")
+    for line in lines:
+        if found := re.match(r"(?:psql|pg_dump|pg_dumpall|pg_restore): (?:error: )?(.*)", line):
+            return found[1].rstrip(".")
+    return lines[-1].rstrip(".") if lines else ""
+
+
+def sql(settings: Facts, query: str) -> str:
+    """The answer of the server to one query, as psql prints it without decoration."""
+    server = ["-h", str(settings["socket"]), "-p", str(settings["port"]), "-d", "postgres"]
+    argv = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *server, "-c", query]
+    return run(argv, ANSWER, PGAPPNAME="berth-backup", PGCONNECT_TIMEOUT="3").strip()
+
+
+def pgbackrest(settings: Facts, *words: str, timeout: float | None = None) -> str:
+    """pgBackRest on Berth's stanza, by what its own configuration says."""
+    argv = ["pgbackrest", f"--stanza={settings['stanza']}", "--log-level-console=error", *words]
+    return run(argv, timeout)
+
+
+def info(settings: Facts) -> Facts:
+    """What the repository holds: a stanza with its status, backups and archives."""
+    found = json.loads(pgbackrest(settings, "info", "--output=json", timeout=ANSWER) or "[]")
+    named = [one for one in found if one.get("name") == settings["stanza"]]
+    known: Facts = named[0] if named else {"status": {"code": 1, "message": "missing stanza path"}}
+    return {"backup": [], "archive": [], **known, "status": status(known)}
+
+
+def status(stanza: Facts) -> Facts:
+    """Its code and message; of one that cannot be read the reason, which is its repository's."""
+    said: Facts = stanza["status"]
+    causes = [one["status"]["message"] for one in stanza.get("repo", []) if one["status"]["code"] == OTHER]
+    if said["code"] == OTHER and causes:
+        return {**said, "message": reason(re.sub(r"^\[.*?\] ", "ERROR: [0]: ", causes[0]))}
+    return said
+
+
+def free(path: Path) -> int:
+    """Bytes that others than root can still write there."""
+    state = os.statvfs(path)
+    return state.f_bavail * state.f_frsize
+
+
+# One at a time ----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def alone(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold the lock of backups; kernel-held, so a backup that is killed frees it."""
+    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    end = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise BackupError(
+                        f"another backup has been at work for {patience / 3600:.0f} h"
+                    ) from None
+                time.sleep(0.5)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def note(folder: Path, kind: str, began: float, problem: str) -> None:
+    """How a run ended, for `state`; whole or not at all."""
+    entry = {"began": stamp(began), "ended": stamp(time.time()), "problem": problem}
+    temporary = folder / f".{kind}.json.new"
+    temporary.write_text(json.dumps(entry) + "\n")
+    temporary.replace(folder / f"{kind}.json")
+
+
+# Making -----------------------------------------------------------------------------------------------------
+
+
+def stored(backup: Facts) -> int:
+    """Bytes that a backup takes in the repository."""
+    repository = backup.get("info", {}).get("repository", {})
+    return int(repository.get("delta") or repository.get("size") or 0)
+
+
+def needed(kind: str, backups: list[Facts], size: int) -> int:
+    """Bytes that the next backup is likely to take: a fifth more than the last of its kind did.
+
+    Without one before it: half of the data, or a tenth for an incremental. `size` is that of all databases.
+    """
+    full = kind == "full" or not backups
+    alike = [one for one in backups if (one["type"] == "full") == full]
+    guess = stored(alike[-1]) * 1.2 if alike else size / (2 if full else 10)
+    return int(guess)
+
+
+def refuse_full_disk(path: Path, need: int, what: str) -> None:
+    room = free(path)
+    if room < need + RESERVE:
+        raise BackupError(
+            f"{path} has {room // MB} MB free, and the {what} needs about {need // MB} MB beside the "
+            f"{RESERVE // MB} MB that stay free; make room there, or lower server.backup.retention_days"
+        )
+
+
+def back_up(settings: Facts, kind: str) -> str:
+    """A physical backup of the whole cluster, and the end of those that nobody needs any more."""
+    began = time.monotonic()
+    before = info(settings)
+    if before["status"]["code"] in (1, 3):
+        raise BackupError(f"there is no repository for stanza {settings['stanza']}; berth up makes it")
+    size = int(sql(settings, "select sum(pg_database_size(oid)) from pg_database"))
+    need = needed(kind, before["backup"], size)
+    refuse_full_disk(Path(settings["repository"]), need, f"{kind} backup")
+    pgbackrest(settings, f"--type={KINDS[kind]}", "backup")
+    made: Facts = info(settings)["backup"][-1]
+    took = time.monotonic() - began
+    if made.get("error"):
+        raise BackupError(
+            f"backup {made['label']} is made, and pages of the database are damaged "
+            f"(pgbackrest --stanza={settings['stanza']} --set={made['label']} info names their files)"
+        )
+    return f"{word(made)} backup {made['label']}: {stored(made) / MB:.1f} MB stored, {took:.0f} s"
+
+
+def word(backup: Facts) -> str:
+    """Its kind; a differential one was made by hand."""
+    kind = str(backup["type"])
+    return {"incr": "incremental", "diff": "differential"}.get(kind, kind)
+
+
+def dump(settings: Facts) -> str:
+    """A dump of each database, of all roles, and the end of old ones. The others go on where one fails."""
+    began = time.monotonic()
+    top = Path(settings["dumps"])
+    answer = sql(settings, DATABASES.replace("datname", "datname, pg_database_size(oid)", 1))
+    sizes = {name: int(size) for name, _, size in (line.rpartition("|") for line in answer.splitlines())}
+    server = ["-h", str(settings["socket"]), "-p", str(settings["port"])]
+    # Packed by zstd where both ends of pg_dump know it.
+    pack = "zstd:3" if int(settings["version"]) >= 16 else "6"
+    problems, total = [], 0
+    for name, size in [*sizes.items(), ("", 0)]:
+        one = ["pg_dump", *server, "-Fc", "-Z", pack, "--lock-wait-timeout=10min"]
+        argv = one if name else ["pg_dumpall", *server, "--globals-only"]
+        try:
+            total += dump_one(settings, top / folder_of(name), name, size, argv)
+        except BackupError as error:
+            problems.append(f"{name or 'roles'}: {error}")
+    forget_old(top, {folder_of(name) for name in ["", *sizes]}, settings)
+    if problems:
+        raise BackupError("; ".join(problems))
+    plural = "database" if len(sizes) == 1 else "databases"
+    return f"dumps of {len(sizes)} {plural}: {total / MB:.1f} MB, {time.monotonic() - began:.0f} s"
+
+
+def folder_of(name: str) -> str:
+    """Where the dumps of a database lie; those of all roles without a name."""
+    return f"db-{urllib.parse.quote(name, safe='')}" if name else "roles"
+
+
+def dump_one(settings: Facts, folder: Path, name: str, size: int, argv: list[str]) -> int:
+    """One dump under a name that sorts by time; its bytes."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for left in folder.glob(".*.partial"):
+        left.unlink()
+    last = dumps_in(folder)
+    refuse_full_disk(
+        folder, int(last[-1].stat().st_size * 1.2) if last else size // 3, f"dump of {name or 'roles'}"
+    )
+    suffix = ".sql" if argv[0] == "pg_dumpall" else ".dump"
+    final = folder / (stamp(time.time()).replace(":", "").replace("-", "") + suffix)
+    temporary = folder / f".{final.name}.partial"
+    try:
+        # As a variable: of an argument with "=" in it, pg_dump would read more than a name.
+        run([*argv, "-f", str(temporary)], PGAPPNAME="berth-dump", PGDATABASE=name or "postgres")
+        if suffix == ".dump":
+            run(["pg_restore", "--list", str(temporary)])
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(final)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for old in dumps_in(folder)[: -int(settings["dumps_kept"])]:
+        old.unlink()
+    return final.stat().st_size
+
+
+def dumps_in(folder: Path) -> list[Path]:
+    """The dumps of one database, the newest last."""
+    return sorted(path for path in folder.glob("[0-9]*") if path.suffix in (".dump", ".sql"))
+
+
+def forget_old(top: Path, current: set[str], settings: Facts) -> None:
+    """Dumps of databases that are gone end with the days that can be gone back to."""
+    oldest = time.time() - float(settings["retention_days"]) * 86400
+    for folder in top.glob("*"):
+        if folder.name in current:
+            continue
+        for path in dumps_in(folder):
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+# Telling ----------------------------------------------------------------------------------------------------
+
+
+def state(settings: Facts) -> Facts:
+    """All that is known; what had no answer is None and named under `unknown`."""
+    unknown: list[str] = []
+
+    def ask(what: str, question: Any, default: Any = None) -> Any:
+        try:
+            return question()
+        except (BackupError, OSError, ValueError, KeyError, IndexError) as error:
+            unknown.append(f"{what} is unknown: {error}.")
+            return default
+
+    known = ask("What the repository holds", lambda: info(settings))
+    archived = ask("Whether WAL is archived", lambda: archiving(settings))
+    backups = [backup_row(one) for one in known["backup"]] if known else []
+    return {
+        "settings": settings,
+        "stanza": {key: known["status"].get(key, "") for key in ("code", "message")} if known else None,
+        "backups": backups,
+        "archiving": archived,
+        "window": ask("What can be restored", lambda: window(settings, known)) if known else None,
+        "dumps": ask("Which dumps there are", lambda: dumps(settings), []),
+        # Of one that is gone, no new dump is missed. A server that does not answer is told of already.
+        "databases": (archived and ask("Which databases there are", lambda: databases(settings))) or [],
+        "repository": ask("The repository's disk", lambda: disk(Path(settings["repository"]))),
+        "runs": {kind: ask(f"The last run ({kind})", lambda kind=kind: last_run(settings, kind), {})
+                 for kind in (*KINDS, "dump")},
+        "unknown": unknown,
+    }  # fmt: skip
+
+
+def backup_row(backup: Facts) -> Facts:
+    began, ended = backup["timestamp"]["start"], backup["timestamp"]["stop"]
+    return {
+        "label": backup["label"],
+        "kind": word(backup),
+        "began": stamp(began),
+        "ended": stamp(ended),
+        "seconds": ended - began,
+        "stored_mb": round(stored(backup) / MB, 1),
+        "data_mb": round(int(backup.get("info", {}).get("size", 0)) / MB, 1),
+        "damaged": bool(backup.get("error")),
+        "where": "server",
+    }
+
+
+def archiving(settings: Facts) -> Facts:
+    """How the server's archiver is: what waits, and for how long."""
+    query = """
+        select json_build_object(
+          'mode', current_setting('archive_mode'), 'command', current_setting('archive_command'),
+          'last', (select extract(epoch from last_archived_time)::bigint from pg_stat_archiver),
+          'failed', (select extract(epoch from last_failed_time)::bigint from pg_stat_archiver),
+          'waiting', (select count(*) from pg_ls_archive_statusdir() where name like '%.ready'),
+          'oldest_seconds', (
+            select coalesce(extract(epoch from clock_timestamp() - min(modification)), 0)::bigint
+            from pg_ls_archive_statusdir() where name like '%.ready'),
+          'wal_mb', (select coalesce(sum(size), 0)::bigint / 1048576 from pg_ls_waldir()))
+    """
+    found: Facts = json.loads(sql(settings, query))
+    last, failed = found.pop("last"), found.pop("failed")
+    return {
+        **found,
+        "ours": found["command"] == settings["archive_command"],
+        "last": stamp(last) if last else "",
+        "failed": stamp(failed) if failed else "",
+        # A failure counts until something was archived after it.
+        "failing": bool(failed and failed >= (last or 0) and found["waiting"]),
+    }
+
+
+def window(settings: Facts, known: Facts) -> Facts:
+    """From when to when each second can be restored, and which segments of WAL are missing between.
+
+    The names in the archive say it. A gap ends what can be restored from the backups before it: the window is
+    the newest stretch without one that has a backup, `broken` where something came after it.
+    """
+    empty: Facts = {"from": "", "to": "", "missing": [], "broken": False}
+    backups = known["backup"]
+    if not backups or not known["archive"]:
+        return empty
+    folder = Path(settings["repository"]) / "archive" / settings["stanza"] / known["archive"][-1]["id"]
+    segments = {path.name[:24]: path for path in folder.glob("*/*") if re.match(r"[0-9A-F]{24}-", path.name)}
+    first = backups[0]["archive"]["start"]
+    names = sorted(name for name in segments if name[8:] >= first[8:])
+    if not names:
+        return empty
+    missing = gaps(names)
+    ends = [names.index(one["after"]) + 1 for one in missing]
+    stretches = [names[one:other] for one, other in itertools.pairwise([0, *ends, len(names)])]
+    for stretch in reversed(stretches):
+        starts = {name[8:] for name in stretch}
+        within = [one for one in backups if one["archive"]["start"][8:] in starts]
+        if within:
+            newest = max(segments[stretch[-1]].stat().st_mtime, within[-1]["timestamp"]["stop"])
+            return {
+                "from": stamp(within[0]["timestamp"]["stop"]),
+                "to": stamp(newest),
+                "missing": missing,
+                "broken": stretch is not stretches[-1],
+            }
+    return {**empty, "missing": missing, "broken": True}
+
+
+def gaps(names: list[str]) -> list[Facts]:
+    """Where segments of one timeline do not follow each other; each has 16 MB, 256 of them to a log."""
+
+    def number(name: str) -> int:
+        return (int(name[8:16], 16) << 8) + int(name[16:24], 16)
+
+    found = []
+    for one, other in itertools.pairwise(names):
+        lost = number(other) - number(one) - 1
+        if one[:8] == other[:8] and lost > 0:
+            found.append({"after": one, "before": other, "segments": lost})
+    return found
+
+
+def databases(settings: Facts) -> list[str]:
+    return sql(settings, DATABASES).splitlines()
+
+
+def dumps(settings: Facts) -> list[Facts]:
+    """The newest dump of each database, how many there are of it, and what it takes."""
+    rows = []
+    for folder in sorted(Path(settings["dumps"]).glob("*")):
+        files = dumps_in(folder)
+        if not files:
+            continue
+        last = files[-1].stat()
+        rows.append(
+            {
+                "of": urllib.parse.unquote(folder.name.removeprefix("db-")),
+                "roles": folder.name == "roles",
+                "at": stamp(last.st_mtime),
+                "file": str(files[-1]),
+                "kept": len(files),
+                "stored_mb": round(last.st_size / MB, 1),
+            }
+        )
+    return rows
+
+
+def disk(path: Path) -> Facts:
+    state = os.statvfs(path)
+    usable = state.f_blocks - state.f_bfree + state.f_bavail
+    return {
+        "path": str(path),
+        "free_mb": free(path) // MB,
+        "used_percent": round(100 * (1 - state.f_bavail / usable)) if usable else 0,
+    }
+
+
+def last_run(settings: Facts, kind: str) -> Facts:
+    path = Path(settings["state"]) / f"{kind}.json"
+    found: Facts = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
+def main(argv: list[str]) -> int:
+    """The command line; the exit status."""
+    if len(argv) != 1 or argv[0] not in (*KINDS, "dump", "state"):
+        print("backup.py full | incremental | dump | state", file=sys.stderr)
+        return 2
+    os.umask(0o077)
+    kind = argv[0]
+    try:
+        settings = json.loads(SETTINGS.read_text())
+    except FileNotFoundError:
+        print(f"No {kind}: there are to be no backups on this server ({SETTINGS}).", file=sys.stderr)
+        return 1
+    if kind == "state":
+        print(json.dumps(state(settings)))
+        return 0
+    folder, began, problem, said = Path(settings["state"]), time.time(), "", ""
+    try:
+        with alone(folder):
+            said = dump(settings) if kind == "dump" else back_up(settings, kind)
+    except BackupError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.filename or kind}: {error.strerror}"
+    note(folder, kind, began, problem)
+    if problem:
+        print(f"No {kind}{'' if kind == 'dump' else ' backup'}: {problem}.", file=sys.stderr)
+        return 1
+    print(f"Made: {said}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

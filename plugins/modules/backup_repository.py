@@ -1,0 +1,396 @@
+#!/usr/bin/python
+# Copyright: the Berth authors
+# MIT License (see LICENSE)
+"""The repository of backups of a PostgreSQL cluster, and what fills it by the clock."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_repository
+short_description: Keep a repository of backups on the server, filled from the first run on
+description:
+  - Writes pgBackRest's configuration, Berth's program and its units, makes the stanza, starts the timers, and
+    has the first full backup made where there is none. One round trip.
+  - The key of the repository is born on the server, in C(/etc/berth/backup/key), and stays. A repository that
+    is of another cluster, or whose key is gone, is never overwritten.
+  - Options of pgBackRest that the installed one does not know yet are left out.
+options:
+  enabled:
+    description: Whether there are backups. Without, the timers end; nothing that was backed up is deleted.
+    type: bool
+    default: true
+  configuration:
+    description: Content of C(/etc/pgbackrest/pgbackrest.conf); C(${key}) is filled in here.
+    type: str
+    required: true
+  settings:
+    description: What the program works by, as it finds it in C(/etc/berth/backup/settings.json).
+    type: dict
+    required: true
+  schedules:
+    description: When C(full), C(incremental) and C(dump) run, as systemd's C(OnCalendar).
+    type: dict
+    required: true
+  units:
+    description: Content of the unit files, by name.
+    type: dict
+    required: true
+  patience:
+    description: Seconds to wait for the first backup. It goes on after them.
+    type: int
+    default: 600
+author: Berth (@berth)
+attributes:
+  check_mode:
+    support: full
+    description: Tells what would be done, also where nothing is installed yet.
+  diff_mode:
+    support: full
+    description: Shows the files, without the key.
+"""
+
+EXAMPLES = r"""
+- name: Back up the cluster
+  backup_repository:
+    configuration: "{{ lookup('ansible.builtin.template', 'pgbackrest.conf.j2') }}"
+    settings: {stanza: main, repository: /var/lib/pgbackrest}
+    schedules: {full: 'Sun 02:30', incremental: 'Mon..Sat 02:30', dump: '04:00'}
+    units: "{{ lookup('ansible.builtin.template', 'units.yml.j2') | from_yaml }}"
+"""
+
+RETURN = r"""
+actions:
+  description: What was, or would be, done, in plain words.
+  type: list
+  elements: str
+  returned: always
+backup:
+  description: What is to be said of the first backup; empty where there was one already.
+  type: str
+  returned: success
+"""
+
+import grp  # noqa: E402
+import itertools  # noqa: E402
+import json  # noqa: E402
+import os  # noqa: E402
+import pwd  # noqa: E402
+import re  # noqa: E402
+import shutil  # noqa: E402
+import time  # noqa: E402
+from datetime import datetime  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth import environment  # noqa: E402
+from ansible.module_utils.berth.host.command import module_source  # noqa: E402
+from ansible.module_utils.berth.payload import backup as program  # noqa: E402
+from ansible.module_utils.berth.runtime import units  # noqa: E402
+from ansible.module_utils.berth.store import journal  # noqa: E402
+from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
+
+MARK = "# Ansible managed"
+OWNER = "postgres"
+UNITS = Path("/etc/systemd/system")
+CONFIGURATION = Path("/etc/pgbackrest/pgbackrest.conf")
+KEY = Path("/etc/berth/backup/key")
+PROGRAM = Path("/usr/local/lib/berth/backup.py")
+# Since which pgBackRest there is an option; Debian 12 has 2.45, Ubuntu 22.04 2.37.
+SINCE = {"repo1-bundle": (2, 39), "repo1-block": (2, 46)}
+NEWEST = (99, 0)
+# pgBackRest's words for a stanza of which there is nothing, or not all.
+MISSING = (1, 3)
+FIRST = "berth-backup-full.service"
+
+
+class WrongError(Exception):
+    """What keeps backups from being made; the text says what to do."""
+
+
+def known_options(text: str, version: tuple[int, ...]) -> str:
+    """The configuration without what this pgBackRest does not know, and what was said of that."""
+    lines = text.splitlines(keepends=True)
+    return "".join(line for line in lines if version >= SINCE.get(line.split("=")[0].strip(), (0,)))
+
+
+def instants(answer: str) -> list[datetime]:
+    """When a schedule comes, from what `systemd-analyze calendar --iterations` prints."""
+    found = re.findall(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", answer)
+    return sorted({datetime.strptime(one, "%Y-%m-%d %H:%M:%S") for one in found})
+
+
+def longest_gap(*schedules: list[datetime]) -> int:
+    """The most seconds from one instant of any of them to the next, as far as all are known."""
+    horizon = min((times[-1] for times in schedules if times), default=datetime.max)
+    times = sorted({one for times in schedules for one in times if one <= horizon})
+    gaps = [(after - before).total_seconds() for before, after in itertools.pairwise(times)]
+    return int(max(gaps, default=0))
+
+
+def masked(text: str) -> str:
+    """For people who look at a difference."""
+    return re.sub(r"(?m)^(repo\d-cipher-pass=).*$", r"\1(hidden)", text)
+
+
+def read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+class Repository:
+    """From what is there to what should be."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+        self.check = bool(module.check_mode)
+        self.settings: dict[str, Any] = dict(module.params["settings"])
+        self.units: dict[str, str] = module.params["units"]
+        self.timers = [name for name in self.units if name.endswith(".timer")]
+        self.actions: list[str] = []
+        self.diff: list[dict[str, str]] = []
+
+    # What there is ------------------------------------------------------------------------------------------
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        code, out, err = self.module.run_command(list(words), environ_update={"LC_ALL": "C.UTF-8"})
+        return code, out, err
+
+    def version(self) -> tuple[int, ...]:
+        """The installed pgBackRest's; in check mode, before it is installed, one that knows everything."""
+        if shutil.which("pgbackrest") is None:
+            return NEWEST
+        found = re.search(r"(\d+)\.(\d+)", self.run("pgbackrest", "version")[1])
+        return tuple(map(int, found.groups())) if found else NEWEST
+
+    def as_owner(self, *words: str) -> tuple[int, str, str]:
+        return self.run("runuser", "-u", OWNER, "--", *words)
+
+    def info(self) -> dict[str, Any]:
+        """The stanza as pgBackRest sees it; code 1 where there is none, or no pgBackRest."""
+        stanza, nothing = str(self.settings["stanza"]), {"status": {"code": 1}, "backup": [], "db": []}
+        if shutil.which("pgbackrest") is None or not CONFIGURATION.exists():
+            return nothing
+        words = ("pgbackrest", f"--stanza={stanza}", "info", "--output=json", "--log-level-console=error")
+        code, out, err = self.as_owner(*words)
+        if code != 0:
+            raise WrongError(f"pgBackRest cannot read its repository: {program.reason(err + out)}")
+        return next((one for one in json.loads(out) if one.get("name") == stanza), nothing)
+
+    def expected(self) -> dict[str, int]:
+        """Seconds from one backup of any kind to the next, from one full one, and from one dump, at most."""
+        times = {}
+        for kind, schedule in self.module.params["schedules"].items():
+            code, out, err = self.module.run_command(
+                ["systemd-analyze", "calendar", "--iterations=10", "--", schedule],
+                environ_update={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
+            )
+            if code != 0:
+                raise WrongError(f"{schedule!r} is no schedule of systemd's: {(err or out).strip()}")
+            times[kind] = instants(out)
+        return {
+            "backup": longest_gap(times["full"], times["incremental"]),
+            "full": longest_gap(times["full"]),
+            "dump": longest_gap(times["dump"]),
+        }
+
+    # What there should be -----------------------------------------------------------------------------------
+
+    def key(self) -> str:
+        """Born here once. Never anew for a repository that another one has encrypted."""
+        found = read(KEY).strip()
+        if found:
+            return found
+        stanza = Path(self.settings["repository"]) / "backup" / str(self.settings["stanza"])
+        if stanza.exists():
+            raise WrongError(
+                f"The backups in {self.settings['repository']} are encrypted, and their key is gone ({KEY}). "
+                "Put it back; or move that folder away, and run again"
+            )
+        self.actions.append("make the key of the backups")
+        born: str = environment.generate(48)
+        if not self.check:
+            self.folder(KEY.parent, 0o750, "root", OWNER)
+            journal.replace_text(KEY, born + "\n", 0o600)
+        return born
+
+    def files(self) -> dict[Path, tuple[str, int, str]]:
+        """Each file with its content, mode and group; all are root's."""
+        text = known_options(self.module.params["configuration"], self.version())
+        settings = {**self.settings, "expected": self.expected()}
+        return {
+            PROGRAM: (module_source(program), 0o644, "root"),
+            CONFIGURATION: (text.replace("${key}", self.key()), 0o640, OWNER),
+            program.SETTINGS: (json.dumps(settings, indent=2, sort_keys=True) + "\n", 0o640, OWNER),
+            **{UNITS / name: (content, 0o644, "root") for name, content in self.units.items()},
+        }
+
+    def folder(self, path: Path, mode: int, owner: str, group: str) -> None:
+        """Make it where it is missing; its parent is root's."""
+        if path.exists():
+            return
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        path.mkdir(mode=mode)
+        os.chown(path, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid, follow_symlinks=False)
+        path.chmod(mode)
+
+    def write(self) -> list[Path]:
+        """Write what differs; the files that did."""
+        before = read(CONFIGURATION)
+        if before and MARK not in before:
+            raise WrongError(
+                f"{CONFIGURATION} is there already and not Berth's; move it away (its backups stay), or set "
+                "server.backup.enabled to false"
+            )
+        changed = []
+        for path, (text, mode, group) in self.files().items():
+            known = read(path)
+            if known == text:
+                continue
+            changed.append(path)
+            if path != PROGRAM:
+                self.diff.append(
+                    {
+                        "before_header": str(path),
+                        "after_header": str(path),
+                        "before": masked(known),
+                        "after": masked(text),
+                    }
+                )
+            if not self.check:
+                path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                journal.replace_text(path, text, mode, 0, grp.getgrnam(group).gr_gid)
+        if changed:
+            self.actions.append(f"write {', '.join(map(str, changed))}")
+        return changed
+
+    def stanza(self) -> bool:
+        """Make it where it is missing; whether it has a backup."""
+        info = self.info()
+        if info["status"]["code"] == program.OTHER:
+            raise WrongError(f"pgBackRest cannot read its repository: {program.status(info)['message']}")
+        if info["status"]["code"] in MISSING:
+            self.actions.append("make the repository")
+            if self.check:
+                return False
+            words = ("pgbackrest", f"--stanza={self.settings['stanza']}", "--log-level-console=error")
+            code, out, err = self.as_owner(*words, "stanza-create")
+            if code != 0:
+                raise WrongError(f"The repository cannot be made: {program.reason(err + out)}")
+        elif not self.check or not self.actions:
+            self.refuse_another_cluster(info)
+        return bool(info["backup"])
+
+    def refuse_another_cluster(self, info: dict[str, Any]) -> None:
+        """A server that was set up anew must not write into what was saved of the one before."""
+        words = ("psql", "-XAtq", "-h", self.settings["socket"], "-p", str(self.settings["port"]))
+        query = "select system_identifier from pg_control_system()"
+        code, out, _ = self.as_owner(*words, "-d", "postgres", "-c", query)
+        known = {str(one.get("system-id")) for one in info["db"]}
+        if code == 0 and known and out.strip() not in known:
+            raise WrongError(
+                f"{self.settings['repository']} holds the backups of another cluster. Move that folder and "
+                f"{KEY} away, keep both as long as you may need them, and run again"
+            )
+
+    def run_by_the_clock(self, changed: list[Path]) -> None:
+        names = {path.name for path in changed}
+        if not self.check and names & set(self.units):
+            units.reload()
+        for timer in self.timers:
+            state = units.show(timer, "ActiveState", "UnitFileState")
+            verbs = [] if state.get("UnitFileState") == "enabled" else ["enable"]
+            if state.get("ActiveState") != "active":
+                verbs.append("start")
+            elif timer in names:
+                verbs.append("restart")
+            for verb in verbs:
+                self.actions.append(f"{verb} {timer}")
+                if not self.check:
+                    self.systemctl(verb, timer)
+
+    def systemctl(self, verb: str, *names: str) -> None:
+        code, out, err = self.run("systemctl", "--quiet", verb, *names)
+        if code != 0:
+            raise WrongError(f"systemctl {verb} {' '.join(names)}: {(err or out).strip()}")
+
+    # The whole ----------------------------------------------------------------------------------------------
+
+    def converge(self) -> bool:
+        """Everything but the first backup; whether that is missing."""
+        if not self.check:
+            self.folder(Path(self.settings["state"]), 0o700, OWNER, OWNER)
+            self.folder(Path(self.settings["repository"]), 0o750, OWNER, OWNER)
+        changed = self.write()
+        backed_up = self.stanza()
+        self.run_by_the_clock(changed)
+        return not backed_up
+
+    def first(self) -> str:
+        """Have the first backup made by its unit; what is to be said of it."""
+        self.actions.append("make the first full backup")
+        if self.check:
+            return ""
+        began = time.time()
+        self.systemctl("start", "--no-block", FIRST)
+        end = time.monotonic() + float(self.module.params["patience"])
+        while time.monotonic() < end:
+            time.sleep(0.3)
+            state = units.show(FIRST, "ActiveState", "Job")
+            if state.get("ActiveState") == "failed":
+                said = units.journal(FIRST, 20, began)
+                why = next((line for line in reversed(said) if line.startswith("No ")), "")
+                raise WrongError((why or f"The first backup failed (journalctl -u {FIRST})").rstrip("."))
+            if state.get("ActiveState") == "inactive" and state.get("Job", "") in ("", "0"):
+                said = units.journal(FIRST, 20, began)
+                return next((line for line in reversed(said) if line.startswith("Made")), "Made.")
+        return f"The first backup is still at work; berth backups tells when it is made ({FIRST})."
+
+    def end(self) -> None:
+        """No more backups by the clock; what there is stays."""
+        for timer in self.timers:
+            state = units.show(timer, "ActiveState", "UnitFileState")
+            if state.get("ActiveState") == "active" or state.get("UnitFileState") == "enabled":
+                self.actions.append(f"stop {timer}")
+                if not self.check:
+                    units.end_for_good(timer)
+        if program.SETTINGS.exists():
+            self.actions.append("leave the backups that there are alone")
+            if not self.check:
+                program.SETTINGS.unlink()
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "enabled": {"type": "bool", "default": True},
+            "configuration": {"type": "str", "required": True, "no_log": False},
+            "settings": {"type": "dict", "required": True},
+            "schedules": {"type": "dict", "required": True},
+            "units": {"type": "dict", "required": True},
+            "patience": {"type": "int", "default": 600},
+        },
+        supports_check_mode=True,
+    )
+    repository, said = Repository(module), ""
+    try:
+        # Two runs may be given all apps at once: one reads, compares and writes at a time.
+        with hostwide():
+            if module.params["enabled"]:
+                missing = repository.converge()
+            else:
+                missing = False
+                repository.end()
+        if missing:
+            said = repository.first()
+    except WrongError as error:
+        module.fail_json(msg=f"{error}.", actions=repository.actions)
+    actions = repository.actions
+    module.exit_json(changed=bool(actions), actions=actions, backup=said, diff=repository.diff)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""The repository of backups: what is written and kept, what is refused, and what check mode tells."""
+
+from __future__ import annotations
+
+import grp
+import json
+import os
+import pwd
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible.module_utils.berth.payload import backup as program
+from ansible.module_utils.berth.runtime import units
+
+from plugins.filter.postgresql import postgresql_conf
+from plugins.filter.wiring import archive_command
+from plugins.modules import backup_repository as module
+
+CONF = "# Ansible managed\nrepo1-cipher-pass=${key}\nrepo1-bundle=y\nrepo1-block=y\ncompress-type=zst\n"
+NIGHTS = "".join(f"  Iteration #{day}: Mon 2026-12-{day:02} 02:30:00 UTC\n" for day in (1, 2, 3, 4, 5, 7, 8))
+SUNDAYS = "  Next elapse: Sun 2026-12-06 02:30:00 UTC\n  Iteration #2: Sun 2026-12-13 02:30:00 UTC\n"
+
+
+class Host:
+    """A host of which the programs are told; its files are below a folder."""
+
+    def __init__(self, root: Path, check_mode: bool) -> None:
+        self.check_mode = check_mode
+        self.calls: list[list[str]] = []
+        self.stanza: dict[str, Any] = {"name": "main", "status": {"code": 1}, "backup": [], "db": []}
+        self.version = "pgBackRest 2.55.1"
+        self.params: dict[str, Any] = {
+            "configuration": CONF,
+            "settings": {
+                "stanza": "main", "repository": str(root / "repository"), "state": str(root / "state"),
+                "socket": "/run/postgresql", "port": 5432,
+            },
+            "schedules": {"full": "Sun 02:30", "incremental": "Mon..Sat 02:30", "dump": "04:00"},
+            "units": {"berth-backup-full.service": "[Service]\n", "berth-backup-full.timer": "[Timer]\n"},
+            "patience": 1,
+        }  # fmt: skip
+
+    def run_command(self, words: list[str], **_: Any) -> tuple[int, str, str]:
+        self.calls.append(words)
+        if words[0] == "systemd-analyze":
+            return 0, SUNDAYS if words[-1].startswith("Sun") else NIGHTS, ""
+        if "version" in words:
+            return 0, self.version, ""
+        if "info" in words:
+            return 0, json.dumps([self.stanza]), ""
+        if "stanza-create" in words:
+            self.stanza["status"] = {"code": 2}
+        return 0, "7" if "psql" in words else "", ""
+
+    def asked(self, word: str) -> bool:
+        return any(word in call for call in self.calls)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Host]:
+    for name in ("UNITS", "CONFIGURATION", "KEY", "PROGRAM"):
+        monkeypatch.setattr(module, name, tmp_path / getattr(module, name).relative_to("/"))
+    monkeypatch.setattr(program, "SETTINGS", tmp_path / "etc/berth/backup/settings.json")
+    monkeypatch.setattr(module, "OWNER", "root")
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(grp, "getgrnam", lambda _: SimpleNamespace(gr_gid=os.getgid()))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=os.getuid()))
+    active = {"ActiveState": "inactive", "UnitFileState": "disabled"}
+    monkeypatch.setattr(units, "show", lambda *_: active)
+    monkeypatch.setattr(units, "reload", lambda: None)
+
+    def make(check_mode: bool = False) -> Host:
+        return Host(tmp_path, check_mode)
+
+    return make
+
+
+def converge(host: Host) -> tuple[module.Repository, bool]:
+    repository = module.Repository(host)
+    return repository, repository.converge()
+
+
+def test_a_bare_host_gets_all_of_it_and_a_first_backup(host: Callable[..., Host]) -> None:
+    here = host()
+    repository, missing = converge(here)
+    assert missing
+    assert here.asked("stanza-create")
+    key = module.KEY.read_text().strip()
+    assert len(key) == 48
+    assert module.KEY.stat().st_mode & 0o777 == 0o600
+    assert f"repo1-cipher-pass={key}\n" in module.CONFIGURATION.read_text()
+    assert module.CONFIGURATION.stat().st_mode & 0o777 == 0o640
+    assert key not in json.dumps([repository.diff, repository.actions])
+    assert "(hidden)" in repository.diff[0]["after"]
+    assert module.PROGRAM.read_text() == Path(program.__file__).read_text()
+    settings = json.loads(program.SETTINGS.read_text())
+    # On Sunday the full one comes in between.
+    assert settings["expected"] == {"backup": 86400, "full": 7 * 86400, "dump": 2 * 86400}
+
+
+def test_a_second_run_writes_nothing_and_keeps_the_key(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = host()
+    converge(here)
+    key = module.KEY.read_text()
+    here.stanza |= {"status": {"code": 0}, "backup": [{}], "db": [{"system-id": 7}]}
+    running = {"ActiveState": "active", "UnitFileState": "enabled"}
+    monkeypatch.setattr(units, "show", lambda *_: running)
+    repository, missing = converge(here)
+    assert (repository.actions, missing) == ([], False)
+    assert module.KEY.read_text() == key
+    here.params["units"]["berth-backup-full.timer"] = "[Timer]\nOnCalendar=daily\n"
+    repository, _ = converge(here)
+    assert repository.actions[1:] == ["restart berth-backup-full.timer"]
+
+
+def test_check_mode_tells_all_of_a_bare_host_and_writes_nothing(
+    host: Callable[..., Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    repository, missing = converge(host(check_mode=True))
+    assert missing
+    assert repository.first() == ""
+    assert list(tmp_path.rglob("*")) == []
+    said = "; ".join(repository.actions)
+    for part in (
+        "make the key",
+        "write ",
+        "make the repository",
+        "start berth-backup-full.timer",
+        "first full",
+    ):
+        assert part in said
+
+
+def test_options_that_an_older_one_does_not_know_are_left_out(host: Callable[..., Host]) -> None:
+    here = host()
+    here.version = "pgBackRest 2.45"
+    converge(here)
+    text = module.CONFIGURATION.read_text()
+    assert "repo1-bundle=y" in text
+    assert "repo1-block" not in text
+    assert module.known_options(CONF, (2, 37)).count("repo1") == 1
+
+
+def test_what_could_not_be_read_again_is_never_overwritten(host: Callable[..., Host]) -> None:
+    here = host()
+    (Path(here.params["settings"]["repository"]) / "backup/main").mkdir(parents=True)
+    with pytest.raises(module.WrongError, match="their key is gone"):
+        converge(here)
+    assert not module.CONFIGURATION.exists()
+
+
+def test_the_backups_of_another_cluster_are_left_alone(host: Callable[..., Host]) -> None:
+    here = host()
+    here.stanza |= {"status": {"code": 0}, "backup": [{}], "db": [{"system-id": 8}]}
+    with pytest.raises(module.WrongError, match="holds the backups of another cluster"):
+        converge(here)
+
+
+def test_a_configuration_that_is_not_berths_is_left_alone(host: Callable[..., Host]) -> None:
+    module.CONFIGURATION.parent.mkdir(parents=True)
+    module.CONFIGURATION.write_text("[global]\n")
+    with pytest.raises(module.WrongError, match="not Berth's"):
+        converge(host())
+    assert not module.KEY.exists()
+
+
+def test_a_first_backup_that_fails_is_told_in_its_own_words(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ["Starting …", "No full backup: /var/lib/pgbackrest has 9 MB free.", "Failed with result"]
+    monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "failed"})
+    monkeypatch.setattr(units, "journal", lambda *_: said)
+    with pytest.raises(module.WrongError, match=r"^No full backup: /var/lib/pgbackrest has 9 MB free$"):
+        module.Repository(host()).first()
+    monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "activating"})
+    assert "still at work" in module.Repository(host()).first()
+    monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "inactive", "Job": ""})
+    monkeypatch.setattr(units, "journal", lambda *_: ["Made: full backup x."])
+    assert module.Repository(host()).first() == "Made: full backup x."
+
+
+def test_without_backups_the_timers_end_and_nothing_is_deleted(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = host()
+    ended: list[str] = []
+    converge(here)
+    monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "active"})
+    monkeypatch.setattr(units, "end_for_good", ended.append)
+    module.Repository(here).end()
+    assert ended == ["berth-backup-full.timer"]
+    assert module.KEY.exists()
+    assert module.CONFIGURATION.exists()
+    assert not program.SETTINGS.exists()
+
+
+def test_the_server_archives_as_long_as_there_are_backups() -> None:
+    command = archive_command({"enabled": True})
+    assert archive_command({"enabled": False}) == ""
+
+    def settings(given: dict[str, Any], archived: str) -> dict[str, Any]:
+        groups = postgresql_conf(given, 2048, 2, 17, 50, "/hba", archived)
+        return {name: value for group in groups for name, value in group["settings"].items()}
+
+    found = settings({}, command)
+    assert found["archive_command"] == "'pgbackrest --stanza=main archive-push \"%p\"'"
+    assert (found["archive_mode"], found["archive_timeout"]) == ("'on'", "'60s'")
+    assert settings({"archive_timeout": "10s"}, command)["archive_timeout"] == "'10s'"
+    assert "archive_mode" not in settings({}, "")
+    assert settings({"archive_mode": "on"}, "")["archive_mode"] == "'on'"
+    for name, value in (("archive_mode", "off"), ("archive_command", "x"), ("wal_level", "minimal")):
+        with pytest.raises(AnsibleFilterError, match=f"{name}: Berth decides"):
+            settings({name: value}, command)
