@@ -303,6 +303,45 @@ def status(
     )
 
 
+@app.command(epilog="berth backups\n\nberth backups --json | jq .window")
+def backups(
+    ctx: typer.Context,
+    json: Annotated[
+        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Show the backups of Postgres, and to which seconds it can be restored. (playbooks/backups.yml)"""
+    _run(ctx, "backups.yml", inventory, plain=plain, answer=True, json=json or None)
+
+
+@app.command(epilog="berth backup\n\nberth backup --full")
+def backup(
+    ctx: typer.Context,
+    full: Annotated[
+        bool, typer.Option("--full", help="All of it, and not what changed since the newest backup.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Make a backup now, besides those by the clock. (playbooks/backup.yml)"""
+    _run(ctx, "backup.yml", inventory, plain=plain, full=full or None)
+
+
+@app.command(
+    "check-backups",
+    epilog="berth check-backups\n\nberth check-backups || mail …\n\n"
+    "The exit status is 0 where all is well, 1 where something is not, and 2 or 4 where it could not be "
+    "asked.",
+)
+def check_backups(
+    ctx: typer.Context, inventory: Inventory = kit.DEFAULT_INVENTORY, plain: Plain = False
+) -> None:
+    """Say what is wrong with the backups, and end with status 1 then. (playbooks/check-backups.yml)"""
+    _run(ctx, "check-backups.yml", inventory, plain=plain, answer=True, verdict=_VERDICT)
+
+
 @app.command(epilog="berth logs board\n\nberth logs board --process worker --lines 500")
 def logs(
     ctx: typer.Context,

@@ -14,7 +14,11 @@ ENGINE = Path(__file__).resolve().parents[2] / "plugins/module_utils/berth"
 WORDS = re.compile(r"systemctl|systemd-run|journalctl|\.(?:service|socket|timer|wants)\b")
 REASONS: dict[str, tuple[str, ...]] = {
     "runs by itself, as text in a Python without the engine": ("payload/retire",),
-    "tells where the logs are of what came with a package": ("reports/findings", "services/postgresql"),
+    "tells where the logs are of what is no app's": (
+        "reports/backups",
+        "reports/findings",
+        "services/postgresql",
+    ),
 }
 ALLOWED = {module for modules in REASONS.values() for module in modules}
 

@@ -23,6 +23,7 @@ from ansible.module_utils.berth.store import journal, presence
 NOW = datetime.now(UTC)
 SERVER: dict[str, Any] = {
     "host": "web1", "proxy": "active", "proxy_program": "Caddy", "proxy_unit": "caddy", "postgres": "accepts",
+    "backups": None,
     "memory": {"total_mb": 1000, "available_mb": 500},
     "disks": [{"path": "/", "free_mb": 5000, "used_percent": 50, "inodes_used_percent": 5}], "reboot": "",
     "unknown": [],

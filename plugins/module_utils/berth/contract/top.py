@@ -9,7 +9,20 @@ from .problem import Report, did_you_mean, words
 
 OWN = ("server", "apps", "vault")
 # Extra variables (-e) that playbooks document.
-VERBS = ("app", "to", "version", "confirm", "purge", "json", "wait", "force", "lines", "process", "check")
+VERBS = (
+    "app",
+    "to",
+    "version",
+    "confirm",
+    "purge",
+    "json",
+    "wait",
+    "force",
+    "lines",
+    "process",
+    "check",
+    "full",
+)
 _FREE = ("ansible_", "x_", "molecule_")
 # What Ansible itself puts among a host's variables.
 _MAGIC = words(

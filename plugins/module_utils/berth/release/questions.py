@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import IO
 
 from ..paths import Paths
-from ..reports import diff, history, status
+from ..reports import backups, diff, history, status
 from ..store import presence, settings
 from .deploy import Answer
 
@@ -23,6 +23,10 @@ def state(args: Answer, _body: Body) -> Answer:
     answer = status.describe(args["apps"], args.get("absent") or [], args.get("only") or "")
     said = {"table": status.table(answer), "verdict": status.verdict(answer)}
     return {"changed": False, "answer": answer, **said}
+
+
+def saved(_args: Answer, _body: Body) -> Answer:
+    return {"changed": False, **backups.describe()}
 
 
 def census(args: Answer, _body: Body) -> Answer:
@@ -47,6 +51,7 @@ def difference(args: Answer, body: Body) -> Answer:
 QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "releases": releases,
     "status": state,
+    "backups": saved,
     "census": census,
     "secrets": secrets,
     "diff": difference,

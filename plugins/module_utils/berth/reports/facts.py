@@ -23,7 +23,7 @@ from ..runtime import gate, naming, noted
 from ..runtime import units as runtime
 from ..services import table as services
 from ..store import journal, lock, presence, proxy, releases, settings
-from . import certificate, running
+from . import backups, certificate, running
 from .asking import PATIENCE, Facts, Questions
 
 # Seconds for the size of releases, and for all about one app.
@@ -46,6 +46,7 @@ def server(root: Path = Path("/")) -> Facts:
         **_for_all(root, ask),
         "disks": [],
         "memory": ask("The memory", _memory, {}),
+        "backups": ask("How the backups are", lambda: backups.facts(root), None),
         "reboot": ask("Whether a reboot is pending", lambda: _reboot(root), ""),
     }
     for disk in ask.all({f"The disk at {path}": _disk(path) for path in _PLACES}, {}, PATIENCE).values():

@@ -7,8 +7,11 @@ not well until somebody does something), `down` (nobody is served), `unknown` (i
 
 from __future__ import annotations
 
+import time
+
 from ..errors import UP
 from ..services import table as services
+from . import backups
 from .asking import Facts
 from .running import HOUR, ago
 
@@ -245,6 +248,7 @@ def of_server(server: Facts) -> list[dict[str, str]]:
     if memory and memory["available_mb"] < memory["total_mb"] * _MEMORY_LEFT:
         text = f"{memory['available_mb']} of {memory['total_mb']} MB of memory are available"
         found.append(_finding("memory", SICK, text, "systemd-cgtop -m on the server tells who has it"))
+    found += [_finding(*one) for one in backups.judge(server["backups"], time.time())]
     if server["reboot"]:
         found.append(_finding("reboot", NOTE, f"a reboot is pending: {server['reboot']}"))
     return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 from ..paths import Paths
 from ..services import table as services
 from ..store import presence
-from . import facts, findings
+from . import backups, facts, findings
 from .asking import Questions
 from .running import ago
 
@@ -94,6 +95,8 @@ def table(answer: dict[str, Any]) -> str:
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    saved = backups.summary(answer["server"]["backups"], time.time())
+    lines += ["", saved] if saved else []
     said = [_line("server", one) for one in answer["server"]["findings"]]
     said += [_line(app["app"], one) for app in answer["apps"] for one in app["findings"]]
     return "\n".join([*lines, "", *said] if said else lines)

@@ -129,6 +129,11 @@ def distributions(name: str) -> str:
     return f"{name}{_SERVICE}"
 
 
+def by_the_clock(name: str) -> str:
+    """What starts a unit of Berth's own, which belongs to no app."""
+    return f"{name}{_TIMER}"
+
+
 def drop_in(unit: str, root: Path = Path("/")) -> Path:
     """What Berth adds to a unit that came with a package."""
     return root / UNITS.relative_to("/") / f"{unit}.d/50-berth.conf"
