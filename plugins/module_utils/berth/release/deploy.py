@@ -69,6 +69,8 @@ class Deploy:
         self.alone = False
         self.notes: list[str] = []
         self.times: dict[str, float] = {}
+        # What there is to migrate; None until somebody has looked.
+        self.looked: Any = None
         # What the units that are watched did before this run started them.
         self.past = units.Past()
         self.since = 0.0  # when the web was asked to start
@@ -174,6 +176,7 @@ class Deploy:
             "to": self.release,
             "schema_from": schema.get("from", ""),
             "schema_to": schema.get("to", ""),
+            **({"restore_point": point["name"]} if (point := self.record.get("restore_point")) else {}),
             "seconds": seconds,
             "switch_ms": self.switch_ms,
             "result": result,

@@ -141,6 +141,7 @@ def describe(paths: Paths) -> dict[str, Any]:
             "by": record.get("by", ""),
             "live_since": record.get("live_since", ""),
             "schema": (record.get("schema") or {}).get("to", ""),
+            "restore_point": record.get("restore_point"),
             "live": name == live,
             "withdrawn": record.get("withdrawn", ""),
             "health": _health(paths, name, record, name == live, state),
@@ -202,6 +203,11 @@ def table(apps: list[dict[str, Any]]) -> str:
         for one in app["releases"]:
             if not one.get("rollback", {}).get("allowed", True):
                 lines.append(one["rollback"]["why"])
+        for one in app["releases"]:
+            if point := one.get("restore_point"):
+                at = str(point["at"]).replace("T", " ").rstrip("Z")
+                where = f"restore point {point['name']} ({at} UTC, {point['lsn']})"
+                lines.append(f"{one['release']} migrated; before it: {where}.")
         if app["history"]:
             lines += ["", f"The last runs ({app['app']}):"]
             lines += columns([_run(entry) for entry in app["history"][-10:]])

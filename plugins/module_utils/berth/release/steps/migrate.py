@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...diagnosis import cause
@@ -17,26 +18,59 @@ from ...store import journal
 from ..deploy import Answer, Deploy
 
 
-def run(deploy: Deploy, _args: Answer) -> Answer:
+@dataclass(frozen=True)
+class Look:
+    """What the new code and the database say before a migration."""
+
+    decision: Decision
+    asked: database.Database
+    # Of the scripts; empty where a command of the app's own is not understood.
+    digest: str
+    # The revision that the schema is at.
+    before: str
+    # Whether there is something to run. A custom command is not understood, so it always runs.
+    pending: bool
+
+
+def look(deploy: Deploy) -> Look | None:
+    """None where nothing migrates; asked once a run, since nothing else changes a schema under its lock."""
+    if deploy.looked is None:
+        deploy.looked = _look(deploy)
+    found: Look | None = deploy.looked or None
+    return found
+
+
+def _look(deploy: Deploy) -> Look | bool:
     tree = Tree(deploy.paths, deploy.app, deploy.release)
     wishes = deploy.app["migrations"]
     decision = tables.decide(tree.project, deploy.folder, wishes)
-    line = decision.command
-    if not line or not deploy.app["database"]["enabled"]:
+    if not decision.command or not deploy.app["database"]["enabled"]:
+        return False
+    digest = "" if wishes.get("command") else tables.scripts_digest(decision.directory, deploy.folder)
+    asked = database.Database(deploy.app)
+    before = asked.revision()
+    live = journal.read_record(deploy.paths.release(deploy.previous)) if deploy.previous else {}
+    known = live.get("migrations", {}).get("digest")
+    same = digest and before and digest == known and before == live.get("schema", {}).get("to")
+    return Look(decision, asked, digest, before, not same)
+
+
+def run(deploy: Deploy, _args: Answer) -> Answer:
+    tree = Tree(deploy.paths, deploy.app, deploy.release)
+    wishes = deploy.app["migrations"]
+    seen = look(deploy)
+    if not seen:
+        decision = tables.decide(tree.project, deploy.folder, wishes)
         role, why = tree.role()
         said = f" The app runs as the database's owner: it {why}." if role == "owner" else ""
         now = history.today({"app": deploy.app})
         deploy.record["schema"] = {"from": now, "to": now}
         return {"changed": False, "msg": f"No migrations: {decision.why}.{said}"}
-    # A custom command is not understood, so it always runs.
-    digest = "" if wishes.get("command") else tables.scripts_digest(decision.directory, deploy.folder)
-    asked = database.Database(deploy.app)
-    before = asked.revision()
+    decision, asked, digest, before = seen.decision, seen.asked, seen.digest, seen.before
+    line = decision.command
     deploy.record["schema"] = {"from": before, "to": before}
     deploy.record["migrations"] = {"command": line, "digest": digest}
-    live = journal.read_record(deploy.paths.release(deploy.previous)) if deploy.previous else {}
-    known = live.get("migrations", {}).get("digest")
-    if digest and before and digest == known and before == live.get("schema", {}).get("to"):
+    if not seen.pending:
         after = before
         msg = f"The schema is at {after}, and there are no new revisions."
     else:
