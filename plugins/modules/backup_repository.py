@@ -319,18 +319,22 @@ class Repository:
     # The whole ----------------------------------------------------------------------------------------------
 
     def converge(self) -> bool:
-        """Everything but the first backup; whether that is missing."""
+        """Everything but the first backup; whether that is missing.
+
+        Where there were to be no backups for a while, WAL is missing: what there is does not lead on.
+        """
+        begins = not program.SETTINGS.exists()
         if not self.check:
             self.folder(Path(self.settings["state"]), 0o700, OWNER, OWNER)
             self.folder(Path(self.settings["repository"]), 0o750, OWNER, OWNER)
         changed = self.write()
         backed_up = self.stanza()
         self.run_by_the_clock(changed)
-        return not backed_up
+        return begins or not backed_up
 
     def first(self) -> str:
         """Have the first backup made by its unit; what is to be said of it."""
-        self.actions.append("make the first full backup")
+        self.actions.append("make a full backup to begin with")
         if self.check:
             return ""
         began = time.time()

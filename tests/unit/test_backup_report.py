@@ -110,6 +110,8 @@ def test_a_gap_that_a_backup_came_after_is_told_and_no_trouble_any_more() -> Non
     found = state(window={"from": "2026-11-30T02:00:05Z", "missing": [GAP]})
     assert backups.verdict(found, NOW) == ""
     assert "(note) A segment of WAL after" in backups.table(found, NOW)
+    found["window"]["missing"] = [{**GAP, "segments": 5}]
+    assert "(note) 5 segments of WAL after 000000010000000000000003 are not in" in backups.table(found, NOW)
 
 
 def test_a_status_tells_of_it_too() -> None:

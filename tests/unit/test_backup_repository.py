@@ -134,7 +134,7 @@ def test_check_mode_tells_all_of_a_bare_host_and_writes_nothing(
         "write ",
         "make the repository",
         "start berth-backup-full.timer",
-        "first full",
+        "full backup to begin",
     ):
         assert part in said
 
@@ -200,6 +200,10 @@ def test_without_backups_the_timers_end_and_nothing_is_deleted(
     assert module.KEY.exists()
     assert module.CONFIGURATION.exists()
     assert not program.SETTINGS.exists()
+    # What was written meanwhile is not archived, so that the backups before it do not lead on.
+    here.stanza |= {"status": {"code": 0}, "backup": [{}], "db": [{"system-id": 7}]}
+    assert converge(here)[1]
+    assert not converge(here)[1]
 
 
 def test_the_server_archives_as_long_as_there_are_backups() -> None:

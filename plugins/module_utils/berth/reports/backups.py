@@ -138,8 +138,8 @@ def _window(found: Facts) -> list[Finding]:
     if not window or not window["missing"]:
         return []
     gap = window["missing"][-1]
-    count = "a segment" if gap["segments"] == 1 else f"{gap['segments']} segments"
-    text = f"{count} of WAL after {gap['after']} is not in the repository"
+    count, verb = ("a segment", "is") if gap["segments"] == 1 else (f"{gap['segments']} segments", "are")
+    text = f"{count} of WAL after {gap['after']} {verb} not in the repository"
     if not window["broken"]:
         return [("gap", "note", f"{text}: what can be restored begins after it", "")]
     return [
