@@ -28,7 +28,8 @@ options:
     type: dict
     required: true
   schedules:
-    description: When C(full), C(incremental) and C(dump) run, as systemd's C(OnCalendar).
+    description:
+      - When C(full), C(incremental), C(dump) and C(drill) run, as systemd's C(OnCalendar). Empty is never.
     type: dict
     required: true
   units:
@@ -54,7 +55,7 @@ EXAMPLES = r"""
   backup_repository:
     configuration: "{{ lookup('ansible.builtin.template', 'pgbackrest.conf.j2') }}"
     settings: {stanza: main, repository: /var/lib/pgbackrest}
-    schedules: {full: 'Sun 02:30', incremental: 'Mon..Sat 02:30', dump: '04:00'}
+    schedules: {full: 'Sun 02:30', incremental: 'Mon..Sat 02:30', dump: '04:00', drill: '05:00'}
     units: "{{ lookup('ansible.builtin.template', 'units.yml.j2') | from_yaml }}"
 """
 
@@ -86,6 +87,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.host.command import module_source  # noqa: E402
 from ansible.module_utils.berth.payload import backup as program  # noqa: E402
+from ansible.module_utils.berth.payload import drill, side  # noqa: E402
 from ansible.module_utils.berth.runtime import units  # noqa: E402
 from ansible.module_utils.berth.store import journal  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
@@ -96,6 +98,8 @@ UNITS = Path("/etc/systemd/system")
 CONFIGURATION = Path("/etc/pgbackrest/pgbackrest.conf")
 KEY = Path("/etc/berth/backup/key")
 PROGRAM = Path("/usr/local/lib/berth/backup.py")
+# What a power cut left of a drill goes when the server boots.
+LEFTOVERS = Path("/etc/tmpfiles.d/berth-drill.conf")
 # Since which pgBackRest there is an option; Debian 12 has 2.45, Ubuntu 22.04 2.37.
 SINCE = {"repo1-bundle": (2, 39), "repo1-block": (2, 46)}
 NEWEST = (99, 0)
@@ -149,6 +153,9 @@ class Repository:
         self.settings: dict[str, Any] = dict(module.params["settings"])
         self.units: dict[str, str] = module.params["units"]
         self.timers = [name for name in self.units if name.endswith(".timer")]
+        schedules: dict[str, str] = module.params["schedules"]
+        self.schedules = {kind: schedule for kind, schedule in schedules.items() if schedule}
+        self.unwanted = [f"berth-backup-{kind}.timer" for kind in schedules if kind not in self.schedules]
         self.actions: list[str] = []
         self.diff: list[dict[str, str]] = []
 
@@ -177,12 +184,12 @@ class Repository:
         code, out, err = self.as_owner(*words)
         if code != 0:
             raise WrongError(f"pgBackRest cannot read its repository: {program.reason(err + out)}")
-        return next((one for one in json.loads(out) if one.get("name") == stanza), nothing)
+        return next((one for one in json.loads(out, strict=False) if one.get("name") == stanza), nothing)
 
     def expected(self) -> dict[str, int]:
-        """Seconds from one backup of any kind to the next, from one full one, and from one dump, at most."""
+        """Seconds from a backup of any kind, a full one, a dump and a drill to the next, at most."""
         times = {}
-        for kind, schedule in self.module.params["schedules"].items():
+        for kind, schedule in self.schedules.items():
             code, out, err = self.module.run_command(
                 ["systemd-analyze", "calendar", "--iterations=10", "--", schedule],
                 environ_update={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
@@ -194,6 +201,7 @@ class Repository:
             "backup": longest_gap(times["full"], times["incremental"]),
             "full": longest_gap(times["full"]),
             "dump": longest_gap(times["dump"]),
+            "drill": longest_gap(times.get("drill", [])),
         }
 
     # What there should be -----------------------------------------------------------------------------------
@@ -221,9 +229,13 @@ class Repository:
         text = known_options(self.module.params["configuration"], self.version())
         settings = {**self.settings, "expected": self.expected()}
         return {
-            PROGRAM: (module_source(program), 0o644, "root"),
+            **{
+                PROGRAM.with_name(f"{name}.py"): (module_source(one), 0o644, "root")
+                for name, one in (("backup", program), ("side", side), ("drill", drill))
+            },
             CONFIGURATION: (text.replace("${key}", self.key()), 0o640, OWNER),
             program.SETTINGS: (json.dumps(settings, indent=2, sort_keys=True) + "\n", 0o640, OWNER),
+            LEFTOVERS: (f"{MARK}\nR! {self.settings['drill']}/*\n", 0o644, "root"),
             **{UNITS / name: (content, 0o644, "root") for name, content in self.units.items()},
         }
 
@@ -250,7 +262,7 @@ class Repository:
             if known == text:
                 continue
             changed.append(path)
-            if path != PROGRAM:
+            if path.parent != PROGRAM.parent:
                 self.diff.append(
                     {
                         "before_header": str(path),
@@ -295,6 +307,28 @@ class Repository:
                 f"{KEY} away, keep both as long as you may need them, and run again"
             )
 
+    def drill_folder(self) -> None:
+        """Where drills restore to: in a folder of the owner's, so it is the owner who makes it."""
+        path = str(self.settings["drill"])
+        if self.as_owner("test", "-d", path)[0] == 0:
+            return
+        self.actions.append(f"make {path}")
+        if not self.check:
+            code, out, err = self.as_owner("mkdir", "-p", "-m", "700", path)
+            if code != 0:
+                raise WrongError(f"{path} cannot be made: {(err or out).strip()}")
+
+    def forget_unwanted(self) -> None:
+        """What shall not run by the clock any more."""
+        for timer in self.unwanted:
+            path = UNITS / timer
+            if path.exists():
+                self.actions.append(f"remove {timer}")
+                if not self.check:
+                    units.end_for_good(timer)
+                    path.unlink()
+                    units.reload()
+
     def run_by_the_clock(self, changed: list[Path]) -> None:
         names = {path.name for path in changed}
         if not self.check and names & set(self.units):
@@ -328,8 +362,10 @@ class Repository:
             self.folder(Path(self.settings["state"]), 0o700, OWNER, OWNER)
             self.folder(Path(self.settings["repository"]), 0o750, OWNER, OWNER)
         changed = self.write()
+        self.drill_folder()
         backed_up = self.stanza()
         self.run_by_the_clock(changed)
+        self.forget_unwanted()
         return begins or not backed_up
 
     def first(self) -> str:
@@ -354,6 +390,7 @@ class Repository:
 
     def end(self) -> None:
         """No more backups by the clock; what there is stays."""
+        self.forget_unwanted()
         for timer in self.timers:
             state = units.show(timer, "ActiveState", "UnitFileState")
             if state.get("ActiveState") == "active" or state.get("UnitFileState") == "enabled":

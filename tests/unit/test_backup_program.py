@@ -169,6 +169,22 @@ def test_a_name_leads_nowhere_else(settings: dict[str, Any], said: list[list[str
     assert [row["of"] for row in backup.dumps(settings)] == ["board", "roles"]
 
 
+def test_another_key_is_named_though_what_it_opens_is_no_text(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "[FormatError] unable to load info file '/r/backup.info' or '/r/x':\\nFormatError: \1\x1f"
+    stanza = (
+        f'{{"name": "main", "status": {{"code": 99, "message": "other"}}, "repo": [{{"status": {{"code": 99, '
+        f'"message": "{said}"}}}}]}}'
+    )
+    monkeypatch.setattr(backup, "pgbackrest", lambda *_, **__: f"[{stanza}]")
+    found = backup.info(settings)["status"]
+    assert found == {
+        "code": 99,
+        "message": "another key than today's wrote /r/backup.info, or that is damaged",
+    }
+
+
 def test_two_never_work_at_once(settings: dict[str, Any]) -> None:
     folder = Path(settings["state"])
     with backup.alone(folder), pytest.raises(backup.BackupError, match="has been at work"):  # noqa: SIM117

@@ -9,12 +9,13 @@ import pwd
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.berth.payload import backup as program
+from ansible.module_utils.berth.payload import drill, side
 from ansible.module_utils.berth.runtime import units
 
 from plugins.filter.postgresql import postgresql_conf
@@ -38,9 +39,12 @@ class Host:
             "configuration": CONF,
             "settings": {
                 "stanza": "main", "repository": str(root / "repository"), "state": str(root / "state"),
+                "drill": str(root / "drill"),
                 "socket": "/run/postgresql", "port": 5432,
             },
-            "schedules": {"full": "Sun 02:30", "incremental": "Mon..Sat 02:30", "dump": "04:00"},
+            "schedules": {
+                "full": "Sun 02:30", "incremental": "Mon..Sat 02:30", "dump": "04:00", "drill": "05:00"
+            },
             "units": {"berth-backup-full.service": "[Service]\n", "berth-backup-full.timer": "[Timer]\n"},
             "patience": 1,
         }  # fmt: skip
@@ -55,7 +59,10 @@ class Host:
             return 0, json.dumps([self.stanza]), ""
         if "stanza-create" in words:
             self.stanza["status"] = {"code": 2}
-        return 0, "7" if "psql" in words else "", ""
+        if "mkdir" in words:
+            Path(words[-1]).mkdir()
+        missing = "test" in words and not Path(words[-1]).is_dir()
+        return int(missing), "7" if "psql" in words else "", ""
 
     def asked(self, word: str) -> bool:
         return any(word in call for call in self.calls)
@@ -63,7 +70,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Host]:
-    for name in ("UNITS", "CONFIGURATION", "KEY", "PROGRAM"):
+    for name in ("UNITS", "CONFIGURATION", "KEY", "PROGRAM", "LEFTOVERS"):
         monkeypatch.setattr(module, name, tmp_path / getattr(module, name).relative_to("/"))
     monkeypatch.setattr(program, "SETTINGS", tmp_path / "etc/berth/backup/settings.json")
     monkeypatch.setattr(module, "OWNER", "root")
@@ -100,7 +107,26 @@ def test_a_bare_host_gets_all_of_it_and_a_first_backup(host: Callable[..., Host]
     assert module.PROGRAM.read_text() == Path(program.__file__).read_text()
     settings = json.loads(program.SETTINGS.read_text())
     # On Sunday the full one comes in between.
-    assert settings["expected"] == {"backup": 86400, "full": 7 * 86400, "dump": 2 * 86400}
+    assert settings["expected"] == {"backup": 86400, "full": 7 * 86400, "dump": 2 * 86400, "drill": 2 * 86400}
+    assert program_of(drill) == Path(drill.__file__).read_text()
+    assert program_of(side) == Path(side.__file__).read_text()
+    # Postgres makes it, in a folder of its own, and what is left there goes at boot.
+    assert [
+        "runuser",
+        "-u",
+        "root",
+        "--",
+        "mkdir",
+        "-p",
+        "-m",
+        "700",
+        here.params["settings"]["drill"],
+    ] in here.calls
+    assert f"R! {here.params['settings']['drill']}/*\n" in module.LEFTOVERS.read_text()
+
+
+def program_of(one: ModuleType) -> str:
+    return module.PROGRAM.with_name(Path(one.__file__ or "").name).read_text()
 
 
 def test_a_second_run_writes_nothing_and_keeps_the_key(
@@ -204,6 +230,29 @@ def test_without_backups_the_timers_end_and_nothing_is_deleted(
     here.stanza |= {"status": {"code": 0}, "backup": [{}], "db": [{"system-id": 7}]}
     assert converge(here)[1]
     assert not converge(here)[1]
+
+
+def test_what_is_not_to_run_by_the_clock_any_more_ends(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = host()
+    here.params["units"]["berth-backup-drill.timer"] = "[Timer]\n"
+    converge(here)
+    del here.params["units"]["berth-backup-drill.timer"]
+    here.params["schedules"]["drill"] = ""
+    ended: list[str] = []
+    monkeypatch.setattr(units, "end_for_good", ended.append)
+    here.check_mode = True
+    repository, _ = converge(here)
+    assert "remove berth-backup-drill.timer" in repository.actions
+    assert ended == []
+    here.check_mode = False
+    converge(here)
+    assert ended == ["berth-backup-drill.timer"]
+    assert not (module.UNITS / "berth-backup-drill.timer").exists()
+    assert json.loads(program.SETTINGS.read_text())["expected"]["drill"] == 0
+    repository, _ = converge(here)
+    assert "remove berth-backup-drill.timer" not in repository.actions
 
 
 def test_the_server_archives_as_long_as_there_are_backups() -> None:

@@ -89,6 +89,8 @@ SERVER: list[Case] = [
     ({"server.postgresql.settings": {"archive_mode": "off"}}, "server.postgresql.settings.archive_mode: is what backups are made by; remove it, or write server.backup.enabled: false"),
     ({"server.postgresql.settings": {"wal_level": "minimal"}}, "server.postgresql.settings.wal_level: is what backups are made by; remove it, or write server.backup.enabled: false"),
     ({"server.backup.full": "0 3 * * 0"}, 'server.backup.full: "0 3 * * 0" is a cron expression; write systemd\'s OnCalendar, e.g. "*-*-* 03:00:00" (every night at three) or "hourly"'),
+    ({"server.backup.drill": "nightly"}, 'server.backup.drill: "nightly" is not a schedule; write systemd\'s OnCalendar, e.g. "*-*-* 03:00:00" (every night at three) or "hourly"'),
+    ({"server.backup.dump": ""}, 'server.backup.dump: is empty; write systemd\'s OnCalendar, e.g. "*-*-* 03:00:00" (every night at three) or "hourly"'),
     ({"server.backup.retention_days": 0}, "server.backup.retention_days: 0 is out of range; write 1 to 3650 days"),
     ({"server.postgresql.settings": {"work mem": "1"}}, 'server.postgresql.settings.work mem: "work mem" is not valid; write a setting of postgresql.conf, e.g. "work_mem"'),
     ({"server.python.index_url": "http://i/simple"}, 'server.python.index_url: "http://i/simple" is not an https:// address; write e.g. "https://packages.example.com/simple"'),
@@ -266,7 +268,7 @@ def test_a_mistake_has_its_sentence(changes: dict[str, Any], message: str | re.P
         {"server.updates.reboot_at": "04:30"},
         {"server.postgresql.version": 17},
         {"server.backup": {"enabled": False}, "server.postgresql.settings": {"archive_mode": "on"}},
-        {"server.backup.incremental": "*-*-* 00/6:15"},
+        {"server.backup.incremental": "*-*-* 00/6:15", "server.backup.drill": ""},
         {
             "server.proxy": {"acme_ca": "https://ca.internal/acme/directory"},
             "apps[0].domains": ["a.internal"],

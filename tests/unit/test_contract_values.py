@@ -122,6 +122,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
             "full": "Sun 02:30",
             "incremental": "Mon..Sat 02:30",
             "dump": "04:00",
+            "drill": "05:00",
             "retention_days": 30,
         },
         "python": {"index_url": "", "install_mirror": "", "downloads_json": ""},

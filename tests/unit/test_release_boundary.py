@@ -88,6 +88,14 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "as the user postgres, in folders that are its alone": (
         *("backup.alone open", "backup.dump_one open", "backup.note write_text", "backup.last_run read_text"),
+        *("side.taken walk", "side.configure write_text", "side.configure read_text", "side._log read_text"),
+        *(
+            "side.ended_at read_text",
+            "side.postmaster read_text",
+            "side.remove rmtree",
+            "drill.main read_text",
+        ),
+        *("drill.count write_text", "drill.keep read_text", "drill.write write_text"),
         "backup.main read_text",
     ),
     "the kernel's": (

@@ -188,8 +188,10 @@ _ARCHIVING = ("archive_mode", "archive_command", "archive_library")
 
 
 def _backup(report: Report, backup: dict[str, Any], settings: dict[str, Any]) -> None:
-    for kind in ("full", "incremental", "dump"):
-        check_schedule(report, f"server.backup.{kind}", backup[kind])
+    for kind in ("full", "incremental", "dump", "drill"):
+        # A restore need not be rehearsed.
+        if kind != "drill" or backup[kind]:
+            check_schedule(report, f"server.backup.{kind}", backup[kind])
     names.check_range(report, "server.backup.retention_days", backup["retention_days"], 1, 3650, "days")
     for key, value in settings.items() if backup["enabled"] else ():
         if key in _ARCHIVING or (key == "wal_level" and str(value).strip().lower() == "minimal"):

@@ -30,6 +30,7 @@ RESERVE = 256 << 20
 PATIENCE = 6 * 3600
 ANSWER = 4.0
 KINDS = {"full": "full", "incremental": "incr"}
+ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 MB = 1 << 20
 
 # pgBackRest's word for a stanza that it cannot read.
@@ -51,7 +52,7 @@ class BackupError(Exception):
 
 def run(argv: list[str], timeout: float | None = None, **more: str) -> str:
     """What a program prints; BackupError in its own words where it fails."""
-    env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", **more}
+    env = {**ENVIRONMENT, **more}
     try:
         done = subprocess.run(
             argv, capture_output=True, text=True, errors="replace", timeout=timeout, env=env, check=False,
@@ -80,7 +81,7 @@ def reason(output: str) -> str:
                 more.append(after)
             return " ".join([found[2], *more[:1]]).rstrip(".")
     for line in lines:
-        if found := re.match(r"(?:psql|pg_dump|pg_dumpall|pg_restore): (?:error: )?(.*)", line):
+        if found := re.match(r"(?:(?:psql|pg_dump|pg_dumpall|pg_restore): (?:error: )?|ERROR:\s+)(.*)", line):
             return found[1].rstrip(".")
     return lines[-1].rstrip(".") if lines else ""
 
@@ -98,9 +99,11 @@ def pgbackrest(settings: Facts, *words: str, timeout: float | None = None) -> st
     return run(argv, timeout)
 
 
-def info(settings: Facts) -> Facts:
+def info(settings: Facts, timeout: float = ANSWER) -> Facts:
     """What the repository holds: a stanza with its status, backups and archives."""
-    found = json.loads(pgbackrest(settings, "info", "--output=json", timeout=ANSWER) or "[]")
+    answer = pgbackrest(settings, "info", "--output=json", timeout=timeout)
+    # What it could not decipher it quotes as it is.
+    found = json.loads(answer or "[]", strict=False)
     named = [one for one in found if one.get("name") == settings["stanza"]]
     known: Facts = named[0] if named else {"status": {"code": 1, "message": "missing stanza path"}}
     return {"backup": [], "archive": [], **known, "status": status(known)}
@@ -110,6 +113,9 @@ def status(stanza: Facts) -> Facts:
     """Its code and message; of one that cannot be read the reason, which is its repository's."""
     said: Facts = stanza["status"]
     causes = [one["status"]["message"] for one in stanza.get("repo", []) if one["status"]["code"] == OTHER]
+    if said["code"] == OTHER and causes and re.search(r"\b(Crypto|Format)Error\b", causes[0]):
+        file = (re.findall(r"'([^']+)'", causes[0]) or ["a file of it"])[0]
+        return {**said, "message": f"another key than today's wrote {file}, or that is damaged"}
     if said["code"] == OTHER and causes:
         return {**said, "message": reason(re.sub(r"^\[.*?\] ", "ERROR: [0]: ", causes[0]))}
     return said
@@ -315,6 +321,9 @@ def state(settings: Facts) -> Facts:
         "repository": ask("The repository's disk", lambda: disk(Path(settings["repository"]))),
         "runs": {kind: ask(f"The last run ({kind})", lambda kind=kind: last_run(settings, kind), {})
                  for kind in (*KINDS, "dump")},
+        # How the newest restore came out that was rehearsed, and since when there are such.
+        "drill": ask("The last drill", lambda: last_run(settings, "drill"), {}),
+        "drills_since": ask("Since when there are drills", lambda: folder_since(settings), ""),
         "unknown": unknown,
     }  # fmt: skip
 
@@ -445,6 +454,12 @@ def last_run(settings: Facts, kind: str) -> Facts:
     path = Path(settings["state"]) / f"{kind}.json"
     found: Facts = json.loads(path.read_text()) if path.exists() else {}
     return found
+
+
+def folder_since(settings: Facts) -> str:
+    """When the folder that drills restore into was made, as long as none has; empty without."""
+    path = Path(settings.get("drill") or "/nonexistent")
+    return stamp(path.stat().st_mtime) if path.is_dir() else ""
 
 
 def main(argv: list[str]) -> int:

@@ -1,0 +1,543 @@
+"""The drill: the newest backup and all WAL after it, restored beside the live server, checked, and removed.
+
+Runs by itself, as the user postgres, from the unit of role backup and for whoever asks:
+
+    drill.py      one sentence on what came back; or one for each thing that did not, and exit status 1
+
+How it went is kept in `drill.json`, and the last ones, a line each, in `drills.jsonl`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    # By itself: the folder that it lies in is its package.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    __package__ = Path(__file__).resolve().parent.name
+
+from . import backup, side
+
+Facts = dict[str, Any]
+
+# Bytes that a drill leaves free: it is no reason for the live server to stop.
+RESERVE = 1 << 30
+# Seconds for the server to archive what it was asked to; and after which it has counted what was deleted.
+ARCHIVED = 120
+COUNTED = 12
+HISTORY = 30
+# Seconds for pgBackRest to tell what there is.
+PATIENCE = 120.0
+# Names in one sentence.
+NAMED = 5
+# It waits for no migration, and keeps none waiting for long; one core of the live server at most.
+OPTIONS = (
+    "-c lock_timeout=2s -c statement_timeout=10min -c max_parallel_workers_per_gather=0"
+    " -c default_transaction_read_only=on"
+)
+
+# A table's number survives a restore, and its file's changes when all of it is written anew (TRUNCATE, too).
+TABLES = """
+    select json_build_array(
+      c.oid::bigint, n.nspname || '.' || c.relname, c.relpersistence, pg_relation_filenode(c.oid)::bigint,
+      pg_stat_get_tuples_deleted(c.oid), quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+      c.relname = 'alembic_version' and exists (
+        select from pg_attribute a where a.attrelid = c.oid and a.attname = 'version_num'
+          and not a.attisdropped and a.attgenerated = ''
+          and a.atttypid in ('text'::regtype, 'varchar'::regtype)))
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'm') and c.relpersistence <> 't'
+      and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
+    order by c.oid
+"""
+REVISION = "select string_agg(version_num::text, ',' order by version_num) from "
+# When a transaction of this number was committed, where the server keeps that; and whether one was, and when
+# the last was. Of a number that was not given yet it must not be asked.
+COMMITTED_AT = """
+    select case when current_setting('track_commit_timestamp')::bool
+      then extract(epoch from pg_xact_commit_timestamp($1::xid8::xid)) end
+"""
+REPLAYED = """
+    select json_build_object(
+      'marked', case when $1::xid8 < pg_snapshot_xmax(pg_current_snapshot())
+                  then pg_xact_status($1::xid8) end,
+      'last', (select extract(epoch from timestamp) from pg_last_committed_xact()))
+"""
+FIELDS = ("name", "persistence", "file", "deleted", "quoted", "alembic")
+
+
+class FailedError(Exception):
+    """What keeps the drill from going on, and at which step."""
+
+    def __init__(self, check: str, text: str) -> None:
+        super().__init__(text)
+        self.check = check
+
+
+# Looking ----------------------------------------------------------------------------------------------------
+
+
+def databases(server: side.Server) -> list[str]:
+    return server.ask(backup.DATABASES).splitlines()
+
+
+def tables(server: side.Server, database: str) -> dict[int, Facts]:
+    """Every table of a database by its number."""
+    rows = [json.loads(line) for line in server.ask(TABLES, database, 600).splitlines()]
+    return {number: dict(zip(FIELDS, [printable(name), *more], strict=True)) for number, name, *more in rows}
+
+
+def printable(name: str) -> str:
+    """A name as a terminal may show it."""
+    return "".join(one if one.isprintable() else "?" for one in name)
+
+
+def count(server: side.Server, database: str, known: dict[int, Facts], file: Path) -> dict[int, int]:
+    """The rows of each table, by its number; one that is locked for long, or gone by now, is left out."""
+    queries = [
+        f"select json_build_array({oid}, count(*)) from only {table['quoted']};\n"  # noqa: S608 (by the server)
+        for oid, table in known.items()
+    ]
+    file.write_text("".join(queries))
+    found: list[tuple[int, int]] = [json.loads(line) for line in server.script(file, database, OPTIONS)]
+    return dict(found)
+
+
+def revisions(server: side.Server, database: str, known: dict[int, Facts]) -> dict[str, str]:
+    """What each table alembic_version says; empty where it says nothing."""
+    found = {}
+    for table in known.values():
+        if table["alembic"]:
+            with contextlib.suppress(backup.BackupError):
+                found[table["name"]] = server.ask(REVISION + table["quoted"], database)
+    return found
+
+
+def look(server: side.Server, file: Path, counted: Callable[[str, int, Facts], bool]) -> Facts:
+    """Of each database its tables, their rows, and its schema's revision."""
+    found = {}
+    for database in databases(server):
+        known = tables(server, database)
+        wanted = {
+            oid: table
+            for oid, table in known.items()
+            if table["persistence"] == "p" and counted(database, oid, table)
+        }
+        found[database] = {
+            "tables": known,
+            "rows": count(server, database, wanted, file) if wanted else {},
+            "schema": revisions(server, database, known),
+        }
+    return found
+
+
+def mark(server: side.Server) -> Facts:
+    """Commit something that changes nothing, and have it archived: all that was committed before is, then.
+
+    Rows that were counted before it have to be in what is restored, whatever the archive's lag is.
+    """
+    number = server.ask("select pg_current_xact_id()")
+    at = server.ask(COMMITTED_AT.replace("$1", f"'{number}'"))
+    segment = server.ask("select pg_walfile_name(pg_switch_wal())")
+    return {"number": number, "at": float(at) if at else time.time(), "segment": segment}
+
+
+def archived(server: side.Server, segment: str) -> bool:
+    """Whether this segment gets into the archive within the time that it has for it."""
+    end = time.monotonic() + ARCHIVED
+    while server.ask("select last_archived_wal from pg_stat_archiver") < segment:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def replayed(server: side.Server, marked: Facts) -> Facts:
+    """Whether what was committed on the live server came back, and when the last commit was that did.
+
+    To be asked before the restored server has commits of its own.
+    """
+    answer: Facts = json.loads(server.ask(REPLAYED.replace("$1", f"'{marked['number']}'")))
+    return {"whole": answer["marked"] == "committed", "last": answer["last"]}
+
+
+# Judging ----------------------------------------------------------------------------------------------------
+
+
+def compare_rows(before: Facts, restored: Facts, after: Facts) -> tuple[list[str], list[str], int]:
+    """What is missing, what is worth telling, and how many tables could not be compared.
+
+    `before` was counted on the live server before the mark, so it has to be in what was restored: more rows
+    may be there, and fewer by as many as the live server says (`after`) were deleted since. It counts these
+    without a lock, rolled back ones too, so never too few. A table whose file is another one than before was
+    written anew since, by TRUNCATE for example: of its rows nothing can be said.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    unlogged: list[str] = []
+    unknown = 0
+    for database, known in before.items():
+        now = after.get(database)
+        if database not in restored:
+            if now is not None:
+                problems.append(f"database {database} is not in what was restored")
+            continue
+        there = restored[database]
+        for oid, table in known["tables"].items():
+            name = f"{database}: {table['name']}"
+            if table["persistence"] != "p":
+                unlogged.append(name)
+                continue
+            today = now["tables"].get(oid) if now else None
+            found = there["tables"].get(oid)
+            if found is None:
+                if today:
+                    problems.append(f"table {name} is not in what was restored")
+                continue
+            had, has = known["rows"].get(oid), there["rows"].get(oid)
+            if had is None or has is None:
+                unknown += 1
+                continue
+            lost = had - has
+            if lost > 0 and today and found["file"] == table["file"]:
+                gone = today["deleted"] - table["deleted"]
+                if gone < 0:
+                    unknown += 1  # the statistics began anew
+                elif lost > gone:
+                    problems.append(
+                        f"{lost} of {had} rows of {name} are missing in what was restored"
+                        + (f", and only {gone} were deleted meanwhile" if gone else "")
+                    )
+            left = now["rows"].get(oid) if now else None
+            if left is not None and left < has:
+                notes.append(f"{name} has {left} rows in the live database now, and {has} were restored")
+    if unlogged:
+        notes.append(f"unlogged tables are in no backup: {listed(unlogged)}")
+    return problems, notes, unknown
+
+
+def compare_schema(before: Facts, restored: Facts, after: Facts) -> list[str]:
+    """Where the restored revision is neither the live one nor that of when the drill began."""
+    problems = []
+    for database, known in before.items():
+        for table, revision in known["schema"].items():
+            now = after.get(database, {}).get("schema", {}).get(table, "")
+            found = restored.get(database, {}).get("schema", {}).get(table, "")
+            # Where a migration runs meanwhile, one between the two is as good.
+            if found not in (revision, now) and revision == now:
+                problems.append(
+                    f"the schema of {database} is at {found or 'no revision'} in what was restored, and at "
+                    f"{revision or 'no revision'} in the live database ({table})"
+                )
+    return problems
+
+
+def judge_commits(marked: Facts, found: Facts, made: float, missing: list[Facts], end: str) -> list[str]:
+    """A sentence where commits of the live server are not in what was restored.
+
+    Only this sees a hole in the WAL: replay ends at it as if that were all there is.
+    """
+    if found["whole"]:
+        return []
+    age = max(0.0, marked["at"] - (found["last"] or made))
+    hole = f"; the archive lacks what follows {missing[-1]['after']}" if missing else ""
+    return [
+        f"the last {span(age)} before the drill are lost: no commit after {clock(marked['at'] - age)} came "
+        f"back, replay ended at {end or 'an unknown place'}{hole}"
+    ]
+
+
+def span(seconds: float) -> str:
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def clock(seconds: float) -> str:
+    return f"{backup.stamp(seconds).replace('T', ' ').rstrip('Z')} UTC"
+
+
+def listed(names: list[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def few(sentences: list[str]) -> list[str]:
+    more = len(sentences) - NAMED
+    return [*sentences[:NAMED], *([f"of {more} more tables the same is to be said"] if more > 0 else [])]
+
+
+def distance(begin: str, end: str) -> int:
+    """Bytes of WAL between a segment and a location; 0 where one is not known."""
+    if not begin or not end:
+        return 0
+    high, low = (int(part, 16) for part in end.split("/"))
+    return max(0, (high << 32) + low - (int(begin[8:16], 16) << 32) - int(begin[16:24], 16) * (16 << 20))
+
+
+# Doing ------------------------------------------------------------------------------------------------------
+
+
+class Drill:
+    """One drill: its steps, and what is said of them."""
+
+    def __init__(self, settings: Facts) -> None:
+        self.settings = settings
+        self.folder = Path(settings["drill"])
+        self.queries = self.folder / "queries"
+        self.live = side.live(settings)
+        self.side = side.beside(settings, self.folder)
+        self.steps: list[Facts] = []
+        self.failed: list[Facts] = []
+        self.notes: list[str] = []
+        self.facts: Facts = {}
+
+    @contextlib.contextmanager
+    def step(self, name: str, doing: str) -> Iterator[Facts]:
+        """Take its time; what goes wrong in it ends the drill."""
+        began, entry = time.monotonic(), {"step": name, "seconds": 0.0, "bytes": 0}
+        self.steps.append(entry)
+        try:
+            yield entry
+        except (backup.BackupError, OSError) as error:
+            raise FailedError(name, f"{doing}: {error}") from None
+        finally:
+            entry["seconds"] = round(time.monotonic() - began, 1)
+
+    def fail(self, check: str, *texts: str) -> None:
+        self.failed += [{"check": check, "text": text} for text in texts]
+
+    def begin(self) -> Facts:
+        """The backup that is to be restored, or why there can be no drill."""
+        with self.step("begin", "no drill can begin"):
+            known = backup.info(self.settings, PATIENCE)
+            status = known["status"]
+            if status["code"] not in (0, 2):
+                raise backup.BackupError(f"the repository cannot be read: {status.get('message')}")
+            if not known["backup"]:
+                raise backup.BackupError("there is no backup yet; berth backup makes one")
+            newest: Facts = known["backup"][-1]
+            size = int(self.live.ask("select sum(pg_database_size(oid)) from pg_database"))
+            need, room = side.needed(size, newest), backup.free(self.folder)
+            if room < need + RESERVE:
+                raise backup.BackupError(
+                    f"{self.folder} has {room // backup.MB} MB free, and the drill needs about "
+                    f"{need // backup.MB} MB beside the {RESERVE // backup.MB} MB that stay free; "
+                    "make room there"
+                )
+        return newest
+
+    def run(self) -> None:
+        """All of it; what is left of an earlier one goes first, and what this one made at its end."""
+        newest = self.begin()
+        self.facts["backup"] = newest["label"]
+        side.remove(self.folder)
+        try:
+            self.rehearse(newest)
+        finally:
+            side.remove(self.folder)
+
+    def rehearse(self, newest: Facts) -> None:
+        with self.step("count", "the live server cannot be asked"):
+            before = look(self.live, self.queries, lambda *_: True)
+            known = {name: int(self.live.ask(f"select current_setting('{name}')")) for name in side.AT_LEAST}
+        with self.step("archive", "the live server cannot be asked"):
+            marked = mark(self.live)
+            if not archived(self.live, marked["segment"]):
+                text = f"the live server did not archive {marked['segment']} within {ARCHIVED} s"
+                self.fail("archive", text)
+        with self.step("restore", f"backup {newest['label']} cannot be restored") as entry:
+            side.restore(self.settings, self.folder)
+            careless = {"fsync": "off", "full_page_writes": "off", "hot_standby": "off"}
+            side.configure(self.settings, self.folder, known, **careless)
+            entry["bytes"] = side.taken(self.folder / "data")
+        with self.step("replay", f"backup {newest['label']} is restored, and does not start") as entry:
+            side.start(self.settings, self.folder)
+            found = replayed(self.side, marked)
+            end = side.ended_at(self.folder)
+            entry["bytes"] = distance(newest["archive"]["start"], end)
+        self.commits(newest, marked, found, end)
+        with self.checked("amcheck") as entry:
+            self.amcheck(entry)
+        with self.checked("rows"):
+            self.compare(before)
+        with self.checked("checksums") as entry:
+            self.checksums(entry)
+
+    @contextlib.contextmanager
+    def checked(self, name: str) -> Iterator[Facts]:
+        """A step after which the others go on."""
+        try:
+            with self.step(name, f"{name} could not be checked") as entry:
+                yield entry
+        except FailedError as error:
+            self.fail(error.check, str(error))
+
+    def commits(self, newest: Facts, marked: Facts, found: Facts, end: str) -> None:
+        made = float(newest["timestamp"]["stop"])
+        missing: list[Facts] = []
+        if not found["whole"]:
+            with contextlib.suppress(backup.BackupError, OSError, KeyError, IndexError):
+                missing = backup.window(self.settings, backup.info(self.settings, PATIENCE))["missing"]
+        last = found["last"] or made
+        self.facts["last_commit"] = {
+            "live": backup.stamp(marked["at"]),
+            "restored": backup.stamp(last),
+            "lost_seconds": 0.0 if found["whole"] else round(max(0.0, marked["at"] - last), 1),
+        }
+        self.fail("commits", *judge_commits(marked, found, made, missing, end))
+
+    def amcheck(self, entry: Facts) -> None:
+        """Every table and every index of every database, and whether each row is in its indexes."""
+        program = side.program(self.settings, "pg_amcheck")
+        entry["bytes"] = int(self.side.ask("select sum(pg_database_size(oid)) from pg_database"))
+        if not Path(program).exists():
+            self.notes.append(f"PostgreSQL {self.settings['version']} has no pg_amcheck")
+            return
+        words = [program, *self.side.words(), "--all", "--install-missing", "--heapallindexed"]
+        code, said = side.outcome(words)
+        if code != 0:
+            lines = [line.strip() for line in said.splitlines() if line.strip()]
+            said = " ".join(lines[:2]).rstrip(".") or f"pg_amcheck ended with {code}"
+            self.fail("amcheck", f"a table or index is damaged: {said}")
+
+    def compare(self, before: Facts) -> None:
+        restored = look(self.side, self.queries, lambda *_: True)
+
+        def changed(database: str, oid: int, table: Facts) -> bool:
+            known = before.get(database, {}).get("tables", {}).get(oid)
+            return bool(known) and (known["deleted"], known["file"]) != (table["deleted"], table["file"])
+
+        after = look(self.live, self.queries, changed)
+        problems, notes, unknown = compare_rows(before, restored, after)
+        if problems:
+            # What was deleted a moment ago is not counted yet.
+            time.sleep(COUNTED)
+            after = look(self.live, self.queries, changed)
+            problems, notes, unknown = compare_rows(before, restored, after)
+        self.fail("rows", *few(problems))
+        self.fail("schema", *compare_schema(before, restored, after))
+        self.notes += few(notes)
+        if unknown:
+            self.notes.append(f"{unknown} tables could not be compared with the live ones")
+        everything = [one["rows"] for one in restored.values()]
+        self.facts["rows"] = {
+            "databases": len(restored),
+            "tables": sum(map(len, everything)),
+            "rows": sum(sum(rows.values()) for rows in everything),
+            "unknown": unknown,
+        }
+        self.facts["schema"] = {
+            database: known["schema"] for database, known in restored.items() if known["schema"]
+        }
+
+    def checksums(self, entry: Facts) -> None:
+        """Those of all pages, with the server stopped."""
+        data = self.folder / "data"
+        side.stop(self.settings, self.folder)
+        _, said = side.outcome([side.program(self.settings, "pg_controldata"), "-D", str(data)])
+        if found := re.search(r"Data page checksum version:\s+(\d+)", said):
+            self.facts["checksums"] = found[1] != "0"
+        if not self.facts.get("checksums"):
+            self.notes.append("the cluster has no data checksums, so that of its pages nothing more is known")
+            return
+        entry["bytes"] = side.taken(data)
+        code, said = side.outcome([side.program(self.settings, "pg_checksums"), "--check", "-D", str(data)])
+        if code != 0:
+            first = (said.splitlines() or [f"pg_checksums ended with {code}"])[0]
+            first = re.sub(r"^pg_checksums: (error: )?", "", first)
+            self.fail("checksums", f"a page is damaged: {first}")
+
+
+# Telling ----------------------------------------------------------------------------------------------------
+
+
+def report(drill: Drill, began: float) -> Facts:
+    facts: Facts = {"backup": "", "last_commit": None, "rows": None, "schema": {}, "checksums": None}
+    return {
+        "began": backup.stamp(began),
+        "ended": backup.stamp(time.time()),
+        "seconds": round(time.time() - began, 1),
+        "ok": not drill.failed,
+        "problem": "; ".join(one["text"] for one in drill.failed),
+        "failed": drill.failed,
+        "notes": drill.notes,
+        "steps": drill.steps,
+        **facts,
+        **drill.facts,
+    }
+
+
+def keep(folder: Path, made: Facts) -> None:
+    """The newest one, and the last ones, each file whole or not at all."""
+    history = folder / "drills.jsonl"
+    lines = history.read_text().splitlines() if history.exists() else []
+    write(folder / "drill.json", json.dumps(made) + "\n")
+    write(history, "\n".join([*lines[-HISTORY + 1 :], json.dumps(made)]) + "\n")
+
+
+def write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def cut_off(drill: Drill, began: float) -> Facts:
+    """What is said of a drill that is killed, or ends with the power: written when it begins."""
+    failed = [{"check": "begin", "text": "it was cut off"}]
+    return {**report(drill, began), "ok": False, "problem": failed[0]["text"], "failed": failed}
+
+
+def sentence(made: Facts) -> str:
+    took = {one["step"]: one for one in made["steps"]}
+    size = took.get("restore", {}).get("bytes", 0)
+    rows = made["rows"]
+    return (
+        f"backup {made['backup']} and what came after it were restored ({size // backup.MB} MB) and checked "
+        f"in {made['seconds']:.0f} s: {rows['rows']} rows in {rows['tables']} tables, nothing is missing"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """The command line; the exit status."""
+    if argv:
+        print("drill.py takes no argument", file=sys.stderr)
+        return 2
+    os.umask(0o077)
+    settings = json.loads(backup.SETTINGS.read_text())
+    # So that what was begun is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    drill, state = Drill(settings), Path(settings["state"])
+    began = time.time()
+    try:
+        with backup.alone(state):
+            began = time.time()
+            write(state / "drill.json", json.dumps(cut_off(drill, began)) + "\n")
+            drill.run()
+    except FailedError as error:
+        drill.fail(error.check, str(error))
+    except (backup.BackupError, OSError, LookupError, TypeError, ValueError) as error:
+        # Whatever it is, it is no restore that was seen to work.
+        drill.fail("begin", str(error) if isinstance(error, backup.BackupError) else f"{error!r}")
+    made = report(drill, began)
+    keep(state, made)
+    for one in drill.failed:
+        print(f"The drill failed: {one['text']}.", file=sys.stderr)
+    if drill.failed:
+        return 1
+    print(f"The drill went well: {sentence(made)}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
