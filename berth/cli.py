@@ -330,6 +330,23 @@ def backup(
 
 
 @app.command(
+    epilog="berth drill\n\nberth drill --json | jq .steps\n\n"
+    "The exit status is 0 where all came back, 1 where something did not, and 2 or 4 where it could not be "
+    "asked.",
+)
+def drill(
+    ctx: typer.Context,
+    json: Annotated[
+        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Rehearse a restore beside the live server: restore, check, compare, remove. (playbooks/drill.yml)"""
+    _run(ctx, "drill.yml", inventory, plain=plain, answer=True, verdict=_VERDICT, json=json or None)
+
+
+@app.command(
     "check-backups",
     epilog="berth check-backups\n\nberth check-backups || mail …\n\n"
     "The exit status is 0 where all is well, 1 where something is not, and 2 or 4 where it could not be "

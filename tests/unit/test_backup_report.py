@@ -35,7 +35,8 @@ STATE: dict[str, Any] = {
     "runs": {"full": {"began": "2026-11-29T02:00:00Z", "ended": "2026-11-29T02:00:31Z", "problem": ""},
              "incremental": {"began": "2026-11-30T02:00:00Z", "ended": "2026-11-30T02:00:06Z", "problem": ""},
              "dump": {"began": "2026-11-30T04:00:00Z", "ended": "2026-11-30T04:00:06Z", "problem": ""}},
-    "timers": {"full": "active", "incremental": "active", "dump": "active"},
+    "drill": {}, "drills_since": "",
+    "timers": {"full": "active", "incremental": "active", "dump": "active", "drill": "active"},
     "at_work": [],
     "unknown": [],
 }  # fmt: skip

@@ -15,7 +15,9 @@ from typing import Any
 from ..errors import UP, ReleaseError
 from ..host import command
 from ..payload import backup
+from ..payload.drill import span
 from ..runtime import naming, units
+from . import drills
 
 Facts = dict[str, Any]
 # Code, level, sentence and cure.
@@ -41,7 +43,7 @@ def facts(root: Path = Path("/")) -> Facts | None:
     if done.code != 0:
         raise ReleaseError(f"Asking for them failed: {done.lines[-1] if done.lines else done.code}")
     found: Facts = json.loads(done.out)
-    names = {kind: f"berth-backup-{kind}" for kind in KINDS}
+    names = {kind: f"berth-backup-{kind}" for kind in (*KINDS, "drill")}
     timers = [naming.by_the_clock(name) for name in names.values()]
     services = [naming.distributions(name) for name in names.values()]
     states = units.states([*timers, *services])
@@ -58,6 +60,7 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
         return []
     said = [("unknown", "unknown", text.rstrip("."), _CHECKS) for text in found["unknown"]]
     said += _repository(found, now) + _archiving(found) + _window(found) + _dumps(found, now) + _runs(found)
+    said += drills.judge(found, now)
     order = ("sick", "unknown", "note")
     return sorted(said, key=lambda one: order.index(one[1]))
 
@@ -65,14 +68,6 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
 def seconds(when: str) -> float:
     """A time stamp as seconds."""
     return datetime.strptime(when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
-
-
-def span(distance: float) -> str:
-    """How long, to the nearest unit that says enough."""
-    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
-        if distance >= 2 * size:
-            return f"{distance / size:.0f} {unit}"
-    return f"{distance:.0f} s"
 
 
 def too_old(when: str, expected: float, now: float) -> bool:
@@ -203,6 +198,8 @@ def table(found: Facts | None, now: float) -> str:
     ]
     window = found["window"]
     lines += ["", restorable(window)]
+    if drilled := drills.summary(found, now):
+        lines.append(f"{drilled[0].upper()}{drilled[1:]}")
     if found["at_work"]:
         lines.append(f"At work now: {', '.join(found['at_work'])}.")
     said = [f"{'(note) ' if one[1] == 'note' else ''}{sentence(one)}" for one in judge(found, now)]
@@ -218,14 +215,15 @@ def restorable(window: Facts | None) -> str:
 
 
 def summary(found: Facts | None, now: float) -> str:
-    """One line for a status; empty where there are none."""
+    """A line for a status, and one of the last drill; empty where there are none."""
     if found is None:
         return ""
     if not found["backups"]:
         return "backups: none was made yet."
     newest = found["backups"][-1]
     kind, age = newest["kind"], span(max(0.0, now - seconds(newest["ended"])))
-    return f"backups: the newest ({kind}) {age} ago. {restorable(found['window'])}"
+    said = f"backups: the newest ({kind}) {age} ago. {restorable(found['window'])}"
+    return "\n".join([said, *filter(None, [drills.summary(found, now)])])
 
 
 def sentence(one: Finding) -> str:
@@ -251,4 +249,10 @@ def describe(root: Path = Path("/")) -> Facts:
         "findings": [dict(zip(keys, one, strict=True)) for one in said],
         **(found or {"backups": [], "dumps": [], "window": None}),
     }
-    return {"answer": answer, "table": table(found, now), "verdict": verdict(found, now)}
+    return {
+        "answer": answer,
+        "table": table(found, now),
+        "verdict": verdict(found, now),
+        "drill": drills.table(found),
+        "drill_verdict": drills.verdict(found),
+    }

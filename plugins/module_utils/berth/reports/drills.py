@@ -1,0 +1,120 @@
+"""The last rehearsed restore, and what is to be said of it. Takes what `backups.facts` found, asks nobody."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from ..errors import UP
+from ..payload.drill import span
+
+Facts = dict[str, Any]
+# Code, level, sentence and cure.
+Finding = tuple[str, str, str, str]
+
+# A restore that nobody saw work for so many seconds is hoped for; with a rarer schedule, for a quarter more.
+_OLD = 48 * 3600
+_TRY = "berth drill tries again"
+
+
+def judge(found: Facts, now: float) -> list[Finding]:
+    """What is not well with drills: the last one failed, there was none for too long, or none will come."""
+    last, schedule = found["drill"], found["settings"]["expected"].get("drill", 0)
+    if "drill" in found["at_work"]:
+        return []
+    said: list[Finding] = []
+    if last and not last["ok"]:
+        said += [
+            ("drill", "sick", f"the last drill failed at {_minute(last['ended'])}: {one['text']}", _TRY)
+            for one in last["failed"]
+        ]
+    if schedule:
+        state = found["timers"].get("drill", "unknown")
+        if state not in ("active", "unknown"):
+            said.append(("timer", "sick", f"no restore is rehearsed by the clock: its timer is {state}", UP))
+        since = last["ended"] if last else found["drills_since"]
+        age = now - _seconds(since) if since else 0.0
+        if age > max(_OLD, schedule * 1.25 + 3600):
+            text = f"the last drill was {span(age)} ago" if last else f"there was no drill in {span(age)}"
+            said.append(("no-drill", "sick", f"{text}, so that no restore was seen to work since", _TRY))
+    return said
+
+
+def summary(found: Facts, now: float) -> str:
+    """One line for a status; empty where there was none."""
+    last = found["drill"]
+    if not last:
+        return ""
+    age = span(max(0.0, now - _seconds(last["ended"])))
+    if not last["ok"]:
+        return f"drill: failed {age} ago."
+    size, rows = _size(_bytes(last, "restore")), last["rows"]["rows"]
+    return f"drill: {size} with {rows} rows restored and checked in {last['seconds']:.0f} s, {age} ago."
+
+
+def table(found: Facts | None) -> str:
+    """The last drill for people: its steps, and what came back. What did not is its verdict."""
+    last = found["drill"] if found else {}
+    if not last:
+        return "No restore was rehearsed yet."
+    how = "well" if last["ok"] else "failed"
+    lines = [
+        f"Drill of {_minute(last['began'])}: {how}, {last['seconds']:.0f} s"
+        + (f", from backup {last['backup']}" if last["backup"] else "")
+        + ".",
+        "",
+    ]
+    rows = [["STEP", "TOOK", "SIZE"]]
+    for one in last["steps"]:
+        rows.append([one["step"], f"{one['seconds']:.1f} s", _size(one["bytes"]) if one["bytes"] else "-"])
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines += [
+        "  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    lines.append("")
+    if commit := last["last_commit"]:
+        lost = f"{commit['lost_seconds']:.0f} s are lost" if commit["lost_seconds"] else "nothing is lost"
+        here, there = _second(commit["live"]), _second(commit["restored"])
+        lines.append(f"Last commit: {here} in the live server, {there} in what was restored: {lost}.")
+    if counted := last["rows"]:
+        several = "database" if counted["databases"] == 1 else f"{counted['databases']} databases"
+        lines.append(f"Rows: {counted['rows']} in {counted['tables']} tables of the {several}.")
+    lines += [
+        f"Schema of {database}: {revision or 'no revision'}."
+        for database, tables in last["schema"].items()
+        for revision in tables.values()
+    ]
+    lines += [f"(note) {_sentence(text)}" for text in last["notes"]]
+    return "\n".join(lines)
+
+
+def verdict(found: Facts | None) -> str:
+    """Why the last drill failed, a line for each reason; empty where it did not."""
+    last = found["drill"] if found else {}
+    if not last:
+        return "There was no drill: server.backup.enabled is false, or it was cut off before it began."
+    return "\n".join(_sentence(one["text"]) for one in last["failed"])
+
+
+def _bytes(last: Facts, step: str) -> int:
+    return next((int(one["bytes"]) for one in last["steps"] if one["step"] == step), 0)
+
+
+def _size(number: int) -> str:
+    return f"{number / 2**30:.1f} GB" if number >= 10 << 30 else f"{number / 2**20:.0f} MB"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _minute(stamp: str) -> str:
+    return f"{stamp[:10]} {stamp[11:16]} UTC"
+
+
+def _second(stamp: str) -> str:
+    return f"{stamp[:10]} {stamp[11:19]} UTC"
+
+
+def _seconds(stamp: str) -> float:
+    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
