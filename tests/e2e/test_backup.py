@@ -63,7 +63,9 @@ def saved(kit: Kit) -> dict[str, Any]:
 
 def archived(kit: Kit) -> None:
     """Have all that was written so far archived, and wait for it."""
-    segment = sql(kit, "select pg_walfile_name(pg_switch_wal())").strip()
+    # Something is written: a segment without anything in it would not be switched.
+    segment = sql(kit, "select pg_walfile_name(pg_create_restore_point('archived'))").strip()
+    sql(kit, "select pg_switch_wal()")
     end = time.monotonic() + patience(60)
     while segment not in kit.host.sh(f"find {REPOSITORY}/archive -name '{segment}-*'"):
         assert time.monotonic() < end, segment
