@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,9 @@ def test_a_receipt_of_an_earlier_berth_says_the_same(tmp_path: Path) -> None:
     new.parent.mkdir(parents=True)
     new.write_text(proxy.written({}, {**PUBLISHED["caddy"], "upstream_idle": 20}))
     assert (proxy.read(tmp_path).sites, proxy.read(tmp_path).upstream_idle) == ({}, 20)
+    # And where the earlier Berth was here once more, what it left.
+    os.utime(new, (1, 1))
+    assert proxy.read(tmp_path) == now
     assert list(proxy.parse(json.dumps({"format": {"name": "format"}})).sites) == ["format"]
 
 

@@ -381,6 +381,18 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_proxy_whose_receipt_cannot_be_read_is_unknown(server: Path) -> None:
+    def said() -> bool:
+        return any("its receipt cannot be read" in one for one in facts.server(server)["unknown"])
+
+    assert not said()
+    receipt = server / "var/lib/berth/proxy.json"
+    receipt.write_text('{"format": 1, "published"')
+    assert said()
+    receipt.write_text('{"format": 1, "published": {"program": "Caddy", "unit": "caddy"}, "sites": {}}')
+    assert not said()
+
+
 def test_marks_tell_which_apps_are_here_and_removed_ones_are_not(server: Path) -> None:
     assert presence.unnamed([], server) == ["board"]
     assert presence.unnamed(["board"], server) == []

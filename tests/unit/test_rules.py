@@ -153,8 +153,9 @@ RULES: dict[str, tuple[list[Takes], list[str], list[str]]] = {
     ),
     "key": (
         [contract("server.admin.authorized_keys", **{"server.admin.name": "ops"}), key_of_base],
-        [KEY, f'from="10.0.0.0/8" {KEY}'],
-        ["ops.pub", "ssh-ed25519 AAAA ops", KEY[:40]],
+        [KEY, f'from="10.0.0.0/8" {KEY}', f'no-pty,command="echo a \\" b" {KEY}', KEY.rpartition(" ")[0]],
+        # The last ones sshd skips: of a comment, and of words that are no options.
+        ["ops.pub", "ssh-ed25519 AAAA ops", KEY[:40], f"# {KEY}", f"my laptop: {KEY}"],
     ),
 }  # fmt: skip
 

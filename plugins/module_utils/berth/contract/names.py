@@ -31,9 +31,11 @@ CLOCK = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 LOCALE = re.compile(r"(C|[a-z]{2,3}_[A-Z]{2}(@[a-z]+)?)\.(UTF-8|utf8)(@[a-z]+)?")
 EMAIL = re.compile(r"[^@\s\"'{}<>]+@[^@\s\"'{}<>]+\.[^@\s\"'{}<>.]+")
 _URL_PATH = re.compile(r"(/[A-Za-z0-9._~@:+-]+)+")
+# A line as sshd reads it: what it takes for options may have spaces in quotes alone.
 _PUBLIC_KEY = re.compile(
-    r"(?:^|\s)(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-ssh-ed25519@openssh\.com"
-    r"|sk-ecdsa-sha2-nistp256@openssh\.com)\s+([A-Za-z0-9+/]+={0,3})(?:\s|$)"
+    r"""(?:[^\s"#](?:[^\s"]|"(?:\\.|[^"\\])*")*\s+)?"""
+    r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-ssh-ed25519@openssh\.com"
+    r"|sk-ecdsa-sha2-nistp256@openssh\.com)\s+([A-Za-z0-9+/]+={0,3})(?:\s.*)?"
 )
 # In seconds.
 DAY = 86400
@@ -101,8 +103,8 @@ def is_url_path(path: str) -> bool:
 
 def is_public_key(line: str) -> bool:
     """Whether it is a line of authorized_keys: a public key, with or without options and a comment."""
-    found = _PUBLIC_KEY.search(line)
-    if not found or "\n" in line:
+    found = _PUBLIC_KEY.fullmatch(line.strip())
+    if not found or "\n" in line.strip():
         return False
     try:
         blob = base64.b64decode(found[2], validate=True)

@@ -38,6 +38,8 @@ def server(root: Path = Path("/")) -> Facts:
     """What all apps stand on."""
     ask = Questions()
     front = ask("What the proxy is", lambda: proxy.read(root), proxy.Applied())
+    if proxy.here(root) and not front.unit:
+        ask.unknown.append("What the proxy is is unknown: its receipt cannot be read. berth up writes it.")
     found: Facts = {
         "host": os.uname().nodename,
         "proxy": ask(front.program or "The proxy", lambda: _proxy(front.unit), ""),

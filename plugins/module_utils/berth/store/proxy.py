@@ -38,13 +38,16 @@ class Applied:
 
 
 def text(root: Path = ROOT) -> str:
-    """The receipt as it stands on this server; empty where there is none."""
-    for path in (RECEIPT, BEFORE):
-        try:
-            return (root / path.relative_to("/")).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-    return ""
+    """The receipt as it stands on this server; empty where there is none.
+
+    Of two the newer: an earlier Berth may have been here since.
+    """
+    paths = [root / path.relative_to("/") for path in (RECEIPT, BEFORE)]
+    try:
+        newest = max((path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime_ns)
+        return newest.read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):
+        return ""
 
 
 def here(root: Path = ROOT) -> bool:

@@ -60,11 +60,22 @@ def compare(
     stale = bool(
         secrets
         or known["digest"] != provision_digest(app)
-        or receipts.read(receipts.UNITS, paths.root).get(paths.app) != receipts.given(app, receipts.UNITS)
+        or _units_differ(paths, known, app)
         or not all((paths.units / name).is_file() for name in naming.template_files(app))
     )
     problem = _problem(paths, app, predicted)
     return {"stale": stale and not problem, "secrets": secrets, "problem": problem}
+
+
+def _units_differ(paths: Paths, known: Mapping[str, Any], app: Mapping[str, Any]) -> bool:
+    if "services" in known or receipts.path(receipts.UNITS, paths.root).exists():
+        made = receipts.read(receipts.UNITS, paths.root).get(paths.app)
+        return made != receipts.given(app, receipts.UNITS)
+    # An earlier Berth kept the digest that both roles, app and service, had been through.
+    try:
+        return (paths.state / "applied").read_text().strip() != str(known["digest"])
+    except OSError:
+        return False
 
 
 def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) -> list[str]:
