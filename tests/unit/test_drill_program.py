@@ -391,6 +391,15 @@ def test_what_is_removed_leads_nowhere_else(tmp_path: Path) -> None:
     assert (precious / "row").exists()
 
 
+def test_what_it_takes_is_counted_with_its_tablespaces_once(tmp_path: Path) -> None:
+    for path in ("data/base", "tablespaces/fast", "data/pg_tblspc"):
+        (tmp_path / path).mkdir(parents=True)
+    for path in ("data/base/1", "tablespaces/fast/2"):
+        (tmp_path / path).write_bytes(b"x" * 100_000)
+    (tmp_path / "data/pg_tblspc/9").symlink_to(tmp_path / "tablespaces/fast")
+    assert 200_000 <= side.taken(tmp_path) < 300_000
+
+
 def test_it_runs_by_itself_beside_the_others(tmp_path: Path) -> None:
     for module in (backup, side, drill):
         path = tmp_path / "berth" / f"{Path(module.__file__).name}"

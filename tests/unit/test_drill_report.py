@@ -62,11 +62,16 @@ def test_one_that_went_well_is_a_line_and_no_finding() -> None:
                          "are missing. Next: berth drill tries again."]),
         # It is trying again.
         (state(FAILED, at_work=["drill"]), []),
+        # And has been for days.
+        (state({**FAILED, "ended": "2026-11-27T11:00:00Z"}, at_work=["drill"]),
+         ["The last drill was 3 days ago, so that no restore was seen to work since. Next: berth drill tries "
+          "again."]),
         (state({**REPORT, "ended": "2026-11-28T11:00:00Z"}),
          ["The last drill was 2 days ago, so that no restore was seen to work since. Next: berth drill tries "
           "again."]),
         # No more often than that; or never, and only by hand.
-        (state({**REPORT, "ended": "2026-11-24T11:00:00Z"}, 7 * 86400), []),
+        (state({**REPORT, "ended": "2026-11-28T20:00:00Z"}), []),
+        (state({**REPORT, "ended": "2026-11-23T01:00:00Z"}, 7 * 86400), []),
         (state({**REPORT, "ended": "2026-11-24T11:00:00Z"}, 0), []),
         (state({}, drills_since="2026-11-29T12:00:00Z"), []),
         (state({}, drills_since="2026-11-26T12:00:00Z"),

@@ -360,7 +360,7 @@ class Drill:
             side.restore(self.settings, self.folder)
             careless = {"fsync": "off", "full_page_writes": "off", "hot_standby": "off"}
             side.configure(self.settings, self.folder, known, **careless)
-            entry["bytes"] = side.taken(self.folder / "data")
+            entry["bytes"] = side.taken(self.folder)
         with self.step("replay", f"backup {newest['label']} is restored, and does not start") as entry:
             side.start(self.settings, self.folder)
             found = replayed(self.side, marked)
@@ -451,7 +451,7 @@ class Drill:
         if not self.facts.get("checksums"):
             self.notes.append("the cluster has no data checksums, so that of its pages nothing more is known")
             return
-        entry["bytes"] = side.taken(data)
+        entry["bytes"] = side.taken(self.folder)
         code, said = side.outcome([side.program(self.settings, "pg_checksums"), "--check", "-D", str(data)])
         if code != 0:
             first = (said.splitlines() or [f"pg_checksums ended with {code}"])[0]

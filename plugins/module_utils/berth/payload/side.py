@@ -8,6 +8,7 @@ no other server, and takes little memory.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -98,9 +99,10 @@ def needed(size: int, newest: Facts) -> int:
 
 
 def taken(folder: Path) -> int:
-    """Bytes that a folder takes on its disk; links are not followed."""
+    """Bytes that the instance takes on its disk, tablespaces included."""
     total = 0
-    for top, _, names in os.walk(folder):
+    # What links to them in the data folder is not followed.
+    for top, _, names in itertools.chain.from_iterable(os.walk(folder / part) for part in PARTS):
         for name in names:
             with contextlib.suppress(OSError):
                 total += Path(top, name).lstat().st_blocks * 512

@@ -20,10 +20,9 @@ _TRY = "berth drill tries again"
 def judge(found: Facts, now: float) -> list[Finding]:
     """What is not well with drills: the last one failed, there was none for too long, or none will come."""
     last, schedule = found["drill"], found["settings"]["expected"].get("drill", 0)
-    if "drill" in found["at_work"]:
-        return []
     said: list[Finding] = []
-    if last and not last["ok"]:
+    # Of one that is at work there is no word yet.
+    if last and not last["ok"] and "drill" not in found["at_work"]:
         said += [
             ("drill", "sick", f"the last drill failed at {_minute(last['ended'])}: {one['text']}", _TRY)
             for one in last["failed"]
