@@ -42,7 +42,11 @@ REASONS: dict[str, tuple[str, ...]] = {
             "naming.owned read_text",
         ),
         *("pythons.locked open", "receipts.read read_text", "proxy.text read_text"),
-        *("settings.changed_secrets read_text", "settings.marks read_text"),
+        *(
+            "settings.changed_secrets read_text",
+            "settings.marks read_text",
+            "settings._units_differ read_text",
+        ),
         *("postgresql.read_password read_text", "redis._born read_text"),
         *("index.configured parser.read", "source._deploy_key read_text", "source._plain_text read_text"),
         "admins.recorded read_text",
