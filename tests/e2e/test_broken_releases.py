@@ -403,7 +403,7 @@ class Yard:
             "    || true;"
             "done;"
             "systemctl list-units --all --no-legend --plain 'shop-*' 'stall-*' 'berth-*'"
-            "  | awk '{print $1, $3, $4}'"
+            "  | awk '!/^berth-backup/ {print $1, $3, $4}'"
         ).splitlines()
         return [line for line in listed if not any(release in line for release in withdrawn)]
 
@@ -610,10 +610,10 @@ END
 chmod 755 /home/forge/note; chown -R forge: /home/forge; chmod 700 /home/forge/.ssh
 """
 # All that a look or a killed run could leave something in.
-# But for the private folders of services, which come and go with releases that retire.
+# But for the private folders of services, which come and go with releases that retire, and for backups.
 KEPT = (
     "find /var/cache/berth /var/lib/berth /srv/shop /var/tmp -xdev -not -name journal.jsonl"
-    " -not -path '/var/tmp/systemd-private-*'"
+    " -not -path '/var/tmp/systemd-private-*' -not -path '/var/lib/berth/backup*'"
     r" \( -type d -printf '%p %m %u\n' -o -printf '%p %m %u %s %T@ %l\n' \) | sort"
 )
 
