@@ -37,8 +37,10 @@ with create_engine(os.environ["DATABASE_URL"]).connect() as connection:
 # backups are made by the clock.
 SNAPSHOT = (
     "find /srv /etc /var/lib/berth /var/tmp /usr/local -xdev \\( -type f -o -type l -o -type d \\) "
-    "-not -path '/var/tmp/systemd-private-*' -not -path '/var/lib/berth/backup*' -printf '%p %m %u:%g %s %l\\n' | sort; "
-    "systemctl list-units --all --no-legend --plain 'berth-*' | awk '!/^berth-(retire|backup)/ {print $1, $3}'"
+    "-not -path '/var/tmp/systemd-private-*' -not -path '/var/lib/berth/backup*' "
+    "-printf '%p %m %u:%g %s %l\\n' | sort; "
+    "systemctl list-units --all --no-legend --plain 'berth-*' "
+    "| awk '!/^berth-(retire|backup)/ {print $1, $3}'"
 )
 
 
