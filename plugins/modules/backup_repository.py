@@ -10,7 +10,7 @@ module: backup_repository
 short_description: Keep a repository of backups on the server, filled from the first run on
 description:
   - Writes pgBackRest's configuration, Berth's program and its units, makes the stanza, starts the timers, and
-    has the first full backup made where there is none. One round trip.
+    has the first full backup made where there is none; one that fails is a warning. One round trip.
   - The key of the repository is born on the server, in C(/etc/berth/backup/key), and stays. A repository that
     is of another cluster, or whose key is gone, is never overwritten.
   - Options of pgBackRest that the installed one does not know yet are left out.
@@ -78,6 +78,7 @@ import os  # noqa: E402
 import pwd  # noqa: E402
 import re  # noqa: E402
 import shutil  # noqa: E402
+import stat  # noqa: E402
 import time  # noqa: E402
 from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -106,6 +107,11 @@ NEWEST = (99, 0)
 # pgBackRest's words for a stanza of which there is nothing, or not all.
 MISSING = (1, 3)
 FIRST = "berth-backup-full.service"
+# So many instants of a schedule, always from the same one: what is expected does not depend on a run's hour.
+INSTANTS = 400
+FROM = "--base-time=2024-01-01 00:00:00 UTC"
+# What is not for eyes: an option whose name says so.
+SECRET = re.compile(r"(?mi)^(\s*[\w-]*(?:pass|secret|key|token)[\w-]*\s*=).*$")
 
 
 class WrongError(Exception):
@@ -134,7 +140,24 @@ def longest_gap(*schedules: list[datetime]) -> int:
 
 def masked(text: str) -> str:
     """For people who look at a difference."""
-    return re.sub(r"(?m)^(repo\d-cipher-pass=).*$", r"\1(hidden)", text)
+    return SECRET.sub(r"\1(hidden)", text)
+
+
+def access(path: Path) -> tuple[int, int, int] | None:
+    """A file's mode, owner and group; None where there is none."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+
+
+def group_id(name: str) -> int:
+    """Of a group; -1 where it is not there yet, as in check mode."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return -1
 
 
 def read(path: Path) -> str:
@@ -190,10 +213,10 @@ class Repository:
         """Seconds from a backup of any kind, a full one, a dump and a drill to the next, at most."""
         times = {}
         for kind, schedule in self.schedules.items():
-            code, out, err = self.module.run_command(
-                ["systemd-analyze", "calendar", "--iterations=10", "--", schedule],
-                environ_update={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
-            )
+            code, out, err = self.calendar(FROM, "--", schedule)
+            if code != 0:
+                # The schedule is none, or systemd knows no such option.
+                code, out, err = self.calendar("--", schedule)
             if code != 0:
                 raise WrongError(f"{schedule!r} is no schedule of systemd's: {(err or out).strip()}")
             times[kind] = instants(out)
@@ -204,12 +227,24 @@ class Repository:
             "drill": longest_gap(times.get("drill", [])),
         }
 
+    def calendar(self, *words: str) -> tuple[int, str, str]:
+        """When a schedule comes, in the words of systemd."""
+        code, out, err = self.module.run_command(
+            ["systemd-analyze", "calendar", f"--iterations={INSTANTS}", *words],
+            environ_update={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
+        )
+        return code, out, err
+
     # What there should be -----------------------------------------------------------------------------------
 
     def key(self) -> str:
         """Born here once. Never anew for a repository that another one has encrypted."""
         found = read(KEY).strip()
         if found:
+            if (access(KEY) or ())[:2] != (0o600, os.geteuid()):
+                self.actions.append(f"make {KEY} root's alone again")
+                if not self.check:
+                    journal.replace_text(KEY, found + "\n", 0o600)
             return found
         stanza = Path(self.settings["repository"]) / "backup" / str(self.settings["stanza"])
         if stanza.exists():
@@ -234,9 +269,10 @@ class Repository:
                 for name, one in (("backup", program), ("side", side), ("drill", drill))
             },
             CONFIGURATION: (text.replace("${key}", self.key()), 0o640, OWNER),
-            program.SETTINGS: (json.dumps(settings, indent=2, sort_keys=True) + "\n", 0o640, OWNER),
             LEFTOVERS: (f"{MARK}\nR! {self.settings['drill']}/*\n", 0o644, "root"),
             **{UNITS / name: (content, 0o644, "root") for name, content in self.units.items()},
+            # Always the last: where it is, all else is.
+            program.SETTINGS: (json.dumps(settings, indent=2, sort_keys=True) + "\n", 0o640, OWNER),
         }
 
     def folder(self, path: Path, mode: int, owner: str, group: str) -> None:
@@ -248,21 +284,24 @@ class Repository:
         os.chown(path, pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid, follow_symlinks=False)
         path.chmod(mode)
 
-    def write(self) -> list[Path]:
-        """Write what differs; the files that did."""
+    def refuse_foreign(self) -> None:
+        """Somebody else's configuration of pgBackRest stays as it is."""
         before = read(CONFIGURATION)
         if before and MARK not in before:
             raise WrongError(
                 f"{CONFIGURATION} is there already and not Berth's; move it away (its backups stay), or set "
                 "server.backup.enabled to false"
             )
+
+    def write(self, files: dict[Path, tuple[str, int, str]]) -> list[Path]:
+        """Write what differs; the files that did."""
         changed = []
-        for path, (text, mode, group) in self.files().items():
+        for path, (text, mode, group) in files.items():
             known = read(path)
-            if known == text:
+            if known == text and access(path) == (mode, os.geteuid(), group_id(group)):
                 continue
             changed.append(path)
-            if path.parent != PROGRAM.parent:
+            if path.parent != PROGRAM.parent and known != text:
                 self.diff.append(
                     {
                         "before_header": str(path),
@@ -330,8 +369,14 @@ class Repository:
                     units.reload()
 
     def run_by_the_clock(self, changed: list[Path]) -> None:
-        names = {path.name for path in changed}
-        if not self.check and names & set(self.units):
+        names = {path.name for path in changed} & set(self.units)
+        # What a run wrote that ended before it came here.
+        shown = units.shown(sorted(self.units), "NeedDaemonReload")
+        stale = {one.get("Id", "") for one in shown if one.get("NeedDaemonReload") == "yes"} - names
+        if stale:
+            self.actions.append("have systemd read its units again")
+        names |= stale
+        if not self.check and names:
             units.reload()
         for timer in self.timers:
             state = units.show(timer, "ActiveState", "UnitFileState")
@@ -361,15 +406,20 @@ class Repository:
         if not self.check:
             self.folder(Path(self.settings["state"]), 0o700, OWNER, OWNER)
             self.folder(Path(self.settings["repository"]), 0o750, OWNER, OWNER)
-        changed = self.write()
+        self.refuse_foreign()
+        files = self.files()
+        # Written when the repository is there: a run that ends before that has to begin anew.
+        settings = {program.SETTINGS: files.pop(program.SETTINGS)}
+        changed = self.write(files)
         self.drill_folder()
         backed_up = self.stanza()
+        self.write(settings)
         self.run_by_the_clock(changed)
         self.forget_unwanted()
         return begins or not backed_up
 
     def first(self) -> str:
-        """Have the first backup made by its unit; what is to be said of it."""
+        """Have the first backup made by its unit; what is to be said of it, with a warning where it fails."""
         self.actions.append("make a full backup to begin with")
         if self.check:
             return ""
@@ -379,11 +429,20 @@ class Repository:
         while time.monotonic() < end:
             time.sleep(0.3)
             state = units.show(FIRST, "ActiveState", "Job")
+            if state.get("Job", "") not in ("", "0"):
+                # What it says of itself may be of the run before.
+                continue
             if state.get("ActiveState") == "failed":
                 said = units.journal(FIRST, 20, began)
                 why = next((line for line in reversed(said) if line.startswith("No ")), "")
-                raise WrongError((why or f"The first backup failed (journalctl -u {FIRST})").rstrip("."))
-            if state.get("ActiveState") == "inactive" and state.get("Job", "") in ("", "0"):
+                why = (why or f"The first backup failed (journalctl -u {FIRST})").rstrip(".")
+                # All that makes backups is in place: the clock, and the next run, try again.
+                self.module.warn(
+                    f"{why}. All else goes on, and Postgres is not backed up until one is made by "
+                    "berth backup --full, the next run or the clock. berth check-backups says whether it was."
+                )
+                return f"{why}."
+            if state.get("ActiveState") == "inactive":
                 said = units.journal(FIRST, 20, began)
                 return next((line for line in reversed(said) if line.startswith("Made")), "Made.")
         return f"The first backup is still at work; berth backups tells when it is made ({FIRST})."

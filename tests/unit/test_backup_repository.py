@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.berth.payload import backup as program
 from ansible.module_utils.berth.payload import drill, side
@@ -21,6 +22,7 @@ from ansible.module_utils.berth.runtime import units
 from plugins.filter.postgresql import postgresql_conf
 from plugins.filter.wiring import archive_command
 from plugins.modules import backup_repository as module
+from tests.unit.contract_case import ROOT
 
 CONF = "# Ansible managed\nrepo1-cipher-pass=${key}\nrepo1-bundle=y\nrepo1-block=y\ncompress-type=zst\n"
 NIGHTS = "".join(f"  Iteration #{day}: Mon 2026-12-{day:02} 02:30:00 UTC\n" for day in (1, 2, 3, 4, 5, 7, 8))
@@ -33,8 +35,10 @@ class Host:
     def __init__(self, root: Path, check_mode: bool) -> None:
         self.check_mode = check_mode
         self.calls: list[list[str]] = []
+        self.warnings: list[str] = []
         self.stanza: dict[str, Any] = {"name": "main", "status": {"code": 1}, "backup": [], "db": []}
         self.version = "pgBackRest 2.55.1"
+        self.systemd = 257
         self.params: dict[str, Any] = {
             "configuration": CONF,
             "settings": {
@@ -51,6 +55,8 @@ class Host:
 
     def run_command(self, words: list[str], **_: Any) -> tuple[int, str, str]:
         self.calls.append(words)
+        if words[0] == "systemd-analyze" and self.systemd < 250 and module.FROM in words:
+            return 1, "", "unrecognized option '--base-time'"
         if words[0] == "systemd-analyze":
             return 0, SUNDAYS if words[-1].startswith("Sun") else NIGHTS, ""
         if "version" in words:
@@ -63,6 +69,9 @@ class Host:
             Path(words[-1]).mkdir()
         missing = "test" in words and not Path(words[-1]).is_dir()
         return int(missing), "7" if "psql" in words else "", ""
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
     def asked(self, word: str) -> bool:
         return any(word in call for call in self.calls)
@@ -79,6 +88,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Host]
     monkeypatch.setattr(pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=os.getuid()))
     active = {"ActiveState": "inactive", "UnitFileState": "disabled"}
     monkeypatch.setattr(units, "show", lambda *_: active)
+    monkeypatch.setattr(units, "shown", lambda *_: [])
     monkeypatch.setattr(units, "reload", lambda: None)
 
     def make(check_mode: bool = False) -> Host:
@@ -198,19 +208,108 @@ def test_a_configuration_that_is_not_berths_is_left_alone(host: Callable[..., Ho
     assert not module.KEY.exists()
 
 
-def test_a_first_backup_that_fails_is_told_in_its_own_words(
+def test_a_first_backup_that_fails_is_a_warning_in_its_own_words(
     host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said = ["Starting …", "No full backup: /var/lib/pgbackrest has 9 MB free.", "Failed with result"]
     monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "failed"})
     monkeypatch.setattr(units, "journal", lambda *_: said)
-    with pytest.raises(module.WrongError, match=r"^No full backup: /var/lib/pgbackrest has 9 MB free$"):
-        module.Repository(host()).first()
+    here = host()
+    # The run goes on: what else it sets up does not wait for room on a disk.
+    assert module.Repository(here).first() == "No full backup: /var/lib/pgbackrest has 9 MB free."
+    (warning,) = here.warnings
+    assert warning.startswith("No full backup: /var/lib/pgbackrest has 9 MB free. All else goes on")
+    assert "berth backup --full" in warning
     monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "activating"})
     assert "still at work" in module.Repository(host()).first()
     monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "inactive", "Job": ""})
     monkeypatch.setattr(units, "journal", lambda *_: ["Made: full backup x."])
     assert module.Repository(host()).first() == "Made: full backup x."
+
+
+def test_the_end_of_the_run_before_is_not_taken_for_this_ones(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Asked to start, and still as the failed run before has left it.
+    states = iter([{"ActiveState": "failed", "Job": "12"}, {"ActiveState": "inactive", "Job": "0"}])
+    monkeypatch.setattr(units, "show", lambda *_: next(states))
+    monkeypatch.setattr(units, "journal", lambda *_: ["Made: full backup y."])
+    here = host()
+    assert module.Repository(here).first() == "Made: full backup y."
+    assert here.warnings == []
+
+
+def test_whatever_keeps_backups_from_being_made_comes_last_and_is_said_last() -> None:
+    (play,) = yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
+    *_, backups, last = play["tasks"]
+    assert [task["ansible.builtin.import_role"]["name"] for task in backups["block"]] == ["backup"]
+    (noted,) = (task["ansible.builtin.set_fact"] for task in backups["rescue"])
+    assert set(noted) == {"provision_backup_problem"}
+    assert "provision_backup_problem" in last["ansible.builtin.fail"]["msg"]
+    first, *_, last = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
+    assert first["vars"] == {"provision_before_deploy": True}
+    assert "provision_backup_problem" in last["tasks"][-1]["ansible.builtin.fail"]["msg"]
+
+
+def test_what_is_expected_does_not_depend_on_the_hour(host: Callable[..., Host]) -> None:
+    here = host()
+    expected = module.Repository(here).expected()
+    asked = [call for call in here.calls if call[0] == "systemd-analyze"]
+    assert {(call[2], call[3]) for call in asked} == {("--iterations=400", module.FROM)}
+    # One that does not know where to begin begins now.
+    here.systemd = 240
+    assert module.Repository(here).expected() == expected
+
+
+def test_what_a_run_wrote_that_failed_then_counts_in_the_next_one(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = host()
+    here.stanza |= {"status": {"code": 99, "message": "other"}}
+    reloads: list[str] = []
+    monkeypatch.setattr(units, "reload", lambda: reloads.append("reload"))
+    with pytest.raises(module.WrongError, match="cannot read its repository"):
+        converge(here)
+    assert reloads == []
+    # That backups begin is not forgotten, though they were made before.
+    assert not program.SETTINGS.exists()
+    here.stanza |= {"status": {"code": 0}, "backup": [{}], "db": [{"system-id": 7}]}
+    running = {"ActiveState": "active", "UnitFileState": "enabled"}
+    monkeypatch.setattr(units, "show", lambda *_: running)
+    stale = {"Id": "berth-backup-full.timer", "NeedDaemonReload": "yes"}
+    monkeypatch.setattr(units, "shown", lambda *_: [stale])
+    repository, missing = converge(here)
+    assert missing
+    assert repository.actions[1:] == ["have systemd read its units again", "restart berth-backup-full.timer"]
+    assert reloads == ["reload"]
+
+
+def test_what_others_could_read_meanwhile_is_closed_again(host: Callable[..., Host]) -> None:
+    here = host()
+    here.stanza |= {"status": {"code": 0}, "backup": [{}], "db": [{"system-id": 7}]}
+    converge(here)
+    for path in (module.KEY, module.CONFIGURATION):
+        path.chmod(0o644)
+    here.check_mode = True
+    repository, _ = converge(here)
+    assert repository.actions[:2] == [
+        f"make {module.KEY} root's alone again", f"write {module.CONFIGURATION}"
+    ]  # fmt: skip
+    assert module.KEY.stat().st_mode & 0o777 == 0o644
+    here.check_mode = False
+    converge(here)
+    assert [path.stat().st_mode & 0o777 for path in (module.KEY, module.CONFIGURATION)] == [0o600, 0o640]
+
+
+def test_a_difference_shows_no_secret_however_it_was_written() -> None:
+    text = (
+        "repo1-cipher-pass=abc\n repo2-cipher-pass = abc\nrepo2-s3-key-secret= abc\nrepo2-s3-key=abc\n"
+        "repo1-sftp-private-key-passphrase=abc\nrepo3-s3-token=abc\nrepo1-path=/x\n"
+    )
+    shown = module.masked(text)
+    assert "abc" not in shown
+    assert shown.count("(hidden)") == 6
+    assert shown.endswith("\nrepo1-path=/x\n")
 
 
 def test_without_backups_the_timers_end_and_nothing_is_deleted(
