@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +50,8 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             if more.get("PGDATABASE") == "broken":
                 raise backup.BackupError("relation is locked")
             Path(argv[argv.index("-f") + 1]).write_text(f"of {more['PGDATABASE']}")
+        if argv[0] == "psql" and "max_wal_size" in argv[-1]:
+            return "1|/\n"
         if argv[0] == "psql":
             return "board|9000000\nbroken|1\n"
         return ""
@@ -93,6 +96,40 @@ def test_the_room_that_a_backup_needs_is_that_of_the_last_of_its_kind() -> None:
     assert backup.needed("incremental", [BACKUP], size) == 10 << 20
     assert backup.needed("full", [BACKUP, INCREMENTAL], size) == int((3 << 20) * 1.2)
     assert backup.needed("incremental", [BACKUP, INCREMENTAL], size) == int((1 << 20) * 1.2)
+    # After a bulk load as much as that, and never more than all.
+    assert backup.needed("incremental", [BACKUP, INCREMENTAL], size, 2 << 20) == int((2 << 20) * 1.2)
+    assert backup.needed("incremental", [BACKUP, INCREMENTAL], size, 1 << 40) == int((3 << 20) * 1.2)
+
+
+def test_what_was_written_since_a_backup_is_what_the_archive_has_of_it(settings: dict[str, Any]) -> None:
+    known = segments(settings, *of(5, 6, 7, 8))
+    for path in Path(settings["repository"]).rglob("*.zst"):
+        path.write_text("x" * 10)
+    assert backup.written(settings, known) == 20
+    assert backup.written(settings, {"backup": [], "archive": []}) == 0
+
+
+def test_beside_the_server_a_backup_leaves_what_that_may_write(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(settings["repository"])
+    disk = {"f_frsize": 4096, "f_blocks": (100 << 30) // 4096}
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**disk))
+
+    def server(wal: int, data: str) -> None:
+        monkeypatch.setattr(backup, "sql", lambda *_: f"{wal}|{data}")
+
+    server(2 << 30, str(path))
+    assert backup.reserve(settings, path) == 5 << 30
+    disk["f_blocks"] = (20 << 30) // 4096
+    assert backup.reserve(settings, path) == 2 << 30
+    server(1 << 20, str(path))
+    assert backup.reserve(settings, path) == 1 << 30
+    disk["f_blocks"] = (4 << 40) // 4096
+    assert backup.reserve(settings, path) == 10 << 30
+    server(2 << 30, "/proc")
+    monkeypatch.setattr(Path, "stat", lambda self: SimpleNamespace(st_dev=int(str(self).startswith("/proc"))))
+    assert backup.reserve(settings, path) == 256 << 20
 
 
 def test_a_full_disk_is_a_sentence_before_anything_is_written(
@@ -100,24 +137,70 @@ def test_a_full_disk_is_a_sentence_before_anything_is_written(
 ) -> None:
     known = {"status": {"code": 0}, "backup": [BACKUP], "archive": []}
     asked: list[str] = []
-    monkeypatch.setattr(backup, "info", lambda _: known)
+    room = [200 << 20]
+    monkeypatch.setattr(backup, "info", lambda *_: known)
     monkeypatch.setattr(backup, "sql", lambda *_: str(10 << 30))
+    monkeypatch.setattr(backup, "reserve", lambda *_: 1 << 30)
     monkeypatch.setattr(backup, "pgbackrest", lambda _, *words, **__: asked.extend(words))
-    monkeypatch.setattr(backup, "free", lambda _: 200 << 20)
-    with pytest.raises(
-        backup.BackupError, match="has 200 MB free, and the full backup needs about 3 MB beside"
-    ):
+    monkeypatch.setattr(backup, "free", lambda _: room[0])
+    with pytest.raises(backup.BackupError, match="has 200 MB free, and the full backup needs") as raised:
         backup.back_up(settings, "full")
-    assert asked == []
-    monkeypatch.setattr(backup, "free", lambda _: 1 << 30)
+    assert "about 3 MB beside the 1024 MB that stay free; make room there" in str(raised.value)
+    assert "server.backup.enabled to false, since WAL goes on filling the disk" in str(raised.value)
+    # A backup ends what nobody needs any more; without one, nothing would.
+    assert asked == ["expire"]
+    asked.clear()
+    room[0] = 2 << 30
     assert "full backup 20261129-020000F: 3.0 MB stored" in backup.back_up(settings, "full")
     assert asked == ["--type=full", "backup"]
 
 
+def test_what_nobody_needs_any_more_makes_room_for_a_backup(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"status": {"code": 0}, "backup": [BACKUP], "archive": []}
+    asked: list[str] = []
+    monkeypatch.setattr(backup, "info", lambda *_: known)
+    monkeypatch.setattr(backup, "sql", lambda *_: str(10 << 30))
+    monkeypatch.setattr(backup, "reserve", lambda *_: 1 << 30)
+    monkeypatch.setattr(backup, "pgbackrest", lambda _, *words, **__: asked.extend(words))
+    monkeypatch.setattr(backup, "free", lambda _: (2 << 30) if "expire" in asked else 0)
+    assert backup.back_up(settings, "incremental").startswith("full backup 20261129")
+    assert asked == ["expire", "--type=incr", "backup"]
+    # Of nothing that was backed up, nothing can end.
+    asked.clear()
+    known["backup"] = []
+    with pytest.raises(backup.BackupError, match="has 0 MB free"):
+        backup.back_up(settings, "full")
+    assert asked == []
+
+
+def test_in_the_middle_of_work_an_answer_may_take_its_time(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float | None] = []
+
+    def run(argv: list[str], timeout: float | None = None, **_: str) -> str:
+        waited.append(timeout)
+        if argv[0] == "pgbackrest":
+            return json.dumps([{"name": "main", "status": {"code": 0}, "backup": [BACKUP], "archive": []}])
+        return "1|/" if "max_wal_size" in argv[-1] else "1" if "pg_database_size" in argv[-1] else ""
+
+    monkeypatch.setattr(backup, "run", run)
+    monkeypatch.setattr(backup, "free", lambda _: 1 << 50)
+    backup.back_up(settings, "full")
+    # The backup itself as long as it takes.
+    assert waited == [600, 600, 600, None, 600]
+    waited.clear()
+    backup.state(settings)
+    assert set(waited) == {10}
+
+
 def test_damaged_pages_are_no_good_backup(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"status": {"code": 0}, "backup": [{**BACKUP, "error": True}], "archive": []}
-    monkeypatch.setattr(backup, "info", lambda _: known)
+    monkeypatch.setattr(backup, "info", lambda *_: known)
     monkeypatch.setattr(backup, "sql", lambda *_: "1")
+    monkeypatch.setattr(backup, "reserve", lambda *_: 0)
     monkeypatch.setattr(backup, "pgbackrest", lambda *_, **__: "")
     monkeypatch.setattr(backup, "free", lambda _: 1 << 40)
     with pytest.raises(backup.BackupError, match="pages of the database are damaged"):
@@ -236,6 +319,18 @@ def test_a_log_has_256_segments_and_a_new_timeline_is_no_gap() -> None:
     assert backup.gaps(of(255, 257))[0]["segments"] == 1
 
 
+def test_a_cluster_has_segments_of_the_size_that_it_was_made_with(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 64 MB, 64 make a log; of 1 MB, 4096.
+    assert backup.gaps(of(62, 63, 256, 257), 64 << 20) == []
+    assert backup.gaps(of(63, 257), 64 << 20)[0]["segments"] == 1
+    assert backup.gaps([f"{1:08X}{0:08X}{4095:08X}", f"{1:08X}{1:08X}{1:08X}"], 1 << 20)[0]["segments"] == 1
+    monkeypatch.setattr(backup, "sql", lambda *_: str(64 << 20))
+    assert backup.window(settings, segments(settings, *of(2, 3, 63, 256)))["missing"][0]["after"] == of(3)[0]
+    assert len(backup.window(settings, segments(settings, *of(2, 3, 63, 256)))["missing"]) == 1
+
+
 def test_archiving_fails_as_long_as_something_waits(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,3 +385,35 @@ def test_how_a_run_ended_is_kept_and_said(
     path.unlink()
     assert backup.main(["dump"]) == 1
     assert "there are to be no backups" in capsys.readouterr().err
+
+
+def test_whatever_a_run_ends_with_is_noted(
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, folder = tmp_path / "settings.json", Path(settings["state"])
+    path.write_text(json.dumps(settings))
+    monkeypatch.setattr(backup, "SETTINGS", path)
+    monkeypatch.setattr(backup, "back_up", lambda *_: [][0])
+    assert backup.main(["full"]) == 1
+    assert "an answer of pgBackRest or of the server cannot be read (IndexError" in capsys.readouterr().err
+    assert "cannot be read" in backup.last_run(settings, "full")["problem"]
+
+    # What is new cannot be written on a full disk; over what is there it can.
+    def full_disk(file: Path, text: bytes, flags: int) -> None:
+        if file.name.startswith("."):
+            raise OSError(28, "No space left on device", str(file))
+        lay(file, text, flags)
+
+    lay = backup.lay
+    backup.note(folder, "full", 0, "")
+    monkeypatch.setattr(backup, "lay", full_disk)
+    assert backup.main(["full"]) == 1
+    assert "cannot be read" in backup.last_run(settings, "full")["problem"]
+    (folder / "full.json").unlink()
+    (folder / "full.json").mkdir()
+    monkeypatch.setattr(backup, "back_up", lambda *_: "full backup x")
+    assert backup.main(["full"]) == 1
+    assert "full backup x, which cannot be noted: " in capsys.readouterr().err

@@ -91,7 +91,13 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("pack.digest read_bytes", "seed.fill copy2", "seed.fill walk", "gunicorn_conf._load read_text"),
     ),
     "as the user postgres, in folders that are its alone": (
-        *("backup.alone open", "backup.dump_one open", "backup.note write_text", "backup.last_run read_text"),
+        *(
+            "backup.alone open",
+            "backup.dump_one open",
+            "backup.lay open",
+            "backup.lay fdopen",
+            "backup.last_run read_text",
+        ),
         *("side.taken walk", "side.configure write_text", "side.configure read_text", "side._log read_text"),
         *(
             "side.ended_at read_text",

@@ -24,11 +24,17 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = Path("/etc/berth/backup/settings.json")
-# Bytes that a backup leaves free: the server itself writes there, or beside it.
+# Bytes that a backup leaves free on a disk of its own, for WAL; and the least and the most that a twentieth
+# of the disk amounts to where the server itself writes: with less than that it is nearly full.
 RESERVE = 256 << 20
-# Seconds to wait for another backup to end; and for pgBackRest and the server to answer a question.
+SHARED = (1 << 30, 10 << 30)
+# Of a segment of WAL, unless the cluster was made with others.
+SEGMENT = 16 << 20
+# Seconds to wait for another backup to end; and for pgBackRest and the server to answer a question, of
+# somebody who waits, and in the middle of work: a cold disk takes its time.
 PATIENCE = 6 * 3600
-ANSWER = 4.0
+ANSWER = 10.0
+AT_WORK = 600.0
 KINDS = {"full": "full", "incremental": "incr"}
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 MB = 1 << 20
@@ -86,11 +92,11 @@ def reason(output: str) -> str:
     return lines[-1].rstrip(".") if lines else ""
 
 
-def sql(settings: Facts, query: str) -> str:
+def sql(settings: Facts, query: str, timeout: float = ANSWER) -> str:
     """The answer of the server to one query, as psql prints it without decoration."""
     server = ["-h", str(settings["socket"]), "-p", str(settings["port"]), "-d", "postgres"]
     argv = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *server, "-c", query]
-    return run(argv, ANSWER, PGAPPNAME="berth-backup", PGCONNECT_TIMEOUT="3").strip()
+    return run(argv, timeout, PGAPPNAME="berth-backup", PGCONNECT_TIMEOUT="3").strip()
 
 
 def pgbackrest(settings: Facts, *words: str, timeout: float | None = None) -> str:
@@ -156,11 +162,31 @@ def stamp(seconds: float) -> str:
 
 
 def note(folder: Path, kind: str, began: float, problem: str) -> None:
-    """How a run ended, for `state`; whole or not at all."""
+    """How a run ended, for `state`; on the disk when this returns, whole or not at all.
+
+    On a full disk it is written over the one before, in its place: that one would go on saying that all is
+    well.
+    """
     entry = {"began": stamp(began), "ended": stamp(time.time()), "problem": problem}
-    temporary = folder / f".{kind}.json.new"
-    temporary.write_text(json.dumps(entry) + "\n")
-    temporary.replace(folder / f"{kind}.json")
+    text = (json.dumps(entry) + "\n").encode()
+    path, temporary = folder / f"{kind}.json", folder / f".{kind}.json.new"
+    try:
+        lay(temporary, text, os.O_CREAT | os.O_TRUNC)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        lay(path, text, os.O_CREAT)
+
+
+def lay(path: Path, text: bytes, flags: int) -> None:
+    """Write the whole of a file in place, down to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text)
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
 
 
 # Making -----------------------------------------------------------------------------------------------------
@@ -172,37 +198,72 @@ def stored(backup: Facts) -> int:
     return int(repository.get("delta") or repository.get("size") or 0)
 
 
-def needed(kind: str, backups: list[Facts], size: int) -> int:
+def needed(kind: str, backups: list[Facts], size: int, since: int = 0) -> int:
     """Bytes that the next backup is likely to take: a fifth more than the last of its kind did.
 
-    Without one before it: half of the data, or a tenth for an incremental. `size` is that of all databases.
+    Without one before it: half of the data, or a tenth for an incremental. That takes what was written since
+    the newest backup where this is more, as after a bulk load, up to a full one. `size` is that of all
+    databases, `since` what the archive has of the WAL after it.
     """
-    full = kind == "full" or not backups
-    alike = [one for one in backups if (one["type"] == "full") == full]
-    guess = stored(alike[-1]) * 1.2 if alike else size / (2 if full else 10)
-    return int(guess)
+    fulls = [one for one in backups if one["type"] == "full"]
+    whole = stored(fulls[-1]) * 1.2 if fulls else size / 2
+    if kind == "full" or not backups:
+        return int(whole)
+    others = [one for one in backups if one["type"] != "full"]
+    guess = stored(others[-1]) * 1.2 if others else size / 10
+    return int(max(guess, min(since * 1.2, whole)))
 
 
-def refuse_full_disk(path: Path, need: int, what: str) -> None:
+def reserve(settings: Facts, path: Path) -> int:
+    """Bytes to be left free there: beside the server's own files, all that it may write then."""
+    query = "select pg_size_bytes(current_setting('max_wal_size')), current_setting('data_directory')"
+    wal, _, data = sql(settings, query, AT_WORK).partition("|")
+    device = path.stat().st_dev
+    try:
+        shared = device in {Path(data).stat().st_dev, Path(data, "pg_wal").stat().st_dev}
+    except OSError:
+        shared = True
+    if not shared:
+        return RESERVE
+    disk = os.statvfs(path)
+    least, most = SHARED
+    return max(least, int(wal), min(disk.f_blocks * disk.f_frsize // 20, most))
+
+
+def refuse_full_disk(path: Path, need: int, keep: int, what: str) -> None:
     room = free(path)
-    if room < need + RESERVE:
+    if room < need + keep:
         raise BackupError(
             f"{path} has {room // MB} MB free, and the {what} needs about {need // MB} MB beside the "
-            f"{RESERVE // MB} MB that stay free; make room there, or lower server.backup.retention_days"
+            f"{keep // MB} MB that stay free; make room there, lower server.backup.retention_days, or set "
+            "server.backup.enabled to false, since WAL goes on filling the disk"
         )
+
+
+def have_room(settings: Facts, backups: list[Facts], need: int, what: str) -> None:
+    """Refuse where there is none, also after the end of what nobody needs any more.
+
+    pgBackRest ends that after a backup; where none is made, for want of room, WAL would pile up for ever.
+    """
+    path = Path(settings["repository"])
+    keep = reserve(settings, path)
+    if backups and free(path) < need + keep:
+        with contextlib.suppress(BackupError):
+            pgbackrest(settings, "expire")
+    refuse_full_disk(path, need, keep, what)
 
 
 def back_up(settings: Facts, kind: str) -> str:
     """A physical backup of the whole cluster, and the end of those that nobody needs any more."""
     began = time.monotonic()
-    before = info(settings)
+    before = info(settings, AT_WORK)
     if before["status"]["code"] in (1, 3):
         raise BackupError(f"there is no repository for stanza {settings['stanza']}; berth up makes it")
-    size = int(sql(settings, "select sum(pg_database_size(oid)) from pg_database"))
-    need = needed(kind, before["backup"], size)
-    refuse_full_disk(Path(settings["repository"]), need, f"{kind} backup")
+    size = int(sql(settings, "select sum(pg_database_size(oid)) from pg_database", AT_WORK))
+    need = needed(kind, before["backup"], size, written(settings, before))
+    have_room(settings, before["backup"], need, f"{kind} backup")
     pgbackrest(settings, f"--type={KINDS[kind]}", "backup")
-    made: Facts = info(settings)["backup"][-1]
+    made: Facts = info(settings, AT_WORK)["backup"][-1]
     took = time.monotonic() - began
     if made.get("error"):
         raise BackupError(
@@ -210,6 +271,22 @@ def back_up(settings: Facts, kind: str) -> str:
             f"(pgbackrest --stanza={settings['stanza']} --set={made['label']} info names their files)"
         )
     return f"{word(made)} backup {made['label']}: {stored(made) / MB:.1f} MB stored, {took:.0f} s"
+
+
+def written(settings: Facts, known: Facts) -> int:
+    """Bytes that the WAL since the newest backup takes in the archive, compressed as that backup is."""
+    if not known["backup"]:
+        return 0
+    last = known["backup"][-1]["archive"]["stop"] or ""
+    return sum(path.stat().st_size for name, path in archived(settings, known).items() if name[8:] > last[8:])
+
+
+def archived(settings: Facts, known: Facts) -> dict[str, Path]:
+    """The segments of WAL in the archive, by their names."""
+    if not known["archive"]:
+        return {}
+    folder = Path(settings["repository"]) / "archive" / settings["stanza"] / known["archive"][-1]["id"]
+    return {path.name[:24]: path for path in folder.glob("*/*") if re.match(r"[0-9A-F]{24}-", path.name)}
 
 
 def word(backup: Facts) -> str:
@@ -222,17 +299,19 @@ def dump(settings: Facts) -> str:
     """A dump of each database, of all roles, and the end of old ones. The others go on where one fails."""
     began = time.monotonic()
     top = Path(settings["dumps"])
-    answer = sql(settings, DATABASES.replace("datname", "datname, pg_database_size(oid)", 1))
+    answer = sql(settings, DATABASES.replace("datname", "datname, pg_database_size(oid)", 1), AT_WORK)
     sizes = {name: int(size) for name, _, size in (line.rpartition("|") for line in answer.splitlines())}
     server = ["-h", str(settings["socket"]), "-p", str(settings["port"])]
     # Packed by zstd where both ends of pg_dump know it.
     pack = "zstd:3" if int(settings["version"]) >= 16 else "6"
+    top.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keep = reserve(settings, top)
     problems, total = [], 0
     for name, size in [*sizes.items(), ("", 0)]:
         one = ["pg_dump", *server, "-Fc", "-Z", pack, "--lock-wait-timeout=10min"]
         argv = one if name else ["pg_dumpall", *server, "--globals-only"]
         try:
-            total += dump_one(settings, top / folder_of(name), name, size, argv)
+            total += dump_one(settings, top / folder_of(name), name, size, keep, argv)
         except BackupError as error:
             problems.append(f"{name or 'roles'}: {error}")
     forget_old(top, {folder_of(name) for name in ["", *sizes]}, settings)
@@ -247,15 +326,14 @@ def folder_of(name: str) -> str:
     return f"db-{urllib.parse.quote(name, safe='')}" if name else "roles"
 
 
-def dump_one(settings: Facts, folder: Path, name: str, size: int, argv: list[str]) -> int:
+def dump_one(settings: Facts, folder: Path, name: str, size: int, keep: int, argv: list[str]) -> int:
     """One dump under a name that sorts by time; its bytes."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in folder.glob(".*.partial"):
         left.unlink()
     last = dumps_in(folder)
-    refuse_full_disk(
-        folder, int(last[-1].stat().st_size * 1.2) if last else size // 3, f"dump of {name or 'roles'}"
-    )
+    need = int(last[-1].stat().st_size * 1.2) if last else size // 3
+    refuse_full_disk(folder, need, keep, f"dump of {name or 'roles'}")
     suffix = ".sql" if argv[0] == "pg_dumpall" else ".dump"
     final = folder / (stamp(time.time()).replace(":", "").replace("-", "") + suffix)
     temporary = folder / f".{final.name}.partial"
@@ -378,13 +456,12 @@ def window(settings: Facts, known: Facts) -> Facts:
     backups = known["backup"]
     if not backups or not known["archive"]:
         return empty
-    folder = Path(settings["repository"]) / "archive" / settings["stanza"] / known["archive"][-1]["id"]
-    segments = {path.name[:24]: path for path in folder.glob("*/*") if re.match(r"[0-9A-F]{24}-", path.name)}
+    segments = archived(settings, known)
     first = backups[0]["archive"]["start"]
     names = sorted(name for name in segments if name[8:] >= first[8:])
     if not names:
         return empty
-    missing = gaps(names)
+    missing = gaps(names, segment_size(settings))
     ends = [names.index(one["after"]) + 1 for one in missing]
     stretches = [names[one:other] for one, other in itertools.pairwise([0, *ends, len(names)])]
     for stretch in reversed(stretches):
@@ -401,11 +478,19 @@ def window(settings: Facts, known: Facts) -> Facts:
     return {**empty, "missing": missing, "broken": True}
 
 
-def gaps(names: list[str]) -> list[Facts]:
-    """Where segments of one timeline do not follow each other; each has 16 MB, 256 of them to a log."""
+def segment_size(settings: Facts) -> int:
+    """Bytes of a segment of WAL (`initdb --wal-segsize`); the usual ones where the server does not answer."""
+    try:
+        return int(sql(settings, "select pg_size_bytes(current_setting('wal_segment_size'))"))
+    except (BackupError, ValueError):
+        return SEGMENT
+
+
+def gaps(names: list[str], size: int = SEGMENT) -> list[Facts]:
+    """Where segments of one timeline do not follow each other; so many of them as 4 GB hold make a log."""
 
     def number(name: str) -> int:
-        return (int(name[8:16], 16) << 8) + int(name[16:24], 16)
+        return int(name[8:16], 16) * ((1 << 32) // size) + int(name[16:24], 16)
 
     found = []
     for one, other in itertools.pairwise(names):
@@ -485,7 +570,12 @@ def main(argv: list[str]) -> int:
         problem = str(error)
     except OSError as error:
         problem = f"{error.filename or kind}: {error.strerror}"
-    note(folder, kind, began, problem)
+    except (ValueError, LookupError, TypeError) as error:
+        problem = f"an answer of pgBackRest or of the server cannot be read ({type(error).__name__}: {error})"
+    try:
+        note(folder, kind, began, problem)
+    except OSError as error:
+        problem = problem or f"{said}, which cannot be noted: {error.filename or folder}: {error.strerror}"
     if problem:
         print(f"No {kind}{'' if kind == 'dump' else ' backup'}: {problem}.", file=sys.stderr)
         return 1

@@ -24,8 +24,9 @@ Facts = dict[str, Any]
 Finding = tuple[str, str, str, str]
 
 KINDS = ("full", "incremental", "dump")
-# Seconds for the program to answer, and for WAL to wait until somebody should look.
-_PATIENCE = 15.0
+# Seconds for the program to answer, which asks up to four questions itself, and for WAL to wait until
+# somebody should look.
+_PATIENCE = 4 * backup.ANSWER + 5
 _LAG = 120
 # A disk is nearly full when both are true, as for status.
 _DISK_USED, _DISK_FREE_MB = 90, 10 * 1024
