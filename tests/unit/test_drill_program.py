@@ -17,8 +17,10 @@ from ansible.module_utils.berth.payload import backup, drill, side
 LIVE: dict[str, Any] = {
     "board": {
         "tables": {
-            7: {"name": "public.posts", "persistence": "p", "file": 70, "deleted": 5, "alembic": False},
-            8: {"name": "public.seen", "persistence": "u", "file": 80, "deleted": 0, "alembic": False},
+            7: {"name": "public.posts", "persistence": "p", "file": 70, "deleted": 5, "inserted": 100,
+                "alembic": False},
+            8: {"name": "public.seen", "persistence": "u", "file": 80, "deleted": 0, "inserted": 0,
+                "alembic": False},
         },
         "rows": {7: 100},
         "schema": {"public.alembic_version": "0002"},
@@ -65,13 +67,43 @@ def test_rows_that_vanished_fail_and_rows_that_came_do_not(
 ) -> None:
     problems, _, unknown = drill.compare_rows(LIVE, restored, after)
     assert (problem in "; ".join(problems), len(problems)) == (True, 1 if problem else 0)
-    assert unknown == 0
+    assert unknown == []
+
+
+def test_rows_that_are_gone_in_the_live_table_too_are_told_and_no_failure() -> None:
+    # Whoever deleted them stays in a transaction: the server has not counted them yet.
+    problems, notes, _ = drill.compare_rows(LIVE, of(60), of(60))
+    said = "40 of 100 rows of board: public.posts went while the drill ran, from the live table too"
+    assert (problems, notes[0]) == ([], said)
+    # Others came since then.
+    assert drill.compare_rows(LIVE, of(60), of(70, inserted=110))[0] == []
+    assert len(drill.compare_rows(LIVE, of(60), of(100))[0]) == 1
+    assert len(drill.compare_rows(LIVE, of(60), of(110, inserted=110))[0]) == 1
+
+
+def test_before_rows_are_called_lost_the_live_table_is_counted_again(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[bool] = []
+
+    def look(server: side.Server, _file: Path, wanted: Any, *_: Any) -> dict[str, Any]:
+        if server == side.beside(settings, Path(settings["drill"])):
+            return of(60)
+        # Nothing says that anything was deleted.
+        counted.append(wanted("board", 7, LIVE["board"]["tables"][7]))
+        return of(60 if counted[-1] else None)
+
+    monkeypatch.setattr(drill, "look", look)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    one = drill.Drill(settings)
+    one.compare(LIVE)
+    assert (counted, one.failed) == ([False, True], [])
 
 
 def test_what_cannot_be_compared_is_counted_and_what_is_less_in_the_live_one_is_told() -> None:
-    assert drill.compare_rows(of(None), of(100), of(None))[2] == 1
+    assert drill.compare_rows(of(None), of(100), of(None))[2] == ["board: public.posts"]
     # The statistics began anew meanwhile.
-    assert drill.compare_rows(LIVE, of(90), of(None, deleted=0))[::2] == ([], 1)
+    assert drill.compare_rows(LIVE, of(90), of(None, deleted=0))[::2] == ([], ["board: public.posts"])
     problems, notes, _ = drill.compare_rows(LIVE, of(100), of(0, file=71))
     assert problems == []
     assert notes == [
@@ -105,6 +137,15 @@ def test_nobodys_functions_run_as_the_superuser_who_asks(
     assert "lock_timeout=2s" in asked[1]["PGOPTIONS"]
     # A type of the app's could bring a cast of the app's.
     assert "atttypid in ('text'::regtype, 'varchar'::regtype)" in drill.TABLES
+
+
+def test_a_name_with_any_character_is_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = '[7, "public.a\u2028b\u0085c", "p", 70, 5, 9, "public.\\"a\u2028b\\"", false]'
+    monkeypatch.setattr(backup, "run", lambda *_, **__: f"{row}\n{row}\n")
+    found = drill.tables(side.Server("/run", 5432), "board")
+    assert (found[7]["name"], found[7]["quoted"]) == ("public.a?b?c", 'public."a\u2028b"')
+    monkeypatch.setattr(backup, "run", lambda *_, **__: "a\u2028b\nboard\n")
+    assert drill.databases(side.Server("/run", 5432)) == ["a\u2028b", "board"]
 
 
 def test_the_schema_is_the_live_ones_or_on_its_way_there() -> None:
@@ -202,6 +243,18 @@ def test_without_room_nothing_is_begun(
     assert began == [1]
 
 
+def test_what_a_killed_one_left_is_no_reason_that_there_is_no_room(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Path(settings["drill"], "data")
+    left.mkdir()
+    monkeypatch.setattr(backup, "free", lambda _: (1500 if left.exists() else 1600) << 20)
+    began: list[int] = []
+    monkeypatch.setattr(drill.Drill, "rehearse", lambda *_: began.append(1))
+    assert drill.Drill(settings).run() is None
+    assert began == [1]
+
+
 def test_one_that_fails_goes_on_where_it_can_and_leaves_nothing(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -284,6 +337,74 @@ def test_damage_is_named_by_what_found_it(settings: dict[str, Any], monkeypatch:
     assert (other.failed, other.notes[0][:34]) == ([], "the cluster has no data checksums,")
 
 
+# What pg_amcheck 15 printed of indexes whose functions find others by search_path.
+BY_PATH = """btree index "board.public.by_un":
+    ERROR:  function unacc(text) does not exist
+    LINE 1:  select unacc($1)\x20
+                    ^
+    HINT:  No function matches the given name and argument types. You might need to add explicit type casts.
+    QUERY:   select unacc($1)\x20
+    CONTEXT:  SQL function "f_unaccent" during inlining
+btree index "board.public.by_ty":
+    ERROR:  type "mood" does not exist
+    LINE 1: ('a'::mood)::text
+                  ^
+    QUERY:  ('a'::mood)::text
+    CONTEXT:  PL/pgSQL function public.f_ty(text) line 1 at RETURN
+btree index "board.public.by_rel":
+    ERROR:  relation "look" does not exist
+    LINE 1: (select a from look limit 1)
+                           ^
+    QUERY:  (select a from look limit 1)
+    CONTEXT:  PL/pgSQL function public.f_rel(text) line 1 at RETURN
+btree index "board.public.by_op":
+    ERROR:  operator does not exist: text ||| text
+    LINE 1: $1 ||| $1
+               ^
+    HINT:  No operator matches the given name and argument types. You might need to add explicit type casts.
+    QUERY:  $1 ||| $1
+    CONTEXT:  PL/pgSQL function public.f_op(text) line 1 at RETURN
+"""
+DAMAGED = """btree index "board.public.pk":
+    ERROR:  heap tuple (0,5) from table "posts" lacks matching index tuple within index "pk"
+    HINT:  Retrying verification using bt_index_parent_check() might provide a more specific error.
+"""
+
+
+def test_an_index_whose_function_needs_a_search_path_is_no_damage(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+
+    def checked(said: str) -> drill.Drill:
+        def outcome(_: list[str], options: str) -> tuple[int, str]:
+            assert options == "-c client_min_messages=error"
+            return 2, said
+
+        monkeypatch.setattr(side, "outcome", outcome)
+        one = drill.Drill(settings)
+        one.amcheck({})
+        return one
+
+    one = checked(BY_PATH)
+    assert (one.failed, len(one.notes)) == ([], 4)
+    assert one.notes[0] == (
+        "index board.public.by_un cannot be checked, nor made from a dump: its function needs a search_path "
+        "(function unacc(text) does not exist)"
+    )
+    for said in (BY_PATH + DAMAGED, DAMAGED + BY_PATH):
+        one = checked(said)
+        assert [failed["text"][:70] for failed in one.failed] == [
+            'a table or index is damaged: btree index "board.public.pk": ERROR:  heap tuple'[:70]
+        ]
+        assert len(one.notes) == 4
+    # It is no function that misses it.
+    missing = 'btree index "b.public.x":\n    ERROR:  relation "x" does not exist\n'
+    for said in (missing, "pg_amcheck: error: gone\n", ""):
+        one = checked(said)
+        assert (len(one.failed), one.notes) == (1, [])
+
+
 # The instance -----------------------------------------------------------------------------------------------
 
 CONTROL = """pg_control version number:            1700
@@ -344,6 +465,10 @@ def test_why_it_did_not_start_is_in_its_log() -> None:
     )
     assert side.why(log) == "WAL ends before end of online backup; unable to get a segment"
     assert side.why("LOG: fine\n") == ""
+    # It was asked whether it is up.
+    polled = "2026 FATAL:  the database system is starting up\n2026 FATAL:  the database system is not yet\n"
+    assert side.why(polled + log) == side.why(log)
+    assert side.why(polled) == ""
 
 
 def test_the_end_of_replay_is_in_the_new_timelines_history(tmp_path: Path) -> None:

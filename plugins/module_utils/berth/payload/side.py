@@ -80,9 +80,9 @@ def program(settings: Facts, name: str) -> str:
     return f"/usr/lib/postgresql/{settings['version']}/bin/{name}"
 
 
-def outcome(argv: list[str], database: str = "postgres") -> tuple[int, str]:
+def outcome(argv: list[str], options: str = "") -> tuple[int, str]:
     """How a program ended whose failure is an answer, and what it printed."""
-    env = {**backup.ENVIRONMENT, **_environment(database)}
+    env = {**backup.ENVIRONMENT, **_environment("postgres", options)}
     done = subprocess.run(
         argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
         errors="replace", env=env, check=False,
@@ -228,7 +228,8 @@ def start(settings: Facts, folder: Path) -> None:
 
 def why(log: str) -> str:
     """The sentence in a server's log that says why it ended."""
-    fatal = re.findall(r"(?:FATAL|PANIC):\s+(.*)", log)
+    # Whoever asks whether it is up is refused in the same words.
+    fatal = re.findall(r"(?:FATAL|PANIC):\s+(?!\s|the database system is )(.*)", log)
     said = backup.reason("\n".join(line for line in log.splitlines() if "ERROR: [" in line))
     return "; ".join([*fatal[:1], *([said] if said else [])])
 
