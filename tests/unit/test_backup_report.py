@@ -157,3 +157,29 @@ def test_the_program_is_asked_as_the_user_whose_backups_they_are(
     monkeypatch.setattr(backups.command, "run", lambda *_, **__: command.Result(1, "", "no such file\n"))
     with pytest.raises(ReleaseError, match="no such file"):
         backups.facts(tmp_path)
+    # A file of the user postgres' is damaged, or forged.
+    others: list[Any] = [{}, [], {**known, "runs": {"full": [1]}}, {**known, "dumps": [{"of": "board"}]}]
+    for damaged in others:
+        said = command.Result(0, json.dumps(damaged), "")
+        monkeypatch.setattr(backups.command, "run", lambda *_, said=said, **__: said)
+        with pytest.raises(ReleaseError, match="What the server says of its backups cannot be read"):
+            backups.facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "last", [[1], {"x": 1}, 7, "yes", {"ok": True, "ended": "yesterday"}, {"ok": False, "failed": None}]
+)
+def test_a_drill_of_which_nothing_can_be_read_stops_no_status(
+    last: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / program.SETTINGS.relative_to("/")
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    said = command.Result(0, json.dumps({**STATE, "drill": last}), "")
+    monkeypatch.setattr(backups.command, "run", lambda *_, **__: said)
+    monkeypatch.setattr(backups.units, "states", lambda names: dict.fromkeys(names, "active"))
+    found = backups.facts(tmp_path)
+    assert [one[1:3] for one in backups.judge(found, NOW)] == [
+        ("unknown", "How the last drill went is unknown: what the server says of it cannot be read")
+    ]
+    assert "No restore was rehearsed yet" in backups.describe(tmp_path)["drill"]

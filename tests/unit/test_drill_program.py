@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 from ansible.module_utils.berth.payload import backup, drill, side
 
@@ -533,3 +534,15 @@ def test_it_runs_by_itself_beside_the_others(tmp_path: Path) -> None:
     words = [sys.executable, "-I", str(tmp_path / "berth/drill.py"), "what"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "drill.py takes no argument\n")
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("drill", "12h"), ("full", "24h"), ("dump", "24h")])
+def test_one_that_hangs_holds_up_the_others_for_hours_and_not_for_ever(kind: str, limit: str) -> None:
+    template = Path("roles/backup/templates/backup.service.j2").read_text()
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 (no HTML)
+    environment.filters["comment"] = str
+    cluster = {"version": "17", "name": "main"}
+    text = environment.from_string(template).render(
+        __backup_kind=kind, __backup_what={kind: kind}, backup_cluster=cluster
+    )
+    assert [line for line in text.splitlines() if line.startswith("Timeout")] == [f"TimeoutStartSec={limit}"]

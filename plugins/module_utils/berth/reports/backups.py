@@ -43,7 +43,21 @@ def facts(root: Path = Path("/")) -> Facts | None:
     done = command.run(asked, timeout=_PATIENCE, stdin=command.module_source(backup))
     if done.code != 0:
         raise ReleaseError(f"Asking for them failed: {done.lines[-1] if done.lines else done.code}")
-    found: Facts = json.loads(done.out)
+    try:
+        found = _with_units(json.loads(done.out))
+        if not drills.readable(found):
+            found["drill"] = {}
+            text = "How the last drill went is unknown: what the server says of it cannot be read."
+            found["unknown"].append(text)
+        # What is asked here may fail; what is made of it later must not, for it would take all else along.
+        judge(found, 0.0), table(found, 0.0), summary(found, 0.0)
+    except drills.UNREADABLE:
+        raise ReleaseError("What the server says of its backups cannot be read") from None
+    return found
+
+
+def _with_units(found: Facts) -> Facts:
+    """With how their timers and services are."""
     names = {kind: f"berth-backup-{kind}" for kind in (*KINDS, "drill")}
     timers = [naming.by_the_clock(name) for name in names.values()]
     services = [naming.distributions(name) for name in names.values()]

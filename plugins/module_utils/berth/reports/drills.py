@@ -15,6 +15,17 @@ Finding = tuple[str, str, str, str]
 # A restore that nobody saw work for so many seconds is hoped for; with a rarer schedule, for a quarter more.
 _OLD = 48 * 3600
 _TRY = "berth drill tries again"
+# What is raised by a report of another shape, as a damaged or forged file has it.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+def readable(found: Facts) -> bool:
+    """Whether the last drill's report can be told, whatever it says."""
+    try:
+        judge({**found, "at_work": []}, 0.0), summary(found, 0.0), table(found), verdict(found)
+    except UNREADABLE:
+        return False
+    return isinstance(found["drill"], dict)
 
 
 def judge(found: Facts, now: float) -> list[Finding]:
