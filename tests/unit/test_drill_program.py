@@ -101,6 +101,49 @@ def test_before_rows_are_called_lost_the_live_table_is_counted_again(
     assert (counted, one.failed) == ([False, True], [])
 
 
+def test_only_what_is_live_is_counted_in_a_hurry_and_no_table_again_that_takes_too_long(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[tuple[bool, str, bool]] = []
+
+    def look(server: side.Server, _file: Path, wanted: Any, options: str) -> dict[str, Any]:
+        live, table = server == side.live(settings), {**LIVE["board"]["tables"][7], "deleted": 9}
+        looked.append((live, options, wanted("board", 7, table)))
+        return of(100)
+
+    monkeypatch.setattr(drill, "look", look)
+    drill.Drill(settings).compare(of(None))
+    assert looked == [(False, drill.READING, True), (True, drill.GENTLY, False)]
+    assert "timeout" not in drill.READING
+    drill.Drill(settings).compare(of(100))
+    assert looked[3] == (True, drill.GENTLY, True)
+
+
+def test_tables_that_were_not_compared_are_told_and_none_at_all_is_a_failure(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drill, "look", lambda *_: of(100))
+    one, before = drill.Drill(settings), of(100)
+    before["board"]["tables"][9] = {**before["board"]["tables"][7], "name": "public.huge"}
+    monkeypatch.setattr(drill, "look", lambda *_: before)
+    one.compare(before)
+    assert one.failed == []
+    assert one.notes[-1] == ("1 table could not be compared with the live one: board: public.huge")
+    one.facts["backup"] = "B"
+    said = drill.sentence(drill.report(one, 0.0))
+    assert said.endswith("100 rows in 1 tables, 1 table not compared, nothing is missing in the others")
+    one = drill.Drill(settings)
+    one.compare(of(None))
+    assert [failed["text"] for failed in one.failed] == [
+        "no table could be compared with the live one: each was locked, or not counted within 30 s"
+    ]
+    empty = drill.Drill(settings)
+    empty.compare({"board": {"tables": {}, "rows": {}, "schema": {}}})
+    assert empty.failed == []
+    one.facts["rows"]["unknown"] = 0
+    assert drill.sentence(drill.report(one, 0.0)).endswith("100 rows in 1 tables, nothing is missing")
+
+
 def test_what_cannot_be_compared_is_counted_and_what_is_less_in_the_live_one_is_told() -> None:
     assert drill.compare_rows(of(None), of(100), of(None))[2] == ["board: public.posts"]
     # The statistics began anew meanwhile.
@@ -132,10 +175,10 @@ def test_nobodys_functions_run_as_the_superuser_who_asks(
     monkeypatch.setattr(backup, "run", run)
     server = side.Server("/run/postgresql", 5432)
     server.ask("select 1", "board")
-    server.script(tmp_path, "board", drill.OPTIONS)
+    server.script(tmp_path, "board", drill.GENTLY)
     assert [one["PGDATABASE"] for one in asked] == ["board", "board"]
     assert all(one["PGOPTIONS"].startswith("-c search_path=pg_catalog") for one in asked)
-    assert "lock_timeout=2s" in asked[1]["PGOPTIONS"]
+    assert "lock_timeout=2s -c statement_timeout=30s" in asked[1]["PGOPTIONS"]
     # A type of the app's could bring a cast of the app's.
     assert "atttypid in ('text'::regtype, 'varchar'::regtype)" in drill.TABLES
 

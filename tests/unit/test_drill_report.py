@@ -102,6 +102,13 @@ def test_one_that_failed_says_what_is_lost() -> None:
     assert [one["code"] for one in answer["server"]["findings"]] == ["drill", "drill"]
 
 
+def test_tables_that_were_not_compared_are_told() -> None:
+    rows = {**REPORT["rows"], "unknown": 2}
+    assert drills.summary(state({**REPORT, "rows": rows}), NOW) == (
+        "drill: 2300 MB with 1200 rows restored and checked in 43 s, 7 h ago (2 tables not compared)."
+    )
+
+
 def test_what_had_no_time_to_be_known_is_left_out() -> None:
     assert drills.table(state(NONE)).splitlines()[0] == "Drill of 2026-11-30 05:10 UTC: well, 43 s."
     assert drills.table(None) == "No restore was rehearsed yet."

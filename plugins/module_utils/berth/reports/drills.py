@@ -6,7 +6,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ..errors import UP
-from ..payload.drill import span
+from ..payload.drill import span, tables_of
 
 Facts = dict[str, Any]
 # Code, level, sentence and cure.
@@ -59,7 +59,9 @@ def summary(found: Facts, now: float) -> str:
     if not last["ok"]:
         return f"drill: failed {age} ago."
     size, rows = _size(_bytes(last, "restore")), last["rows"]["rows"]
-    return f"drill: {size} with {rows} rows restored and checked in {last['seconds']:.0f} s, {age} ago."
+    unknown = last["rows"]["unknown"]
+    left = f" ({tables_of(unknown)} not compared)" if unknown else ""
+    return f"drill: {size} with {rows} rows restored and checked in {last['seconds']:.0f} s, {age} ago{left}."
 
 
 def table(found: Facts | None) -> str:
