@@ -223,6 +223,8 @@ def test_bytes_of_wal_are_counted_from_the_backups_first_segment() -> None:
     assert drill.distance("000000010000000000000002", "0/4000060") == (2 * 16 << 20) + 0x60
     assert drill.distance("0000000100000001000000FF", "2/0") == 16 << 20
     assert drill.distance("", "0/4000060") == 0
+    # A cluster of initdb --wal-segsize=64: PostgreSQL 15 calls the one that holds 0/FC000000 this.
+    assert drill.distance("00000001000000000000003F", "1/4", 64 << 20) == (64 << 20) + 4
 
 
 # One drill --------------------------------------------------------------------------------------------------
@@ -241,6 +243,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(backup, "SETTINGS", path)
     monkeypatch.setattr(backup, "info", lambda *_: {"status": {"code": 0}, "backup": [NEWEST]})
     monkeypatch.setattr(side.Server, "ask", lambda *_: "20000000")
+    monkeypatch.setattr(backup, "segment_size", lambda _: backup.SEGMENT)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     return found
 

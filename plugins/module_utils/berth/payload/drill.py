@@ -322,12 +322,12 @@ def few(sentences: list[str], what: str = "tables") -> list[str]:
     return [*sentences[:NAMED], *([f"of {more} more {what} the same is to be said"] if more > 0 else [])]
 
 
-def distance(begin: str, end: str) -> int:
+def distance(begin: str, end: str, size: int = backup.SEGMENT) -> int:
     """Bytes of WAL between a segment and a location; 0 where one is not known."""
     if not begin or not end:
         return 0
     high, low = (int(part, 16) for part in end.split("/"))
-    return max(0, (high << 32) + low - (int(begin[8:16], 16) << 32) - int(begin[16:24], 16) * (16 << 20))
+    return max(0, (high << 32) + low - (int(begin[8:16], 16) << 32) - int(begin[16:24], 16) * size)
 
 
 # Doing ------------------------------------------------------------------------------------------------------
@@ -396,6 +396,7 @@ class Drill:
     def rehearse(self, newest: Facts) -> None:
         with self.step("count", "the live server cannot be asked"):
             before = look(self.live, self.queries, lambda *_: True, GENTLY)
+            segment = backup.segment_size(self.settings)
             known = {name: int(self.live.ask(f"select current_setting('{name}')")) for name in side.AT_LEAST}
         with self.step("archive", "the live server cannot be asked"):
             marked = mark(self.live)
@@ -411,7 +412,7 @@ class Drill:
             side.start(self.settings, self.folder)
             found = replayed(self.side, marked)
             end = side.ended_at(self.folder)
-            entry["bytes"] = distance(newest["archive"]["start"], end)
+            entry["bytes"] = distance(newest["archive"]["start"], end, segment)
         self.commits(newest, marked, found, end)
         with self.checked("amcheck") as entry:
             self.amcheck(entry)
