@@ -473,6 +473,14 @@ def test_settings_are_never_smaller_than_where_the_wal_comes_from() -> None:
     assert found["max_prepared_transactions"] == 9
 
 
+def test_there_is_room_for_two_segments_of_wal_of_any_size() -> None:
+    # Else PostgreSQL does not start: "min_wal_size" must be at least twice "wal_segment_size".
+    text = f"{CONTROL}Bytes per WAL segment:                67108864\n"
+    assert side.wal_sizes(text) == {"min_wal_size": "128MB", "max_wal_size": "256MB"}
+    assert side.wal_sizes(text.replace("67108864", "1073741824"))["max_wal_size"] == "4096MB"
+    assert side.wal_sizes(CONTROL) == {"min_wal_size": "32MB", "max_wal_size": "256MB"}
+
+
 def test_it_is_closed_and_does_nothing_that_the_live_one_does(tmp_path: Path) -> None:
     text = side.configuration(tmp_path, 5432, 17, {"max_connections": 9}, hot_standby="off")
     for line in (

@@ -154,6 +154,13 @@ def at_least(controldata: str, known: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
+def wal_sizes(controldata: str) -> dict[str, str]:
+    """Settings without which a server does not start whose segments of WAL are larger than most."""
+    said = re.search(r"(?m)^Bytes per WAL segment:\s+(\d+)", controldata)
+    segment = (int(said[1]) if said else backup.SEGMENT) // backup.MB
+    return {"min_wal_size": f"{2 * segment}MB", "max_wal_size": f"{max(256, 4 * segment)}MB"}
+
+
 def configuration(folder: Path, port: int, version: int, minimal: Mapping[str, int], **more: str) -> str:
     """A closed server: its socket, and neither archive, publisher, library nor job of the live one's."""
     chosen = {
@@ -166,7 +173,6 @@ def configuration(folder: Path, port: int, version: int, minimal: Mapping[str, i
         "cluster_name": folder.name,
         "shared_buffers": MEMORY,
         "maintenance_work_mem": "64MB",
-        "max_wal_size": "256MB",
         "huge_pages": "off",
         # It would make code at run time, which the unit forbids.
         "jit": "off",
@@ -202,6 +208,7 @@ def configure(settings: Facts, folder: Path, known: Mapping[str, int], **more: s
     if code != 0:
         raise backup.BackupError(f"pg_controldata: {backup.reason(said)}")
     minimal = at_least(said, known)
+    more = {**wal_sizes(said), **more}
     text = configuration(folder, int(settings["port"]), int(settings["version"]), minimal, **more)
     (data / "postgresql.conf").write_text(text)
     (data / "pg_hba.conf").write_text("local all postgres peer\nlocal all all reject\n")
