@@ -98,7 +98,7 @@ def test_a_hole_in_the_wal_is_seen_and_named(kit: Kit) -> None:
     end, path = time.monotonic() + patience(60), ""
     while not path:
         assert time.monotonic() < end
-        path = kit.host.sh(f"find {REPOSITORY}/archive -name '{segment}-*'").strip()
+        path = kit.host.sh(f"find {REPOSITORY}/archive -name '{segment}-*' -not -name '*.tmp'").strip()
     kit.host.sh(f"mv {path} /root/segment")
     try:
         found = failures(drilled(kit))

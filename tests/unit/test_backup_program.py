@@ -291,6 +291,13 @@ def of(*numbers: int, timeline: int = 1) -> list[str]:
     return [f"{timeline:08X}{number >> 8:08X}{number & 255:08X}" for number in numbers]
 
 
+def test_a_segment_that_is_being_written_does_not_count(settings: dict[str, Any]) -> None:
+    known = segments(settings, *of(2, 3))
+    folder = Path(settings["repository"]) / "archive/main/17-1" / of(5)[0][:16]
+    (folder / f"{of(5)[0]}-{'a' * 40}.zst.pgbackrest.tmp").write_text("")
+    assert backup.window(settings, known)["missing"] == []
+
+
 def test_the_window_reaches_from_the_first_backup_to_the_newest_segment(settings: dict[str, Any]) -> None:
     found = backup.window(settings, segments(settings, *of(1, 2, 3, 4, 5, 6, 7)))
     assert (found["from"], found["missing"]) == (backup.stamp(1795916430), [])

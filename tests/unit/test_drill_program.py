@@ -548,7 +548,10 @@ def test_only_a_server_of_this_folder_is_ended(tmp_path: Path) -> None:
         assert not data.exists()
         other.kill()
     data.mkdir()
+    # A shell ignores this signal for what it runs in the background, and so would the child.
+    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     with subprocess.Popen(["/bin/sleep", "60"], cwd=data) as own:
+        signal.signal(signal.SIGQUIT, before)
         (data / "postmaster.pid").write_text(f"{own.pid}\n{data}\n")
         end = time.monotonic() + 30
         while side.postmaster(data) != own.pid and time.monotonic() < end:

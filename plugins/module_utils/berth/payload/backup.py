@@ -286,7 +286,9 @@ def archived(settings: Facts, known: Facts) -> dict[str, Path]:
     if not known["archive"]:
         return {}
     folder = Path(settings["repository"]) / "archive" / settings["stanza"] / known["archive"][-1]["id"]
-    return {path.name[:24]: path for path in folder.glob("*/*") if re.match(r"[0-9A-F]{24}-", path.name)}
+    # One that is being written is no segment yet.
+    written = (path for path in folder.glob("*/*") if path.suffix != ".tmp")
+    return {path.name[:24]: path for path in written if re.match(r"[0-9A-F]{24}-", path.name)}
 
 
 def word(backup: Facts) -> str:
