@@ -347,6 +347,46 @@ def drill(
 
 
 @app.command(
+    epilog="berth restore\n\nberth restore --to-time '2026-11-30 11:59:00+00'\n\n"
+    "berth restore --to-release 20261130T115900Z-1a2b3c4 --app board\n\nberth restore --drop",
+)
+def restore(
+    ctx: typer.Context,
+    to_time: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Up to this moment, with its zone; without it, the latest commit."),
+    ] = None,
+    to_release: Annotated[
+        str | None,
+        typer.Option(metavar="RELEASE", help="Up to the moment before this release's migration."),
+    ] = None,
+    app_name: Annotated[
+        str | None,
+        typer.Option("--app", metavar="APP", help="Whose release it is.", autocompletion=_complete_app),
+    ] = None,
+    drop: Annotated[bool, typer.Option("--drop", help="End and remove what was restored.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Restore what was backed up beside the live server, to look at. (playbooks/restore.yml)"""
+    _run(
+        ctx,
+        "restore.yml",
+        inventory,
+        plain=plain,
+        answer=True,
+        to_time=to_time,
+        to_release=to_release,
+        app=app_name,
+        drop=drop or None,
+        json=json or None,
+    )
+
+
+@app.command(
     "check-backups",
     epilog="berth check-backups\n\nberth check-backups || mail …\n\n"
     "The exit status is 0 where all is well, 1 where something is not, and 2 or 4 where it could not be "

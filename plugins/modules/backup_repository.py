@@ -88,7 +88,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.host.command import module_source  # noqa: E402
 from ansible.module_utils.berth.payload import backup as program  # noqa: E402
-from ansible.module_utils.berth.payload import drill, side  # noqa: E402
+from ansible.module_utils.berth.payload import drill, restore, side  # noqa: E402
 from ansible.module_utils.berth.runtime import units  # noqa: E402
 from ansible.module_utils.berth.store import journal  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
@@ -266,7 +266,7 @@ class Repository:
         return {
             **{
                 PROGRAM.with_name(f"{name}.py"): (module_source(one), 0o644, "root")
-                for name, one in (("backup", program), ("side", side), ("drill", drill))
+                for name, one in (("backup", program), ("side", side), ("drill", drill), ("restore", restore))
             },
             CONFIGURATION: (text.replace("${key}", self.key()), 0o640, OWNER),
             LEFTOVERS: (f"{MARK}\nR! {self.settings['drill']}/*\n", 0o644, "root"),
@@ -346,9 +346,12 @@ class Repository:
                 f"{KEY} away, keep both as long as you may need them, and run again"
             )
 
-    def drill_folder(self) -> None:
-        """Where drills restore to: in a folder of the owner's, so it is the owner who makes it."""
-        path = str(self.settings["drill"])
+    def folders_to_restore_into(self) -> None:
+        """Those of drills and of restores: in a folder of the owner's, so it is the owner who makes them."""
+        for name in ("drill", "restored"):
+            self.folder_of_the_owner(str(self.settings[name]))
+
+    def folder_of_the_owner(self, path: str) -> None:
         if self.as_owner("test", "-d", path)[0] == 0:
             return
         self.actions.append(f"make {path}")
@@ -411,7 +414,7 @@ class Repository:
         # Written when the repository is there: a run that ends before that has to begin anew.
         settings = {program.SETTINGS: files.pop(program.SETTINGS)}
         changed = self.write(files)
-        self.drill_folder()
+        self.folders_to_restore_into()
         backed_up = self.stanza()
         self.write(settings)
         self.run_by_the_clock(changed)

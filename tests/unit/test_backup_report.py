@@ -37,7 +37,7 @@ STATE: dict[str, Any] = {
              "dump": {"began": "2026-11-30T04:00:00Z", "ended": "2026-11-30T04:00:06Z", "problem": ""}},
     "drill": {}, "drills_since": "",
     "timers": {"full": "active", "incremental": "active", "dump": "active", "drill": "active"},
-    "at_work": [],
+    "at_work": [], "restored": {"there": False, "takes": 0, "unit": "active"},
     "unknown": [],
 }  # fmt: skip
 GAP = {"after": "000000010000000000000003", "before": "000000010000000000000005", "segments": 1}
@@ -141,7 +141,8 @@ def test_the_program_is_asked_as_the_user_whose_backups_they_are(
     path = tmp_path / program.SETTINGS.relative_to("/")
     path.parent.mkdir(parents=True)
     path.write_text("{}")
-    known = {name: value for name, value in STATE.items() if name not in ("timers", "at_work")}
+    known = {name: value for name, value in state().items() if name not in ("timers", "at_work")}
+    del known["restored"]["unit"]
     asked: list[list[str]] = []
 
     def run(argv: list[str], stdin: str = "", **_: Any) -> command.Result:
@@ -152,6 +153,8 @@ def test_the_program_is_asked_as_the_user_whose_backups_they_are(
     monkeypatch.setattr(backups.command, "run", run)
     monkeypatch.setattr(backups.units, "states", lambda names: dict.fromkeys(names, "active"))
     found = backups.facts(tmp_path)
+    assert found
+    assert found["restored"]["unit"] == "active"
     assert found == STATE
     assert asked[0][:4] == ["runuser", "-u", "postgres", "--"]
     monkeypatch.setattr(backups.command, "run", lambda *_, **__: command.Result(1, "", "no such file\n"))

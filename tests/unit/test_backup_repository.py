@@ -16,7 +16,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.berth.payload import backup as program
-from ansible.module_utils.berth.payload import drill, side
+from ansible.module_utils.berth.payload import drill, restore, side
 from ansible.module_utils.berth.runtime import units
 
 from plugins.filter.postgresql import postgresql_conf
@@ -43,7 +43,7 @@ class Host:
             "configuration": CONF,
             "settings": {
                 "stanza": "main", "repository": str(root / "repository"), "state": str(root / "state"),
-                "drill": str(root / "drill"),
+                "drill": str(root / "drill"), "restored": str(root / "restored"),
                 "socket": "/run/postgresql", "port": 5432,
             },
             "schedules": {
@@ -119,19 +119,12 @@ def test_a_bare_host_gets_all_of_it_and_a_first_backup(host: Callable[..., Host]
     # On Sunday the full one comes in between.
     assert settings["expected"] == {"backup": 86400, "full": 7 * 86400, "dump": 2 * 86400, "drill": 2 * 86400}
     assert program_of(drill) == Path(drill.__file__).read_text()
+    assert program_of(restore) == Path(restore.__file__).read_text()
     assert program_of(side) == Path(side.__file__).read_text()
-    # Postgres makes it, in a folder of its own, and what is left there goes at boot.
-    assert [
-        "runuser",
-        "-u",
-        "root",
-        "--",
-        "mkdir",
-        "-p",
-        "-m",
-        "700",
-        here.params["settings"]["drill"],
-    ] in here.calls
+    # Postgres makes them, in a folder of its own, and what is left of a drill goes at boot.
+    for name in ("drill", "restored"):
+        making = ["runuser", "-u", "root", "--", "mkdir", "-p", "-m", "700", here.params["settings"][name]]
+        assert making in here.calls
     assert f"R! {here.params['settings']['drill']}/*\n" in module.LEFTOVERS.read_text()
 
 

@@ -580,7 +580,7 @@ def test_what_it_takes_is_counted_with_its_tablespaces_once(tmp_path: Path) -> N
     for path in ("data/base/1", "tablespaces/fast/2"):
         (tmp_path / path).write_bytes(b"x" * 100_000)
     (tmp_path / "data/pg_tblspc/9").symlink_to(tmp_path / "tablespaces/fast")
-    assert 200_000 <= side.taken(tmp_path) < 300_000
+    assert 200_000 <= backup.taken(tmp_path) < 300_000
 
 
 def test_it_runs_by_itself_beside_the_others(tmp_path: Path) -> None:

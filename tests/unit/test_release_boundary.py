@@ -98,7 +98,12 @@ REASONS: dict[str, tuple[str, ...]] = {
             "backup.lay fdopen",
             "backup.last_run read_text",
         ),
-        *("side.taken walk", "side.configure write_text", "side.configure read_text", "side._log read_text"),
+        *(
+            "backup.taken walk",
+            "side.configure write_text",
+            "side.configure read_text",
+            "side._log read_text",
+        ),
         *(
             "side.ended_at read_text",
             "side.postmaster read_text",
@@ -106,7 +111,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "drill.main read_text",
         ),
         *("drill.count write_text", "drill.keep read_text", "drill.write write_text"),
-        "backup.main read_text",
+        *("backup.main read_text", "restore.main read_text"),
     ),
     "the kernel's": (
         *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),

@@ -22,6 +22,9 @@ VERBS = (
     "process",
     "check",
     "full",
+    "to_time",
+    "to_release",
+    "drop",
 )
 _FREE = ("ansible_", "x_", "molecule_")
 # What Ansible itself puts among a host's variables.

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = Path("/etc/berth/backup/settings.json")
+RESTORED = "/var/lib/postgresql/berth-restored"
 # Bytes that a backup leaves free on a disk of its own, for WAL; and the least and the most that a twentieth
 # of the disk amounts to where the server itself writes: with less than that it is nearly full.
 RESERVE = 256 << 20
@@ -131,6 +132,16 @@ def free(path: Path) -> int:
     """Bytes that others than root can still write there."""
     state = os.statvfs(path)
     return state.f_bavail * state.f_frsize
+
+
+def taken(folder: Path) -> int:
+    """Bytes that a folder takes on its disk; links are not followed."""
+    total = 0
+    for top, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += Path(top, name).lstat().st_blocks * 512
+    return total
 
 
 # One at a time ----------------------------------------------------------------------------------------------
@@ -404,6 +415,8 @@ def state(settings: Facts) -> Facts:
         # How the newest restore came out that was rehearsed, and since when there are such.
         "drill": ask("The last drill", lambda: last_run(settings, "drill"), {}),
         "drills_since": ask("Since when there are drills", lambda: folder_since(settings), ""),
+        # What was restored to look at, and stays until it is dropped.
+        "restored": ask("What was restored", lambda: restored(settings), {}),
         "unknown": unknown,
     }  # fmt: skip
 
@@ -547,6 +560,18 @@ def folder_since(settings: Facts) -> str:
     """When the folder that drills restore into was made, as long as none has; empty without."""
     path = Path(settings.get("drill") or "/nonexistent")
     return stamp(path.stat().st_mtime) if path.is_dir() else ""
+
+
+def restored_folder(settings: Facts) -> Path:
+    """Where restores go that people look at. Without settings there may be one still."""
+    return Path(settings.get("restored") or RESTORED)
+
+
+def restored(settings: Facts) -> Facts:
+    """How the last restore went, `there` while its files are, and the bytes that they take."""
+    folder = restored_folder(settings)
+    there = (folder / "data").is_dir()
+    return {**last_run(settings, "restored"), "there": there, "takes": taken(folder) if there else 0}
 
 
 def main(argv: list[str]) -> int:

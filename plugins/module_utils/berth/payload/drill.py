@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,11 @@ def clock(seconds: float) -> str:
     return f"{backup.stamp(seconds).replace('T', ' ').rstrip('Z')} UTC"
 
 
+def precise(seconds: float) -> str:
+    """The same to the microsecond, as a target is written."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f UTC")
+
+
 def listed(names: list[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
@@ -407,7 +413,7 @@ class Drill:
             side.restore(self.settings, self.folder)
             careless = {"fsync": "off", "full_page_writes": "off", "hot_standby": "off"}
             side.configure(self.settings, self.folder, known, **careless)
-            entry["bytes"] = side.taken(self.folder)
+            entry["bytes"] = backup.taken(self.folder)
         with self.step("replay", f"backup {newest['label']} is restored, and does not start") as entry:
             side.start(self.settings, self.folder)
             found = replayed(self.side, marked)
@@ -520,7 +526,7 @@ class Drill:
         if not self.facts.get("checksums"):
             self.notes.append("the cluster has no data checksums, so that of its pages nothing more is known")
             return
-        entry["bytes"] = side.taken(self.folder)
+        entry["bytes"] = backup.taken(self.folder)
         code, said = side.outcome([side.program(self.settings, "pg_checksums"), "--check", "-D", str(data)])
         if code != 0:
             first = (said.splitlines() or [f"pg_checksums ended with {code}"])[0]

@@ -8,7 +8,6 @@ no other server, and takes little memory.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import shutil
@@ -96,17 +95,6 @@ def outcome(argv: list[str], options: str = "") -> tuple[int, str]:
 def needed(size: int, newest: Facts) -> int:
     """Bytes that the instance takes: the larger of what is live and what was backed up, and WAL."""
     return int(max(size, int(newest.get("info", {}).get("size", 0))) * 1.1) + WAL
-
-
-def taken(folder: Path) -> int:
-    """Bytes that the instance takes on its disk, tablespaces included."""
-    total = 0
-    # What links to them in the data folder is not followed.
-    for top, _, names in itertools.chain.from_iterable(os.walk(folder / part) for part in PARTS):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += Path(top, name).lstat().st_blocks * 512
-    return total
 
 
 # Making it --------------------------------------------------------------------------------------------------

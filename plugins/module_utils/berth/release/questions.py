@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import IO
 
 from ..paths import Paths
-from ..reports import backups, diff, history, status
+from ..reports import backups, diff, history, restores, status
 from ..store import presence, settings
 from .deploy import Answer
 
@@ -27,6 +27,15 @@ def state(args: Answer, _body: Body) -> Answer:
 
 def saved(_args: Answer, _body: Body) -> Answer:
     return {"changed": False, **backups.describe()}
+
+
+def restorable(args: Answer, _body: Body) -> Answer:
+    to_time, to_release, app = (str(args.get(key) or "") for key in ("to_time", "to_release", "name"))
+    return {"changed": False, **restores.plan(to_time, to_release, app)}
+
+
+def restored(args: Answer, _body: Body) -> Answer:
+    return {"changed": False, **restores.describe(args.get("request") or {})}
 
 
 def census(args: Answer, _body: Body) -> Answer:
@@ -52,6 +61,8 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "releases": releases,
     "status": state,
     "backups": saved,
+    "restorable": restorable,
+    "restored": restored,
     "census": census,
     "secrets": secrets,
     "diff": difference,

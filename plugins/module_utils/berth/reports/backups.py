@@ -17,7 +17,7 @@ from ..host import command
 from ..payload import backup
 from ..payload.drill import span
 from ..runtime import naming, units
-from . import drills
+from . import drills, restores
 
 Facts = dict[str, Any]
 # Code, level, sentence and cure.
@@ -61,11 +61,12 @@ def _with_units(found: Facts) -> Facts:
     names = {kind: f"berth-backup-{kind}" for kind in (*KINDS, "drill")}
     timers = [naming.by_the_clock(name) for name in names.values()]
     services = [naming.distributions(name) for name in names.values()]
-    states = units.states([*timers, *services])
+    states = units.states([*timers, *services, restores.UNIT])
     found["timers"] = {kind: states.get(naming.by_the_clock(name), "unknown") for kind, name in names.items()}
     found["at_work"] = [
         kind for kind, name in names.items() if states.get(naming.distributions(name)) == "activating"
     ]
+    found["restored"]["unit"] = states.get(restores.UNIT, "unknown")
     return found
 
 
@@ -75,7 +76,7 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
         return []
     said = [("unknown", "unknown", text.rstrip("."), _CHECKS) for text in found["unknown"]]
     said += _repository(found, now) + _archiving(found) + _window(found) + _dumps(found, now) + _runs(found)
-    said += drills.judge(found, now)
+    said += drills.judge(found, now) + restores.judge(found["restored"])
     order = ("sick", "unknown", "note")
     return sorted(said, key=lambda one: order.index(one[1]))
 
@@ -268,6 +269,7 @@ def describe(root: Path = Path("/")) -> Facts:
         "answer": answer,
         "table": table(found, now),
         "verdict": verdict(found, now),
+        "well": "\n".join(["Backups are well.", *(sentence(one) for one in said if one[1] == "note")]),
         "drill": drills.table(found),
         "drill_verdict": drills.verdict(found),
     }
