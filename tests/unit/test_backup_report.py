@@ -11,9 +11,9 @@ import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.payload import backup as program
-from ansible.module_utils.berth.reports import backups, findings, status
+from ansible.module_utils.berth.reports import backups, findings, status, telling
 
-NOW = backups.seconds("2026-11-30T12:00:00Z")
+NOW = telling.seconds("2026-11-30T12:00:00Z")
 STATE: dict[str, Any] = {
     "settings": {"stanza": "main", "expected": {"backup": 86400, "full": 7 * 86400, "dump": 86400}},
     "stanza": {"code": 0, "message": "ok"},

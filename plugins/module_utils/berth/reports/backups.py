@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from ..host import command
 from ..payload import backup
 from ..payload.drill import span
 from ..runtime import naming, units
-from . import drills, restores
+from . import drills, restores, telling
+from .telling import capital, minute, seconds
 
 Facts = dict[str, Any]
 # Code, level, sentence and cure.
@@ -81,11 +81,6 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
     return sorted(said, key=lambda one: order.index(one[1]))
 
 
-def seconds(when: str) -> float:
-    """A time stamp as seconds."""
-    return datetime.strptime(when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
-
-
 def too_old(when: str, expected: float, now: float) -> bool:
     """Later than it could be: the clock, half an hour at random, and the time that it takes."""
     return bool(expected) and now - seconds(when) > expected * 1.25 + 3600
@@ -136,7 +131,7 @@ def _archiving(found: Facts) -> list[Finding]:
     waits = f"{count}, {known['wal_mb']} MB of WAL are on the disk"
     if known["failing"]:
         said.append(
-            ("archive", "sick", f"archiving WAL fails (last at {_minute(known['failed'])}): {waits}", logs)
+            ("archive", "sick", f"archiving WAL fails (last at {minute(known['failed'])}): {waits}", logs)
         )
     elif known["oldest_seconds"] > _LAG:
         late = span(known["oldest_seconds"])
@@ -182,7 +177,7 @@ def _runs(found: Facts) -> list[Finding]:
         later = any(not one.get("problem") and one.get("ended", "") > run.get("ended", "") for one in alike)
         if run.get("problem") and not later and kind not in found["at_work"]:
             what = kind if kind == "dump" else f"{kind} backup"
-            text = f"the last {what} failed at {_minute(run['ended'])}: {run['problem']}"
+            text = f"the last {what} failed at {minute(run['ended'])}: {run['problem']}"
             said.append(("failed", "sick", text, "berth backup makes one now" if kind != "dump" else _CHECKS))
         if found["timers"][kind] not in ("active", "unknown"):
             text = f"no {kind} is made by the clock: its timer is {found['timers'][kind]}"
@@ -190,32 +185,23 @@ def _runs(found: Facts) -> list[Finding]:
     return said
 
 
-def _minute(stamp: str) -> str:
-    return f"{stamp[:10]} {stamp[11:16]} UTC" if stamp else "an unknown time"
-
-
 def table(found: Facts | None, now: float) -> str:
     """The same for people: backups, dumps, what can be restored, and what is not well."""
     if found is None:
-        return f"{NONE[0].upper()}{NONE[1:]}: server.backup.enabled is false, or {UP} has not run since."
+        return f"{capital(NONE)}: server.backup.enabled is false, or {UP} has not run since."
     rows = [["BACKUP", "KIND", "MADE", "TOOK", "STORED", "DATA", "WHERE"]]
     for one in found["backups"]:
         sizes = [f"{one['stored_mb']} MB", f"{one['data_mb']} MB"]
         where = "this server" if one["where"] == "server" else one["where"]
-        made = [one["label"], one["kind"], _minute(one["began"]), f"{one['seconds']} s"]
+        made = [one["label"], one["kind"], minute(one["began"]), f"{one['seconds']} s"]
         rows.append([*made, *sizes, where])
     for one in found["dumps"]:
         name = "roles" if one["roles"] else one["of"]
-        of = [f"dump of {name}", f"{one['kept']} kept", _minute(one["at"]), "-", f"{one['stored_mb']} MB"]
+        of = [f"dump of {name}", f"{one['kept']} kept", minute(one["at"]), "-", f"{one['stored_mb']} MB"]
         rows.append([*of, "-", "this server"])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    window = found["window"]
-    lines += ["", restorable(window)]
+    lines = [*telling.columns(rows), "", restorable(found["window"])]
     if drilled := drills.summary(found, now):
-        lines.append(f"{drilled[0].upper()}{drilled[1:]}")
+        lines.append(capital(drilled))
     if found["at_work"]:
         lines.append(f"At work now: {', '.join(found['at_work'])}.")
     said = [f"{'(note) ' if one[1] == 'note' else ''}{sentence(one)}" for one in judge(found, now)]
@@ -244,13 +230,13 @@ def summary(found: Facts | None, now: float) -> str:
 
 def sentence(one: Finding) -> str:
     then = f" Next: {one[3]}." if one[3] else ""
-    return f"{one[2][0].upper()}{one[2][1:]}.{then}"
+    return f"{capital(one[2])}.{then}"
 
 
 def verdict(found: Facts | None, now: float) -> str:
     """What is not well, a line each; empty where all is."""
     if found is None:
-        return f"{NONE[0].upper()}{NONE[1:]}. Next: set server.backup.enabled to true, and {UP}."
+        return f"{capital(NONE)}. Next: set server.backup.enabled to true, and {UP}."
     return "\n".join(sentence(one) for one in judge(found, now) if one[1] != "note")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from typing import Any
 
 from ..errors import UP
 from ..payload.drill import span, tables_of
+from . import telling
 
 Facts = dict[str, Any]
 # Code, level, sentence and cure.
@@ -34,16 +34,14 @@ def judge(found: Facts, now: float) -> list[Finding]:
     said: list[Finding] = []
     # Of one that is at work there is no word yet.
     if last and not last["ok"] and "drill" not in found["at_work"]:
-        said += [
-            ("drill", "sick", f"the last drill failed at {_minute(last['ended'])}: {one['text']}", _TRY)
-            for one in last["failed"]
-        ]
+        failed = f"the last drill failed at {telling.minute(last['ended'])}"
+        said += [("drill", "sick", f"{failed}: {one['text']}", _TRY) for one in last["failed"]]
     if schedule:
         state = found["timers"].get("drill", "unknown")
         if state not in ("active", "unknown"):
             said.append(("timer", "sick", f"no restore is rehearsed by the clock: its timer is {state}", UP))
         since = last["ended"] if last else found["drills_since"]
-        age = now - _seconds(since) if since else 0.0
+        age = now - telling.seconds(since) if since else 0.0
         if age > max(_OLD, schedule * 1.25 + 3600):
             text = f"the last drill was {span(age)} ago" if last else f"there was no drill in {span(age)}"
             said.append(("no-drill", "sick", f"{text}, so that no restore was seen to work since", _TRY))
@@ -55,7 +53,7 @@ def summary(found: Facts, now: float) -> str:
     last = found["drill"]
     if not last:
         return ""
-    age = span(max(0.0, now - _seconds(last["ended"])))
+    age = span(max(0.0, now - telling.seconds(last["ended"])))
     if not last["ok"]:
         return f"drill: failed {age} ago."
     size, rows = _size(_bytes(last, "restore")), last["rows"]["rows"]
@@ -71,7 +69,7 @@ def table(found: Facts | None) -> str:
         return "No restore was rehearsed yet."
     how = "well" if last["ok"] else "failed"
     lines = [
-        f"Drill of {_minute(last['began'])}: {how}, {last['seconds']:.0f} s"
+        f"Drill of {telling.minute(last['began'])}: {how}, {last['seconds']:.0f} s"
         + (f", from backup {last['backup']}" if last["backup"] else "")
         + ".",
         "",
@@ -79,11 +77,7 @@ def table(found: Facts | None) -> str:
     rows = [["STEP", "TOOK", "SIZE"]]
     for one in last["steps"]:
         rows.append([one["step"], f"{one['seconds']:.1f} s", _size(one["bytes"]) if one["bytes"] else "-"])
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines += [
-        "  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    lines.append("")
+    lines += [*telling.columns(rows), ""]
     if commit := last["last_commit"]:
         lost = f"{commit['lost_seconds']:.0f} s are lost" if commit["lost_seconds"] else "nothing is lost"
         here, there = _second(commit["live"]), _second(commit["restored"])
@@ -96,7 +90,7 @@ def table(found: Facts | None) -> str:
         for database, tables in last["schema"].items()
         for revision in tables.values()
     ]
-    lines += [f"(note) {_sentence(text)}" for text in last["notes"]]
+    lines += [f"(note) {telling.capital(text)}." for text in last["notes"]]
     return "\n".join(lines)
 
 
@@ -105,7 +99,7 @@ def verdict(found: Facts | None) -> str:
     last = found["drill"] if found else {}
     if not last:
         return "There was no drill: server.backup.enabled is false, or it was cut off before it began."
-    return "\n".join(_sentence(one["text"]) for one in last["failed"])
+    return "\n".join(f"{telling.capital(one['text'])}." for one in last["failed"])
 
 
 def _bytes(last: Facts, step: str) -> int:
@@ -116,17 +110,5 @@ def _size(number: int) -> str:
     return f"{number / 2**30:.1f} GB" if number >= 10 << 30 else f"{number / 2**20:.0f} MB"
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
-def _minute(stamp: str) -> str:
-    return f"{stamp[:10]} {stamp[11:16]} UTC"
-
-
 def _second(stamp: str) -> str:
     return f"{stamp[:10]} {stamp[11:19]} UTC"
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()

@@ -11,7 +11,7 @@ import time
 
 from ..errors import UP
 from ..services import table as services
-from . import backups
+from . import backups, telling
 from .asking import Facts
 from .running import HOUR, ago
 
@@ -273,7 +273,7 @@ def _when(stamp: str) -> str:
     if seconds is None:
         return "at an unknown time"
     distance = f"{span(seconds)} ago" if seconds >= 0 else f"in {span(-seconds)}"
-    return f"at {stamp[:10]} {stamp[11:16]} UTC, {distance}"
+    return f"at {telling.minute(stamp)}, {distance}"
 
 
 def span(seconds: float) -> str:

@@ -15,6 +15,7 @@ from ..paths import Paths
 from ..reading import alembic, places
 from ..runtime import gate, naming, units
 from ..store import journal, lock, releases, settings, shapes
+from . import telling
 
 RAN = "revisions.json"
 _LINES = 20
@@ -199,7 +200,7 @@ def table(apps: list[dict[str, Any]]) -> str:
             rows.append(
                 [mark, one["release"], one["age"], version, one["schema"] or "-", one["health"], back]
             )
-        lines = columns(rows)
+        lines = telling.columns(rows)
         for one in app["releases"]:
             if not one.get("rollback", {}).get("allowed", True):
                 lines.append(one["rollback"]["why"])
@@ -210,7 +211,7 @@ def table(apps: list[dict[str, Any]]) -> str:
                 lines.append(f"{one['release']} migrated; before it: {where}.")
         if app["history"]:
             lines += ["", f"The last runs ({app['app']}):"]
-            lines += columns([_run(entry) for entry in app["history"][-10:]])
+            lines += telling.columns([_run(entry) for entry in app["history"][-10:]])
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -223,11 +224,3 @@ def _run(entry: dict[str, Any]) -> list[str]:
     alone = ", by the server alone" if entry.get("alone") else ""
     said = f"{entry.get('result', '')}{where}{alone}" + (f": {reason}" if reason else "")
     return ["", entry.get("at", ""), entry.get("what", ""), way, seconds, entry.get("by", ""), said]
-
-
-def columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        " ".join(cell.ljust(width + 1) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]

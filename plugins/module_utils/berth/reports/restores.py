@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..paths import Paths
 from ..payload import backup, restore
 from ..runtime import naming, units
 from ..store import journal, releases
+from . import telling
 
 Facts = dict[str, Any]
 Finding = tuple[str, str, str, str]
@@ -52,7 +52,7 @@ def _release(name: str, app: str, root: Path) -> Facts:
     records = releases.records(paths)
     point = (records.get(name) or {}).get("restore_point") or _of_failed(paths, name)
     if point:
-        return restore.to_point(str(point["name"]), _seconds(str(point["at"])))
+        return restore.to_point(str(point["name"]), telling.seconds(str(point["at"])))
     if name in records:
         text = f"release {name} of {app} migrated nothing, so it has no restore point; {ask}"
     else:
@@ -64,7 +64,7 @@ def _of_failed(paths: Paths, name: str) -> Facts:
     """The point of a deploy that failed, of which the audit alone tells: not later than its beginning."""
     for entry in journal.entries(paths.audit):
         if entry.get("app") == paths.app and entry.get("to") == name and entry.get("restore_point"):
-            begun = _seconds(entry["at"]) - float(entry.get("seconds") or 0)
+            begun = telling.seconds(entry["at"]) - float(entry.get("seconds") or 0)
             return {"name": entry["restore_point"], "at": backup.stamp(begun)}
     return {}
 
@@ -152,11 +152,7 @@ def judge(found: Facts) -> list[Finding]:
 
 
 def _since(found: Facts) -> str:
-    return f" since {found['ended'][:10]} {found['ended'][11:16]} UTC" if found.get("ended") else ""
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
+    return f" since {telling.minute(found['ended'])}" if found.get("ended") else ""
 
 
 def table(made: Facts) -> str:
@@ -173,18 +169,13 @@ def table(made: Facts) -> str:
         f"{one['live'] or 'no revision'} in the live database."
         for one in made["schemas"]
     ]
-    lines += [f"(note) {text[0].upper()}{text[1:]}." for text in made["notes"]]
+    lines += [f"(note) {telling.capital(text)}." for text in made["notes"]]
     if made["differs"]:
         rows = [["TABLE", "RESTORED", "LIVE"]]
         for one in made["differs"]:
             counts = ["none" if one[side] is None else str(one[side]) for side in ("restored", "live")]
             rows.append([f"{one['database']}: {one['table']}", *counts])
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines.append("")
-        lines += [
-            "  ".join(cell.ljust(wide) for cell, wide in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        lines += ["", *telling.columns(rows)]
         if made["more"]:
             lines.append(f"and {made['more']} more tables.")
     elif made["differs"] is not None:

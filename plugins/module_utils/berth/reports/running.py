@@ -13,6 +13,7 @@ from ..paths import Paths
 from ..payload import retire
 from ..runtime import naming, noted
 from ..runtime import units as runtime
+from . import telling
 from .asking import PATIENCE, Facts
 
 # An old restart is no news: what systemd counted and killed is asked for so many seconds back.
@@ -144,10 +145,9 @@ def retiring(paths: Paths, live: str, names: dict[str, list[str]], states: dict[
 def ago(when: str) -> float | None:
     """Seconds since a time stamp."""
     try:
-        since = datetime.strptime(when, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        return time.time() - telling.seconds(when)
     except ValueError:
         return None
-    return (datetime.now(timezone.utc) - since).total_seconds()
 
 
 def _number(text: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from ..paths import Paths
 from ..services import table as services
 from ..store import presence
-from . import backups, facts, findings
+from . import backups, facts, findings, telling
 from .asking import Questions
 from .running import ago
 
@@ -91,10 +91,7 @@ def table(answer: dict[str, Any]) -> str:
         running, due = _running(app), _due(app["jobs"])
         age, url = app["age"] or "-", app["url"] or "-"
         rows.append([app["app"], app["state"], app["release"], age, running, due, url, size, before])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    lines = telling.columns(rows)
     saved = backups.summary(answer["server"]["backups"], time.time())
     lines += ["", saved] if saved else []
     said = [_line("server", one) for one in answer["server"]["findings"]]
