@@ -273,6 +273,22 @@ def test_without_a_backup_nothing_is_begun(
     assert (kept(settings)["ok"], kept(settings)["failed"][0]["check"]) == (False, "begin")
 
 
+def test_on_a_full_disk_the_report_takes_the_place_of_the_one_before(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full_disk(file: Path, *words: Any) -> None:
+        if file.name.startswith("."):
+            raise OSError(28, "No space left on device", str(file))
+        lay(file, *words)
+
+    lay, state = backup.lay, Path(settings["state"])
+    drill.keep(state, {"ok": True})
+    monkeypatch.setattr(backup, "lay", full_disk)
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    drill.keep(state, {"ok": False})
+    assert kept(settings) == {"ok": False}
+
+
 def test_without_room_nothing_is_begun(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -110,7 +110,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "side.remove rmtree",
             "drill.main read_text",
         ),
-        *("drill.count write_text", "drill.keep read_text", "drill.write write_text"),
+        *("drill.count write_text", "drill.keep read_text"),
         *("backup.main read_text", "restore.main read_text"),
     ),
     "the kernel's": (

@@ -138,7 +138,7 @@ def test_the_plan_names_backup_and_room_and_refuses_a_full_disk(
 ) -> None:
     planned = restore.plan(settings, restore.LATEST)
     assert (planned["backup"], planned["need"]) == ("I", int((30 << 20) * 1.1) + side.WAL)
-    monkeypatch.setattr(backup, "free", lambda _: drill.RESERVE)
+    monkeypatch.setattr(backup, "free", lambda _: side.RESERVE)
     with pytest.raises(backup.BackupError, match=r"has 1024 MB free, and the restore needs about 545 MB"):
         restore.plan(settings, restore.LATEST)
     Path(settings["restored"]).rmdir()

@@ -46,6 +46,8 @@ OTHER = 99
 DATABASES = (
     "select datname from pg_database where datallowconn and not datistemplate and datname <> 'postgres'"
 )
+# Bytes of all databases.
+SIZE = "select sum(pg_database_size(oid)) from pg_database"
 
 Facts = dict[str, Any]
 
@@ -173,21 +175,25 @@ def stamp(seconds: float) -> str:
 
 
 def note(folder: Path, kind: str, began: float, problem: str) -> None:
-    """How a run ended, for `state`; on the disk when this returns, whole or not at all.
+    """How a run ended, for `state`."""
+    entry = {"began": stamp(began), "ended": stamp(time.time()), "problem": problem}
+    keep(folder / f"{kind}.json", json.dumps(entry) + "\n")
+
+
+def keep(path: Path, text: str) -> None:
+    """Write a file; it is on the disk when this returns, whole or not at all.
 
     On a full disk it is written over the one before, in its place: that one would go on saying that all is
     well.
     """
-    entry = {"began": stamp(began), "ended": stamp(time.time()), "problem": problem}
-    text = (json.dumps(entry) + "\n").encode()
-    path, temporary = folder / f"{kind}.json", folder / f".{kind}.json.new"
+    temporary, content = path.with_name(f".{path.name}.new"), text.encode()
     try:
-        lay(temporary, text, os.O_CREAT | os.O_TRUNC)
+        lay(temporary, content, os.O_CREAT | os.O_TRUNC)
         temporary.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        lay(path, text, os.O_CREAT)
+        lay(path, content, os.O_CREAT)
 
 
 def lay(path: Path, text: bytes, flags: int) -> None:
@@ -270,7 +276,7 @@ def back_up(settings: Facts, kind: str) -> str:
     before = info(settings, AT_WORK)
     if before["status"]["code"] in (1, 3):
         raise BackupError(f"there is no repository for stanza {settings['stanza']}; berth up makes it")
-    size = int(sql(settings, "select sum(pg_database_size(oid)) from pg_database", AT_WORK))
+    size = int(sql(settings, SIZE, AT_WORK))
     need = needed(kind, before["backup"], size, written(settings, before))
     have_room(settings, before["backup"], need, f"{kind} backup")
     pgbackrest(settings, f"--type={KINDS[kind]}", "backup")
@@ -298,8 +304,8 @@ def archived(settings: Facts, known: Facts) -> dict[str, Path]:
         return {}
     folder = Path(settings["repository"]) / "archive" / settings["stanza"] / known["archive"][-1]["id"]
     # One that is being written is no segment yet.
-    written = (path for path in folder.glob("*/*") if path.suffix != ".tmp")
-    return {path.name[:24]: path for path in written if re.match(r"[0-9A-F]{24}-", path.name)}
+    whole = (path for path in folder.glob("*/*") if path.suffix != ".tmp")
+    return {path.name[:24]: path for path in whole if re.match(r"[0-9A-F]{24}-", path.name)}
 
 
 def word(backup: Facts) -> str:

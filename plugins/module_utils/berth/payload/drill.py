@@ -30,14 +30,10 @@ from . import backup, side
 
 Facts = dict[str, Any]
 
-# Bytes that a drill leaves free: it is no reason for the live server to stop.
-RESERVE = 1 << 30
 # Seconds for the server to archive what it was asked to; and after which it has counted what was deleted.
 ARCHIVED = 120
 COUNTED = 12
 HISTORY = 30
-# Seconds for pgBackRest to tell what there is.
-PATIENCE = 120.0
 # Names in one sentence.
 NAMED = 5
 READING = "-c max_parallel_workers_per_gather=0 -c default_transaction_read_only=on"
@@ -371,23 +367,14 @@ class Drill:
     def begin(self) -> Facts:
         """The backup that is to be restored, or why there can be no drill."""
         with self.step("begin", "no drill can begin"):
-            known = backup.info(self.settings, PATIENCE)
-            status = known["status"]
-            if status["code"] not in (0, 2):
-                raise backup.BackupError(f"the repository cannot be read: {status.get('message')}")
+            known = side.readable(self.settings)
             if not known["backup"]:
                 raise backup.BackupError("there is no backup yet; berth backup makes one")
             newest: Facts = known["backup"][-1]
             # Before the room is looked at: what a drill left that was killed is no reason against this one.
             side.remove(self.folder)
-            size = int(self.live.ask("select sum(pg_database_size(oid)) from pg_database"))
-            need, room = side.needed(size, newest), backup.free(self.folder)
-            if room < need + RESERVE:
-                raise backup.BackupError(
-                    f"{self.folder} has {room // backup.MB} MB free, and the drill needs about "
-                    f"{need // backup.MB} MB beside the {RESERVE // backup.MB} MB that stay free; "
-                    "make room there"
-                )
+            need = side.needed(int(self.live.ask(backup.SIZE)), newest)
+            side.have_room(self.folder, need, backup.free(self.folder), "drill")
         return newest
 
     def run(self) -> None:
@@ -403,7 +390,7 @@ class Drill:
         with self.step("count", "the live server cannot be asked"):
             before = look(self.live, self.queries, lambda *_: True, GENTLY)
             segment = backup.segment_size(self.settings)
-            known = {name: int(self.live.ask(f"select current_setting('{name}')")) for name in side.AT_LEAST}
+            known = side.limits(self.live)
         with self.step("archive", "the live server cannot be asked"):
             marked = mark(self.live)
             if not archived(self.live, marked["segment"]):
@@ -411,8 +398,7 @@ class Drill:
                 self.fail("archive", text)
         with self.step("restore", f"backup {newest['label']} cannot be restored") as entry:
             side.restore(self.settings, self.folder)
-            careless = {"fsync": "off", "full_page_writes": "off", "hot_standby": "off"}
-            side.configure(self.settings, self.folder, known, **careless)
+            side.configure(self.settings, self.folder, known)
             entry["bytes"] = backup.taken(self.folder)
         with self.step("replay", f"backup {newest['label']} is restored, and does not start") as entry:
             side.start(self.settings, self.folder)
@@ -441,7 +427,7 @@ class Drill:
         missing: list[Facts] = []
         if not found["whole"]:
             with contextlib.suppress(backup.BackupError, OSError, KeyError, IndexError):
-                missing = backup.window(self.settings, backup.info(self.settings, PATIENCE))["missing"]
+                missing = backup.window(self.settings, backup.info(self.settings, side.PATIENCE))["missing"]
         last = found["last"] or made
         self.facts["last_commit"] = {
             "live": backup.stamp(marked["at"]),
@@ -557,14 +543,8 @@ def keep(folder: Path, made: Facts) -> None:
     """The newest one, and the last ones, each file whole or not at all."""
     history = folder / "drills.jsonl"
     lines = history.read_text().splitlines() if history.exists() else []
-    write(folder / "drill.json", json.dumps(made) + "\n")
-    write(history, "\n".join([*lines[-HISTORY + 1 :], json.dumps(made)]) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text)
-    temporary.replace(path)
+    backup.keep(folder / "drill.json", json.dumps(made) + "\n")
+    backup.keep(history, "\n".join([*lines[-HISTORY + 1 :], json.dumps(made)]) + "\n")
 
 
 def cut_off(drill: Drill, began: float) -> Facts:
@@ -600,7 +580,7 @@ def main(argv: list[str]) -> int:
     try:
         with backup.alone(state):
             began = time.time()
-            write(state / "drill.json", json.dumps(cut_off(drill, began)) + "\n")
+            backup.keep(state / "drill.json", json.dumps(cut_off(drill, began)) + "\n")
             drill.run()
     except FailedError as error:
         drill.fail(error.check, str(error))

@@ -114,25 +114,17 @@ def words(request: Facts, chosen: Facts) -> list[str]:
 
 def plan(settings: Facts, request: Facts) -> Facts:
     """What would be restored and the room for it; BackupError where it cannot be."""
-    known = backup.info(settings, drill.PATIENCE)
-    status = known["status"]
-    if status["code"] not in (0, 2):
-        raise backup.BackupError(f"the repository cannot be read: {status.get('message')}")
-    chosen = choose(request, known["backup"])
+    chosen = choose(request, side.readable(settings)["backup"])
     size = 0
     # One that does not answer is no reason against a restore.
     with contextlib.suppress(backup.BackupError):
-        size = int(side.live(settings).ask("select sum(pg_database_size(oid)) from pg_database"))
+        size = int(side.live(settings).ask(backup.SIZE))
     folder = backup.restored_folder(settings)
     if not folder.is_dir():
         raise backup.BackupError(f"{folder} is not there; berth up (site.yml) makes it")
     # What is left there of an earlier one goes first.
-    need, room = side.needed(size, chosen), backup.free(folder) + backup.taken(folder)
-    if room < need + drill.RESERVE:
-        raise backup.BackupError(
-            f"{folder} has {room // backup.MB} MB free, and the restore needs about {need // backup.MB} MB "
-            f"beside the {drill.RESERVE // backup.MB} MB that stay free; make room there"
-        )
+    need = side.needed(size, chosen)
+    side.have_room(folder, need, backup.free(folder) + backup.taken(folder), "restore")
     return {"backup": chosen["label"], "need": need, "chosen": chosen}
 
 
@@ -199,11 +191,9 @@ class Restore:
         known: dict[str, int] = {}
         marked = self.mark()
         with contextlib.suppress(backup.BackupError):
-            known = {name: int(self.live.ask(f"select current_setting('{name}')")) for name in side.AT_LEAST}
+            known = side.limits(self.live)
         side.restore(self.settings, self.folder, *words(self.request, chosen))
-        # It is no reason for the live server to be slower, and not kept over a power cut.
-        careless = {"fsync": "off", "full_page_writes": "off", "hot_standby": "off"}
-        side.configure(self.settings, self.folder, known, default_transaction_read_only="on", **careless)
+        side.configure(self.settings, self.folder, known, default_transaction_read_only="on")
         self.facts["bytes"] = backup.taken(self.folder)
         try:
             side.start(self.settings, self.folder)
@@ -230,7 +220,7 @@ class Restore:
 
     def missing(self) -> list[Facts]:
         with contextlib.suppress(backup.BackupError, OSError, KeyError, IndexError):
-            known = backup.info(self.settings, drill.PATIENCE)
+            known = backup.info(self.settings, side.PATIENCE)
             missing: list[Facts] = backup.window(self.settings, known)["missing"]
             return missing
         return []
@@ -292,7 +282,7 @@ def serve(settings: Facts, request: Facts) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     made, kept = Restore(settings, request), Path(settings["state"]) / "restored.json"
     began, problem = time.time(), ""
-    drill.write(kept, json.dumps(report(made, began, "it was cut off")) + "\n")
+    backup.keep(kept, json.dumps(report(made, began, "it was cut off")) + "\n")
     try:
         with backup.alone(Path(settings["state"])):
             made.run()
@@ -300,7 +290,7 @@ def serve(settings: Facts, request: Facts) -> int:
         problem = str(error)
     except (OSError, LookupError, TypeError, ValueError) as error:
         problem = f"{error!r}"
-    drill.write(kept, json.dumps(report(made, began, problem)) + "\n")
+    backup.keep(kept, json.dumps(report(made, began, problem)) + "\n")
     if problem:
         print(f"Nothing was restored: {problem}.", file=sys.stderr)
         return 1

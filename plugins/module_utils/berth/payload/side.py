@@ -35,6 +35,10 @@ WAL = 512 << 20
 REPLAY = 24 * 3600
 GONE = 60
 PARTS = ("data", "tablespaces", "socket", "log", "queries")
+# Bytes that it leaves free: it is no reason for the live server to stop.
+RESERVE = 1 << 30
+# Seconds for pgBackRest to tell what there is.
+PATIENCE = 120.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,24 @@ def outcome(argv: list[str], options: str = "") -> tuple[int, str]:
 # Room -------------------------------------------------------------------------------------------------------
 
 
+def readable(settings: Facts) -> Facts:
+    """What the repository holds; BackupError where it cannot be read."""
+    known = backup.info(settings, PATIENCE)
+    status = known["status"]
+    if status["code"] not in (0, 2):
+        raise backup.BackupError(f"the repository cannot be read: {status.get('message')}")
+    return known
+
+
+def have_room(folder: Path, need: int, room: int, what: str) -> None:
+    """BackupError where the disk of the folder has too little room."""
+    if room < need + RESERVE:
+        raise backup.BackupError(
+            f"{folder} has {room // backup.MB} MB free, and the {what} needs about {need // backup.MB} MB "
+            f"beside the {RESERVE // backup.MB} MB that stay free; make room there"
+        )
+
+
 def needed(size: int, newest: Facts) -> int:
     """Bytes that the instance takes: the larger of what is live and what was backed up, and WAL."""
     return int(max(size, int(newest.get("info", {}).get("size", 0))) * 1.1) + WAL
@@ -126,6 +148,11 @@ def plain(said: str) -> str:
         r"corrupt|checksum|invalid (size|block)|cipher|decrypt|(Crypto|Format)Error", text, re.I
     )
     return f"a file of it is damaged ({text})" if damaged else text
+
+
+def limits(server: Server) -> dict[str, int]:
+    """What a server that wrote WAL has of what replay asks for at least."""
+    return {name: int(server.ask(f"select current_setting('{name}')")) for name in AT_LEAST}
 
 
 def at_least(controldata: str, known: Mapping[str, int]) -> dict[str, int]:
@@ -171,6 +198,10 @@ def configuration(folder: Path, port: int, version: int, minimal: Mapping[str, i
         "autovacuum": "off",
         "track_commit_timestamp": "on",
         "ssl": "off",
+        # It makes the live server no slower, and is not kept over a power cut.
+        "fsync": "off",
+        "full_page_writes": "off",
+        "hot_standby": "off",
         "logging_collector": "off",
         "log_destination": "stderr",
         "lc_messages": "C",
