@@ -39,12 +39,6 @@ FIXED = {
     "port": "5432, which every app is told",
     "unix_socket_directories": "where tools look for the server",
 }
-# And these, where the server is told how to archive.
-ARCHIVING = {
-    "archive_command": "how WAL is archived, which backups are made of",
-    "archive_library": "how WAL is archived, which backups are made of",
-    "archive_mode": "that WAL is archived, which backups are made of",
-}
 NUMBER = re.compile(r"-?\d+(\.\d+)?")
 IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 RESERVED = re.compile(r"postgres|template[01]|pg_.*|all|public|none|sameuser|samerole|samegroup|replication")
@@ -172,11 +166,10 @@ def check_settings(settings: Mapping[str, Any], archived: bool = False) -> dict[
             raise AnsibleFilterError(
                 f"postgresql_settings: {name!r} is not a setting; write for example work_mem"
             )
-        if archived and (
-            name in ARCHIVING or (name == "wal_level" and str(value).strip().lower() == "minimal")
-        ):
+        if archived and names.makes_backups(str(name), value):
+            how = "that" if name in ("archive_mode", "wal_level") else "how"
             raise AnsibleFilterError(
-                f"postgresql_settings.{name}: Berth decides {ARCHIVING.get(name, ARCHIVING['archive_mode'])};"
+                f"postgresql_settings.{name}: Berth decides {how} WAL is archived, which backups are made of;"
                 " remove it, or set server.backup.enabled to false"
             )
         if name in FIXED:

@@ -85,6 +85,12 @@ def slug(text: str) -> str:
     return name or "my-app"
 
 
+def makes_backups(setting: str, value: object) -> bool:
+    """Whether backups are made by a setting of Postgres, or cannot be made under this value of it."""
+    archives = setting in ("archive_mode", "archive_command", "archive_library")
+    return archives or (setting == "wal_level" and str(value).strip().lower() == "minimal")
+
+
 def is_hostname(name: str) -> bool:
     """Whether a server may call itself so, short or fully qualified."""
     return len(name) <= 64 and all(map(LABEL.fullmatch, name.lower().split(".")))

@@ -183,10 +183,6 @@ def _postgresql(report: Report, postgresql: dict[str, Any]) -> None:
         names.check_line(report, path, value)
 
 
-# Settings of the server that backups are made by.
-_ARCHIVING = ("archive_mode", "archive_command", "archive_library")
-
-
 def _backup(report: Report, backup: dict[str, Any], settings: dict[str, Any]) -> None:
     for kind in ("full", "incremental", "dump", "drill"):
         # A restore need not be rehearsed.
@@ -194,7 +190,7 @@ def _backup(report: Report, backup: dict[str, Any], settings: dict[str, Any]) ->
             check_schedule(report, f"server.backup.{kind}", backup[kind])
     names.check_range(report, "server.backup.retention_days", backup["retention_days"], 1, 3650, "days")
     for key, value in settings.items() if backup["enabled"] else ():
-        if key in _ARCHIVING or (key == "wal_level" and str(value).strip().lower() == "minimal"):
+        if names.makes_backups(key, value):
             report.add(
                 f"server.postgresql.settings.{key}",
                 "is what backups are made by; remove it, or write server.backup.enabled: false",
