@@ -63,6 +63,7 @@ Wait = Annotated[
     int | None, typer.Option(metavar="SECONDS", min=0, help="Wait so long for another deploy to end.")
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="Show ansible-playbook's own output, nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")]
 MaybeApp = Annotated[
     str | None,
     typer.Argument(metavar="APP", help="One app; without it, all of them.", autocompletion=_complete_app),
@@ -228,9 +229,7 @@ def diff(
         str | None,
         typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
-    ] = False,
+    json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
@@ -262,9 +261,7 @@ def detect(
 def releases(
     ctx: typer.Context,
     app_name: MaybeApp = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
-    ] = False,
+    json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
@@ -280,9 +277,7 @@ def releases(
 def status(
     ctx: typer.Context,
     app_name: MaybeApp = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
-    ] = False,
+    json: AsJson = False,
     check: Annotated[
         bool, typer.Option("--check", help="End with status 1 where something is not well.")
     ] = False,
@@ -306,9 +301,7 @@ def status(
 @app.command(epilog="berth backups\n\nberth backups --json | jq .window")
 def backups(
     ctx: typer.Context,
-    json: Annotated[
-        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
-    ] = False,
+    json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
@@ -336,9 +329,7 @@ def backup(
 )
 def drill(
     ctx: typer.Context,
-    json: Annotated[
-        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
-    ] = False,
+    json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
@@ -365,9 +356,7 @@ def restore(
         typer.Option("--app", metavar="APP", help="Whose release it is.", autocompletion=_complete_app),
     ] = None,
     drop: Annotated[bool, typer.Option("--drop", help="End and remove what was restored.")] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")
-    ] = False,
+    json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:

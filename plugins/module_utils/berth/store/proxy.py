@@ -37,14 +37,17 @@ class Applied:
     authority: str = ""
 
 
+def _left(root: Path) -> list[Path]:
+    return [path for path in (root / one.relative_to("/") for one in (RECEIPT, BEFORE)) if path.exists()]
+
+
 def text(root: Path = ROOT) -> str:
     """The receipt as it stands on this server; empty where there is none.
 
     Of two the newer: an earlier Berth may have been here since.
     """
-    paths = [root / path.relative_to("/") for path in (RECEIPT, BEFORE)]
     try:
-        newest = max((path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime_ns)
+        newest = max(_left(root), key=lambda path: path.stat().st_mtime_ns)
         return newest.read_text(encoding="utf-8", errors="replace")
     except (OSError, ValueError):
         return ""
@@ -52,7 +55,7 @@ def text(root: Path = ROOT) -> str:
 
 def here(root: Path = ROOT) -> bool:
     """Whether the role has left a receipt, be it one that cannot be read."""
-    return any((root / path.relative_to("/")).exists() for path in (RECEIPT, BEFORE))
+    return bool(_left(root))
 
 
 def read(root: Path = ROOT) -> Applied:
