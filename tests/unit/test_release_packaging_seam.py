@@ -5,9 +5,8 @@ Each exception stands here with its reason; whoever adds one asks `venv` instead
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ansible.module_utils.berth.runtime.transient import Work
 
 from plugins.filter.app import FilterModule
 from tests.support.entry import board
+from tests.support.words import words
 
 ROOT = Path(__file__).resolve().parents[2]
 PLUGINS = ROOT / "plugins"
@@ -46,31 +46,12 @@ REASONS: dict[str, tuple[str, ...]] = {
 ALLOWED = {module for modules in REASONS.values() for module in modules}
 
 
-def words(path: Path) -> Iterator[tuple[str, int]]:
-    """Such words in a file's texts, with their lines; what is said in docstrings is for readers."""
-    tree = ast.parse(path.read_text())
-    said = {
-        id(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    for node in ast.walk(tree):
-        texts: list[tuple[str, int]] = []
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
-            texts = [(node.value, node.lineno)]
-        elif isinstance(node, ast.keyword) and node.arg:  # env.update(PATH=…)
-            texts = [(node.arg, node.value.lineno)]
-        for text, line in texts:
-            for found in WORDS.finditer(text):
-                yield found[0], line
-
-
 def test_nobody_else_knows_how_a_release_is_packaged() -> None:
     found = {}
     for path in sorted(PLUGINS.rglob("*.py")):
         module = path.relative_to(PLUGINS).with_suffix("").as_posix()
         if path != ENGINE / "venv.py" and not path.is_relative_to(ENGINE / "packaging"):
-            found.update({(module, line): word for word, line in words(path)})
+            found.update({(module, line): word for word, line in words(path, WORDS)})
     assert [f"{at[0]}:{at[1]}: {word}" for at, word in found.items() if at[0] not in ALLOWED] == []
     assert sorted(ALLOWED - {module for module, _ in found}) == []
 
@@ -93,7 +74,7 @@ def test_a_new_word_is_noticed(tmp_path: Path) -> None:
         'env = {"PATH": f"{env}/bin:/usr/local/bin:/usr/bin:/bin", "PYTHONPATH": ""}\n'
         'run(["/usr/bin/python3", "-I"], BERTH_APP=app)\nos.environ.update(PATH="/usr/sbin")\n'
     )
-    assert sorted(words(path), key=lambda one: (one[1], one[0])) == [
+    assert sorted(words(path, WORDS), key=lambda one: (one[1], one[0])) == [
         (".venv", 2),
         ("/bin/python", 2),
         ("bin/alembic", 3),

@@ -5,10 +5,10 @@ Each exception stands here with its reason; whoever adds one asks `runtime` inst
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
+
+from tests.support.words import words
 
 ENGINE = Path(__file__).resolve().parents[2] / "plugins/module_utils/berth"
 WORDS = re.compile(r"systemctl|systemd-run|journalctl|\.(?:service|socket|timer|wants)\b")
@@ -23,26 +23,12 @@ REASONS: dict[str, tuple[str, ...]] = {
 ALLOWED = {module for modules in REASONS.values() for module in modules}
 
 
-def words(path: Path) -> Iterator[tuple[str, int]]:
-    """Such words in a file's texts, with their lines; what is said in docstrings is for readers."""
-    tree = ast.parse(path.read_text())
-    said = {
-        id(node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    }
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
-            for found in WORDS.finditer(node.value):
-                yield found[0], node.lineno
-
-
 def test_nobody_else_knows_what_keeps_processes() -> None:
     found = {}
     for path in sorted(ENGINE.rglob("*.py")):
         module = path.relative_to(ENGINE).with_suffix("").as_posix()
         if not module.startswith("runtime/"):
-            found.update({(module, line): word for word, line in words(path)})
+            found.update({(module, line): word for word, line in words(path, WORDS)})
     assert [f"{at[0]}:{at[1]}: {word}" for at, word in found.items() if at[0] not in ALLOWED] == []
     assert sorted(ALLOWED - {module for module, _ in found}) == []
 
@@ -54,4 +40,8 @@ def test_a_new_word_is_noticed(tmp_path: Path) -> None:
         'run(["systemctl", "stop"])\nname = f"{app}-web@{release}.socket"\nother = "host.sockets"\n'
         'def f():\n    "Of board@.service."\n    return "board-web@.service"\n'
     )
-    assert sorted(words(path), key=lambda one: one[1]) == [("systemctl", 2), (".socket", 3), (".service", 7)]
+    assert sorted(words(path, WORDS), key=lambda one: one[1]) == [
+        ("systemctl", 2),
+        (".socket", 3),
+        (".service", 7),
+    ]
