@@ -16,6 +16,7 @@ from ..errors import ReleaseError
 from ..packaging import once
 from ..packaging.once import Code
 from ..runtime import naming
+from ..services.postgresql import AS_SUPERUSER
 
 _LONGEST_PAUSE = 15.0
 
@@ -41,7 +42,7 @@ class Blockers(threading.Thread):
 
     def __init__(self, database: str, owner: str, limit: int = 0) -> None:
         super().__init__(daemon=True)
-        self.argv = ["runuser", "-u", "postgres", "--", "psql", "--no-psqlrc", "-qtA", "-d", database]
+        self.argv = [*AS_SUPERUSER, "psql", "--no-psqlrc", "-qtA", "-d", database]
         self.query = _BLOCKER.format(owner=owner.replace("'", ""))
         self.limit = limit
         self.over = threading.Event()

@@ -7,6 +7,7 @@ import re
 
 from ..errors import ReleaseError
 from ..host import command
+from ..services.postgresql import AS_SUPERUSER
 
 # PostgreSQL keeps 63 characters.
 NAME = re.compile(r"[A-Za-z0-9-]{1,63}")
@@ -30,7 +31,7 @@ def make(name: str) -> dict[str, str]:
         raise ReleaseError(f"{name} cannot name a restore point.")
     psql = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]
     done = command.run(
-        ["runuser", "-u", "postgres", "--", *psql, "-c", _MAKE.format(name=name), "-c", _SWITCH],
+        [*AS_SUPERUSER, *psql, "-c", _MAKE.format(name=name), "-c", _SWITCH],
         timeout=_PATIENCE,
         env={"PGAPPNAME": "berth", "PGCONNECT_TIMEOUT": "10"},
     )

@@ -16,6 +16,7 @@ from ..host import command
 from ..payload import backup
 from ..payload.drill import span
 from ..runtime import naming, units
+from ..services.postgresql import AS_SUPERUSER
 from . import drills, restores, telling
 from .telling import capital, minute, seconds
 
@@ -39,7 +40,7 @@ def facts(root: Path = Path("/")) -> Facts | None:
     if not (root / backup.SETTINGS.relative_to("/")).exists():
         return None
     # By its text, and not by the copy on the server: that may be an earlier Berth's.
-    asked = ["runuser", "-u", "postgres", "--", "/usr/bin/python3", "-I", "-", "state"]
+    asked = [*AS_SUPERUSER, "/usr/bin/python3", "-I", "-", "state"]
     done = command.run(asked, timeout=_PATIENCE, stdin=command.module_source(backup))
     if done.code != 0:
         raise ReleaseError(f"Asking for them failed: {done.lines[-1] if done.lines else done.code}")

@@ -13,6 +13,7 @@ from ..host import command
 from ..paths import Paths
 from ..payload import backup, restore
 from ..runtime import naming, units
+from ..services.postgresql import AS_SUPERUSER
 from ..store import journal, releases
 from . import telling
 
@@ -107,14 +108,12 @@ def refuse_second(state: str, there: Facts, wanted: Facts) -> None:
 
 
 def _as_owner(verb: str) -> list[str]:
-    return ["runuser", "-u", "postgres", "--", "/usr/bin/python3", "-I", str(PROGRAM), verb]
+    return [*AS_SUPERUSER, "/usr/bin/python3", "-I", str(PROGRAM), verb]
 
 
 def _kept() -> Facts:
     """What the program last wrote of itself; it is asked for by its owner, whose file it is."""
-    done = command.run(
-        ["runuser", "-u", "postgres", "--", "cat", "/var/lib/berth/backup/restored.json"], timeout=15
-    )
+    done = command.run([*AS_SUPERUSER, "cat", "/var/lib/berth/backup/restored.json"], timeout=15)
     try:
         found: Facts = json.loads(done.out) if done.code == 0 else {}
     except ValueError:

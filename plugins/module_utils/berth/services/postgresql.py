@@ -11,6 +11,8 @@ from ..host import command
 from ..paths import Paths
 from .service import PREDICTED, ROOT, App, Service, Settings
 
+# Before a command that the server lets in as its superuser, and that owns the files of its backups.
+AS_SUPERUSER = ("runuser", "-u", "postgres", "--")
 _FOLDER = "etc/berth/postgresql"
 _PATIENCE = 5.0
 
@@ -84,10 +86,9 @@ class Postgresql(Service):
     def purge(self, paths: Paths, settings: Settings) -> None:
         if not settings.get("enabled"):
             return
-        postgres = ["runuser", "-u", "postgres", "--"]
-        command.run([*postgres, "dropdb", "--if-exists", "--force", settings["name"]], timeout=120)
+        command.run([*AS_SUPERUSER, "dropdb", "--if-exists", "--force", settings["name"]], timeout=120)
         for name in (role(settings), role(settings, owner=True)):
-            command.run([*postgres, "dropuser", "--if-exists", name])
+            command.run([*AS_SUPERUSER, "dropuser", "--if-exists", name])
             (paths.root / _FOLDER / name).unlink(missing_ok=True)
 
 
