@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import ansible.module_utils
@@ -15,6 +18,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # ansible.cfg's module_utils path, for code that runs outside Ansible.
 ansible.module_utils.__path__.append(str(ROOT / "plugins" / "module_utils"))
+
+
+@pytest.fixture(autouse=True)
+def process() -> Iterator[None]:
+    """Programs that are called here set what is the whole process's: the next test has its own again."""
+    umask, terminate = os.umask(0o022), signal.getsignal(signal.SIGTERM)
+    yield
+    os.umask(umask)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

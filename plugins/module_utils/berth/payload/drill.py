@@ -155,7 +155,9 @@ def mark(server: side.Server) -> Facts:
     """
     number = server.ask("select pg_current_xact_id()")
     at = server.ask(COMMITTED_AT.replace("$1", f"'{number}'"))
-    segment = server.ask("select pg_walfile_name(pg_switch_wal())")
+    # One byte back: where nothing was left to switch, it is where the next segment begins, which Postgres 17
+    # names, and which is not archived before it is written.
+    segment = server.ask("select pg_walfile_name(pg_switch_wal() - 1)")
     return {"number": number, "at": float(at) if at else time.time(), "segment": segment}
 
 
