@@ -56,7 +56,7 @@ unit: $(VENV)/.dev ## tests that need no host
 e2e: $(VENV)/.dev ## tests on real hosts
 	@$(BIN)/pytest -v -m 'not long' tests/e2e
 
-e2e-long: $(VENV)/.dev ## power cuts, more hosts that stop, a small server, an earlier Berth; not in make test
+e2e-long: $(VENV)/.dev ## power cuts, more kills and broken releases, a small server; not in make test
 	@$(BIN)/pytest -v -m long tests/e2e
 
 molecule: $(VENV)/.dev ## molecule's default scenario: make molecule SUITE=bookworm

@@ -49,6 +49,8 @@ class Case:
     """What is wrong outside of the source, for as long as the deploy runs."""
     log: bool = True
     """Whether there are log lines to be shown."""
+    long: bool = False
+    """Whether it takes the same road as another one does, and stays out of `make test`."""
 
 
 def python(text: str) -> str:
@@ -100,7 +102,9 @@ CASES = {
     "syntax error in the app's module": Case(
         r"SyntaxError.*shop/main\.py:\d+", {"shop/main.py": "+\ndef (\n"}
     ),
-    "syntax error elsewhere": Case(r"SyntaxError.*shop/prices\.py:\d+", {"shop/prices.py": "+\ndef (\n"}),
+    "syntax error elsewhere": Case(
+        r"SyntaxError.*shop/prices\.py:\d+", {"shop/prices.py": "+\ndef (\n"}, long=True
+    ),
     "import error": Case(
         r"cannot import name 'DISCOUNT' from 'shop\.prices'.*shop/main\.py:\d+",
         {"shop/main.py": "+\nfrom shop.prices import DISCOUNT\n"},
@@ -125,7 +129,7 @@ CASES = {
         },
     ),
     "code that ends itself": Case(
-        r"ended itself.*no licence", {"shop/main.py": '+\nraise SystemExit("no licence")\n'}
+        r"ended itself.*no licence", {"shop/main.py": '+\nraise SystemExit("no licence")\n'}, long=True
     ),
     "writes into its code": Case(
         r"write.*shop\.log.*read-only.*persistent", {"shop/main.py": '+\nopen("shop.log", "a")\n'}
@@ -139,6 +143,7 @@ CASES = {
         r"no shop\.mian:app in the project.*entrypoint.*processes\.web\.app",
         {"pyproject.toml": '[tool.fastapi]\nentrypoint = "shop.mian:app"\n'},
         log=False,
+        long=True,
     ),
     "no application at all": Case(
         r"No FastAPI application.*processes\.web\.app",
@@ -187,6 +192,7 @@ CASES = {
         r"500.*/health\b.*ZeroDivisionError.*shop/main\.py:\d+",
         {"shop/main.py": '+\n@app.get("/health")\ndef health():\n    return 1 / 0\n'},
         settings={"health": {"path": "/health"}},
+        long=True,
     ),
     "health 404": Case(
         r"404.*/nowhere.*health\.path.*/healthz", settings={"health": {"path": "/nowhere"}}, log=False
@@ -273,6 +279,7 @@ CASES = {
         {"migrations/versions/0002_long.py": revision("0002", "0001", 'op.execute("SELECT pg_sleep(100)")')},
         settings={"migrations": {"timeout": 3}},
         log=False,
+        long=True,
     ),
     "two heads": Case(
         r"2 heads \(0002a, 0002b\)",
@@ -281,6 +288,7 @@ CASES = {
             "migrations/versions/0002_b.py": revision("0002b", "0001", "pass"),
         },
         log=False,
+        long=True,
     ),
     "revision that the code does not have": Case(
         r"database is at.*0001.*(does not have|not in)",
@@ -294,7 +302,9 @@ CASES = {
         r"(?i)no version of fastapi==999\.0", {"requirements.txt": "alembic\nfastapi==999.0\n"}
     ),
     "requirements that contradict each other": Case(
-        r"(?i)because.*fastapi.*starlette", {"requirements.txt": "fastapi==0.115.0\nstarlette==0.20.0\n"}
+        r"(?i)because.*fastapi.*starlette",
+        {"requirements.txt": "fastapi==0.115.0\nstarlette==0.20.0\n"},
+        long=True,
     ),
     "hashes that do not match": Case(
         r"(?i)hash.*starlette|starlette.*hash",
@@ -307,6 +317,7 @@ CASES = {
             "uv.lock": "version = 1\nrevision =\n",
         },
         log=False,
+        long=True,
     ),
     "wrong Python": Case(
         r">=3\.99.*requires-python.*3\.\d+",
@@ -319,7 +330,11 @@ CASES = {
         around=lambda yard: full("/var/cache/berth/build", yard),
     ),
     "disk full while fetching": Case(
-        r"(?i)disk.*full", around=lambda yard: full("/var/tmp", yard), log=False, files={"large.txt": "LARGE"}
+        r"(?i)disk.*full",
+        around=lambda yard: full("/var/tmp", yard),
+        log=False,
+        files={"large.txt": "LARGE"},
+        long=True,
     ),
     # Where it comes from.
     "git ref that does not exist": Case(
@@ -331,6 +346,7 @@ CASES = {
         r"(?i)file:///srv/nothing\.git.*(does not|not).*source\.git",
         settings={"source": {"git": "file:///srv/nothing.git"}},
         log=False,
+        long=True,
     ),
     "repository that cannot be reached": Case(
         r"(?i)https://127\.0\.0\.1:9/shop\.git.*(connect|refused)",
@@ -459,7 +475,10 @@ def sentence(output: str) -> str:
     return found[1].strip()
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] if case.long else []) for name, case in CASES.items()],
+)
 def test_a_broken_release_does_not_go_live_and_says_why(yard: Yard, name: str) -> None:
     case = CASES[name]
     yard.mend()

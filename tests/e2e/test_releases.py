@@ -15,7 +15,7 @@ from tests.support.kit import ROOT, WELL, Kit, board_source, kill
 from tests.support.load import Load
 from tests.support.pace import patience
 
-DEPLOYS = 6
+DEPLOYS = 3
 
 
 @pytest.fixture

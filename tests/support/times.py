@@ -21,7 +21,7 @@ def spent(host: str, on: str, seconds: float) -> None:
 
 
 def summary(tests: Mapping[str, float], hosts: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
-    """Seconds of each file, of the ten slowest tests and of the two slowest hosts."""
+    """Seconds of each file, of the 25 slowest tests and of the two slowest hosts."""
     files: dict[str, float] = {}
     for test, seconds in tests.items():
         file = test.partition("::")[0]
@@ -31,7 +31,7 @@ def summary(tests: Mapping[str, float], hosts: Mapping[str, Mapping[str, float]]
         said = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in steps.items())
         whole[f"{name} ({said})"] = sum(steps.values())
     yield from _longest("each file, its fixtures included", files, len(files))
-    yield from _longest("the slowest tests, their fixtures included", tests, 10)
+    yield from _longest("the slowest tests, their fixtures included", tests, 25)
     yield from _longest("the slowest hosts", whole, 2)
 
 
