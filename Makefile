@@ -16,7 +16,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 endif
 
-.PHONY: help setup demo demo-down quick test test-all lint unit e2e e2e-long molecule bench bench-long lock clean
+.PHONY: help setup demo demo-down quick test test-all lint unit e2e e2e-long molecule bench bench-long bench-backups lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ molecule: $(VENV)/.dev ## molecule's default scenario: make molecule SUITE=bookw
 
 bench: $(VENV)/.dev ## the figures of the README, measured here and now
 	@$(BIN)/python tests/bench/bench.py
+
+bench-backups: $(VENV)/.dev ## what backups cost a busy server, and how long a restore takes
+	@$(BIN)/python tests/bench/backups.py
 
 bench-long: $(VENV)/.dev ## a hundred deploys beside a million requests, of which none may fail
 	@$(BIN)/python tests/bench/long.py

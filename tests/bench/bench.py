@@ -221,6 +221,14 @@ def table(head: Row, rows: list[Row]) -> str:
     return "\n".join([*lines, *(f"| {what} | {how_much} |" for what, how_much in rows)])
 
 
+def record(markers: tuple[str, str], text: str) -> None:
+    """Put a text between its markers in README.md."""
+    readme = ROOT / "README.md"
+    pattern = re.escape(markers[0]) + r".*?" + re.escape(markers[1])
+    block = f"{markers[0]}\n{text}\n{markers[1]}"
+    readme.write_text(re.sub(pattern, lambda _: block, readme.read_text(), flags=re.DOTALL))
+
+
 def main() -> int:
     """Measure, print, and with --write record."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -241,10 +249,7 @@ def main() -> int:
     )
     print(f"\n{text}")
     if options.write:
-        readme = ROOT / "README.md"
-        pattern = re.escape(MARKERS[0]) + r".*?" + re.escape(MARKERS[1])
-        block = f"{MARKERS[0]}\n{text}\n{MARKERS[1]}"
-        readme.write_text(re.sub(pattern, lambda _: block, readme.read_text(), flags=re.DOTALL))
+        record(MARKERS, text)
     return 0
 
 
