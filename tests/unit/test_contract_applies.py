@@ -20,19 +20,19 @@ from tests.unit.test_contract_example import leaves
 DIGESTS = {
     "example.board": (
         "b7c91319c2e377058b8d711aacca6c882ea8812f65dfc743c9b81267746bd787",
-        "604a9b97a38eef521e824efc4e7fc8fc4396bee8dee4d1846c2275fcb9cb8b68",
+        "a98b03f8b5b0e016416330095f4607e2ae0ae76dc6a479c4a8b6cf77325be5b8",
     ),
     "example.notes": (
         "ebd8b826d5d869b47d34bf34b93ec3f2b44eaed8e412a45050ee49eb044f1d8b",
-        "7e0406f5fe006162503a198c6e87791896edcd92054554731114a4d5e9343f52",
+        "2322aaf7961398d5a9cd97c58c2e7842fa146a98d03174f2aa408ee45e07daf9",
     ),
     "demo.board": (
         "64c9292eaa299f5509fd84b838b0c9d4bd6d6ce458e5dd0881c2acab858620da",
-        "cae236673339876146ab7f1323c02b660d969cce663064c1e4ab71160f59de8d",
+        "57119f9c242d90000d3e5840c9b562c48adae3e757499e8687acb077676ffa82",
     ),
     "demo.notes": (
         "762ac9f5bb065d5f7a2fe5ba9d8e785f9e50e8579e2b817d8f74a51d459af68d",
-        "0ea11aee73287d0feaad3218e82246b41955c1d4d6e54cdb4c3675d6016c8e56",
+        "88bea0d102fc0bae952109aadce4ebf7ae253d15fdcfe7e012e39d8b35fcfde4",
     ),
 }
 KINDS = {

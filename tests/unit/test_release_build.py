@@ -183,6 +183,11 @@ class Schema:
         return "7"
 
     @contextlib.contextmanager
+    def timeouts(self, lock: int, statement: int) -> Iterator[None]:
+        assert (lock, statement) == (2, 900)
+        yield
+
+    @contextlib.contextmanager
     def advisory_lock(self) -> Iterator[None]:
         yield
 

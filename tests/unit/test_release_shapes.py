@@ -55,12 +55,14 @@ def value(app: dict[str, Any], path: str) -> Any:
 
 
 def test_only_what_meant_something_else_then_differs_from_today(old: Path) -> None:
-    """What was not asked for then is what its default is now, but for how long a worker may take to end."""
+    """What was not asked for then is what its default is now, but for how long some things may take."""
     record = journal.read_record(old)
     changes = {one["key"]: (one["from"], one["to"]) for one in diff.setting_changes(record["app"], TODAY)}
     assert changes == {
         "processes.web.stop_timeout": ("70", "90"),
         "processes.worker.stop_timeout": ("70", "90"),
+        "migrations.lock_timeout": ("5", "2"),
+        "migrations.lock_retries": ("2", "10"),
     }
     assert units.to_end(record["app"]) == 75
 

@@ -1,4 +1,4 @@
-"""What a database is asked as the owner of its tables: revision, limits, and the lock of all deploys."""
+"""What a database is asked and told as the owner of its tables: revision, limits, the lock of all deploys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,19 @@ from ..services import postgresql
 _KEY = 0x6265727468  # "berth": the advisory lock every Berth deploy of one database asks for
 # Seconds that the database has for a small question.
 _PATIENCE = 30.0
+# The last one makes Postgres notice within a second that nobody waits for a migration any more.
+_TIMEOUTS = {
+    "lock_timeout": "{lock}s",
+    "statement_timeout": "{statement}s",
+    "client_connection_check_interval": "1s",
+}
+_MINE = 'alter role current_user in database :"DBNAME"'
+
+
+def options(lock: int, statement: int) -> str:
+    """Time-outs, in seconds, as PGOPTIONS has them."""
+    given = ((name, text.format(lock=lock, statement=statement)) for name, text in _TIMEOUTS.items())
+    return " ".join(f"-c {name}={value}" for name, value in given)
 
 
 class Database:
@@ -35,6 +48,8 @@ class Database:
             "PGPASSWORD": parts["password"],
             "PGCONNECT_TIMEOUT": "10",
             "PGAPPNAME": "berth",
+            # What migrations are limited to is not for whoever looks after them.
+            "PGOPTIONS": "-c lock_timeout=0 -c statement_timeout=0",
         }
 
     def _psql(self, **more: Any) -> subprocess.Popen[str]:
@@ -81,6 +96,27 @@ class Database:
         )
         found = (self._answer(f"\\set role {role}\n{query}", 10) or "").split("|")
         return (int(found[0]), int(found[1]), int(found[2])) if len(found) == 3 else None
+
+    @contextmanager
+    def timeouts(self, lock: int, statement: int) -> Iterator[None]:
+        """As long as it lasts, sessions that the owner role opens have these limits, in seconds.
+
+        They come with the role, since not every driver reads PGOPTIONS. Nothing of it is left behind: a
+        release that is gone back to may run as this role.
+        """
+        wanted = {name: text.format(lock=lock, statement=statement) for name, text in _TIMEOUTS.items()}
+        given = [f"{_MINE} set {name} = '{value}';" for name, value in wanted.items()]
+        if not self._tell(given):
+            raise ReleaseError("The database took no time-outs for its migrations, so none was run.")
+        try:
+            yield
+        finally:
+            self._tell([f"{_MINE} reset {name};" for name in wanted])
+
+    def _tell(self, statements: Iterable[str]) -> bool:
+        """Whether the database did all of it."""
+        lines = ["\\set ON_ERROR_STOP on", "begin;", *statements, "commit;"]
+        return self._answer("\n".join(lines), _PATIENCE) is not None
 
     @contextmanager
     def advisory_lock(self) -> Iterator[None]:

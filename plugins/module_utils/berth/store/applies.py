@@ -37,7 +37,6 @@ _OPTIONS: dict[tuple[str, ...], str] = {
     (RELEASE,): """
         python.version python.install python.extras python.groups python.directory build
         migrations.enabled migrations.command migrations.directory
-        migrations.lock_timeout migrations.lock_retries migrations.timeout
         health.path health.timeout health.interval health.successes health.hold
         static.path
     """,
@@ -49,7 +48,8 @@ _OPTIONS: dict[tuple[str, ...], str] = {
     (NOTHING,): """
         source.path source.git source.version source.deploy_key source.host_keys
         packages.index_url packages.install_mirror packages.downloads_json
-        migrations.destructive drain.releases keep_releases state
+        migrations.lock_timeout migrations.lock_retries migrations.timeout migrations.destructive
+        drain.releases keep_releases state
     """,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,11 +87,10 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
             decision.directory, deploy.folder, files
         )
         try:
-            with asked.advisory_lock():
+            with asked.advisory_lock(), _timeouts(deploy, tree, asked) as more:
                 tries = migrate.run(
                     deploy.app, tree.code(), line, decision.directory,
-                    lambda: repeatable and asked.ask() == before,
-                    shared=tree.role()[0] == "owner",
+                    lambda: repeatable and asked.ask() == before, more,
                 )  # fmt: skip
         except ReleaseError as error:
             if advice := tables.makes_itself(tree.project, before):
@@ -110,6 +111,18 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
             deploy.notes.append(f"Going back to an earlier release will need force: {', '.join(risky)}.")
     deploy.save()
     return {"changed": before != after, "msg": msg}
+
+
+@contextlib.contextmanager
+def _timeouts(deploy: Deploy, tree: Tree, asked: database.Database) -> Iterator[dict[str, str]]:
+    """Of the role that migrates; the variables that say it where the app itself runs as that role."""
+    wishes = deploy.app["migrations"]
+    limits = int(wishes["lock_timeout"]), int(wishes["timeout"])
+    if tree.role()[0] == "owner":
+        yield {"PGOPTIONS": database.options(*limits)}
+    else:
+        with asked.timeouts(*limits):
+            yield {}
 
 
 def _may_run(deploy: Deploy, pending: list[schema.Revision]) -> None:
