@@ -77,7 +77,18 @@ vault:
     SMTP_PASSWORD: …
     DEPLOY_KEY: |
       … the lines of the private key's file, as they are
+  server:
+    backup:
+      # Encrypts what is stored off the server, and is the only way to read it: openssl rand -base64 36
+      key: …
+      offsite:
+        storage: # as in server.backup.offsite; of an S3 storage, access_key and secret_key
+          private_key: |
+            … as above
 ```
+
+What lies off the server can be read with `vault.server.backup.key` alone, and that is nowhere else once the
+server is gone: keep a copy of the vault and of its password.
 """
 
 CHANGES = """

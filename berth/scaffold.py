@@ -152,7 +152,7 @@ def refuse_overwriting(target: Path) -> None:
 def write(target: Path, site: Site) -> list[str]:
     """Write the inventory; return what to tell the user."""
     is_git = bool(GIT.fullmatch(site.source))
-    vault: dict[str, str] = {"SECRET_KEY": "".join(secrets.choice(ALPHANUMERIC) for _ in range(48))}
+    vault: dict[str, str] = {"SECRET_KEY": _random()}
     public_key = ""
     if is_git and not site.source.startswith("http"):
         vault["DEPLOY_KEY"], public_key = _ssh_key(f"{site.app}-deploy")
@@ -166,6 +166,10 @@ def write(target: Path, site: Site) -> list[str]:
     _file(target / kit.VAULT_PASSWORD_FILE, password + "\n", mode=0o600)
     _file(variables / "vault.yml", _encrypt(_vault(site.app, vault), password), mode=0o600)
     return _next_steps(target, site, public_key)
+
+
+def _random() -> str:
+    return "".join(secrets.choice(ALPHANUMERIC) for _ in range(48))
 
 
 def _file(path: Path, content: str, mode: int = 0o644) -> None:
@@ -238,7 +242,8 @@ def _apps(target: Path, site: Site, *, deploy_key: bool) -> str:
 
 
 def _vault(app: str, values: dict[str, str]) -> str:
-    content: dict[str, Any] = {"vault": {app: values}}
+    # The server's own: what opens backups that are stored elsewhere, once there is such a place.
+    content: dict[str, Any] = {"vault": {app: values, "server": {"backup": {"key": _random()}}}}
     return "---\n" + str(yaml.safe_dump(content, sort_keys=False, default_style=None))
 
 
@@ -273,6 +278,9 @@ def _next_steps(target: Path, site: Site, public_key: str) -> list[str]:
     lines += [
         f"The vault's password is in {shown / kit.VAULT_PASSWORD_FILE}: keep a copy in a safe place, "
         "and keep it out of git.",
+        "The vault also holds a new key for backups off the server (vault.server.backup.key, for "
+        "server.backup.offsite): once the server is gone, they can be read with a copy of the vault and its "
+        "password, and with nothing else.",
     ]
     if public_key:
         lines += ["", "Give this deploy key read access to the repository:", f"  {public_key}"]

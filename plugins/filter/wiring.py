@@ -35,6 +35,20 @@ def archive_command(backup: Mapping[str, Any]) -> str:
     return _ARCHIVE if backup["enabled"] else ""
 
 
+def offsite(backup: Mapping[str, Any], vault: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Off the server: `places` that backups go to as in the inventory, each with its `secrets`, and `key`.
+
+    `places` is empty where there is none, and where there are to be no backups.
+    """
+    secrets = ((vault or {}).get("server") or {}).get("backup") or {}
+    opened = secrets.get("offsite") or {}
+    places = backup["offsite"] if backup["enabled"] else []
+    return {
+        "key": secrets.get("key") or "",
+        "places": [{**place, "secrets": dict(opened.get(place["name"]) or {})} for place in places],
+    }
+
+
 def redis_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:
     """The role redis's `redis_instances` for these apps."""
     keys = ("memory", "policy", "persistence")
@@ -95,6 +109,7 @@ class FilterModule:
             "archive_command": archive_command,
             "databases": databases,
             "deploy_summary": deploy_summary,
+            "offsite": offsite,
             "proxy_sites": proxy_sites,
             "receipt": receipt,
             "redis_of_apps": redis_of_apps,

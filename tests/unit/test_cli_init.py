@@ -105,6 +105,10 @@ def test_a_folder_without_a_question(tmp_path: Path, project: Path) -> None:
     assert host["ansible_host"] == "2001:db8::7"
     assert host["ansible_port"] == 2222
     assert len(host["vault"]["message-board"]["SECRET_KEY"]) == 48
+    key = host["vault"]["server"]["backup"]["key"]
+    assert len(key) == 48
+    assert key not in done.stdout
+    assert done.stdout.count("vault.server.backup.key") == 1
 
 
 def test_a_git_source_by_questions(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
             "dump": "04:00",
             "drill": "05:00",
             "retention_days": 30,
+            "offsite": [],
         },
         "python": {"index_url": "", "install_mirror": "", "downloads_json": ""},
         "proxy": {"repository": "auto", "tls": "acme", "email": "", "acme_ca": ""},

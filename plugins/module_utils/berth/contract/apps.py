@@ -14,6 +14,7 @@ from .processes import check_job, check_processes, check_tasks, check_unit_names
 from .server import check_package, check_size
 from .sources import check_source
 from .variables import check_variables
+from .vault import SERVER
 
 _LEAST_REDIS = 16 * 1024**2
 
@@ -92,6 +93,10 @@ def check_name(report: Report, name: str, path: str) -> None:
     elif name.startswith("berth-"):
         report.add(
             path, f'"{name}" begins like the users and units of Berth; write another, e.g. "{name[6:]}"'
+        )
+    elif name == SERVER:
+        report.add(
+            path, f'"{name}" is what the vault calls the server itself; write another, e.g. "{name}-app"'
         )
     elif name in names.SYSTEM_NAMES or name in names.UNIT_FAMILIES or name.startswith("systemd-"):
         report.add(

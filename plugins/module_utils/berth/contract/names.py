@@ -192,7 +192,7 @@ def check_domain(report: Report, path: str, value: str) -> bool:
         report.add(path, f"{shown} is a wildcard; write each host name that the app answers to")
     elif "/" in text:
         report.add(path, f"{shown} contains a path; write the host name alone{_eg(text.split('/')[0])}")
-    elif _is_address(text):
+    elif is_address(text):
         report.add(path, f'{shown} is an IP address; write a host name, e.g. "board.example.com"')
     elif ":" in text:
         report.add(path, f"{shown} contains a port; write the host name alone{_eg(text.split(':')[0])}")
@@ -209,7 +209,8 @@ def check_domain(report: Report, path: str, value: str) -> bool:
     return False
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Whether it is an IP address; one of version 6 with or without brackets."""
     try:
         ipaddress.ip_address(text.strip("[]"))
     except ValueError:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .apps import check_app, check_name
 from .cross import check_across, check_for_one, check_selected
+from .offsite import check_server_secrets
 from .problem import Report
 from .server import check_server
 from .spec import ABSENT, Spec, Walker, default_of
@@ -68,7 +69,7 @@ def resolve(
         apps = walker.option(spec["apps"], written["apps"], "apps")
 
     tls = server["proxy"]["tls"]
-    check_server(report, server, inventory_dir)
+    check_server(report, server, inventory_dir, walker.given)
     for index, app in enumerate(apps):
         if app["state"] == "absent":
             _leave(report, app, f"apps[{index}]", walker, inventory_dir, tls)
@@ -79,6 +80,7 @@ def resolve(
     check_across(report, server, apps)
     if not report.touches("vault"):
         check_vault(report, written["vault"], apps, walker)
+        check_server_secrets(report, written["vault"], server["backup"]["offsite"], walker)
     if written["app"] is not ABSENT and not any(problem.path == "apps" for problem in report.problems):
         check_selected(report, written["app"], apps)
     present = [app for app in apps if app["state"] != "absent"]

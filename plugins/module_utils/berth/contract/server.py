@@ -6,19 +6,21 @@ import base64
 import binascii
 import re
 import zoneinfo
+from collections.abc import Collection
 from typing import Any
 
 from . import names as names
 from .files import on_controller
 from .moved import check_config
+from .offsite import check_offsite
 from .problem import Report, did_you_mean, show
 from .schedule import check_schedule
 
 _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
-def check_server(report: Report, server: dict[str, Any], inventory_dir: str) -> None:
-    """Check `server`; makes the certificates' paths absolute."""
+def check_server(report: Report, server: dict[str, Any], inventory_dir: str, given: Collection[str]) -> None:
+    """Check `server`; makes the certificates' paths absolute. `given` are the paths of what was written."""
     check_config(report, server["config"], "server.config")
     _system(report, server)
     _admin(report, server["admin"])
@@ -29,6 +31,7 @@ def check_server(report: Report, server: dict[str, Any], inventory_dir: str) -> 
     _updates(report, server["updates"])
     _postgresql(report, server["postgresql"])
     _backup(report, server["backup"], server["postgresql"]["settings"])
+    check_offsite(report, server["backup"]["offsite"], given, "server.backup.offsite")
     _python(report, server["python"])
     _proxy(report, server["proxy"])
 

@@ -39,6 +39,8 @@ _PLACEHOLDER_STARTS = tuple(
 _SEQUENCES = ("0123456789", "1234567890", "abcdefghijklmnopqrstuvwxyz", "qwertyuiopasdfghjklzxcvbnm")
 _KEY_NAME = re.compile(r"(^|_)(SECRETS?|KEY|TOKEN|SALT|PEPPER|JWT|SIGNING|HMAC|CREDENTIALS?)(_|$)")
 _PASSWORD_NAME = re.compile(r"(PASSWORD|PASSWD|PASSPHRASE)(_|$)|(^|_)(PASS|PWD)(_|$)")
+# Beside the apps, the server's own secrets; no app is called so.
+SERVER = "server"
 _NO_SECRET = re.compile(
     r"(_ID|_NAME|_URL|_URI|_FILE|_PATH|_USER|_HOST|_PORT|_ALGORITHM|_PUBLIC|_PUBLIC_KEY|_LENGTH)$"
 )
@@ -94,6 +96,8 @@ def check_vault(report: Report, vault: object, apps: list[dict[str, Any]], walke
     by_name = {app["name"]: (index, app) for index, app in reversed(list(enumerate(apps))) if app["name"]}
     found: dict[str, dict[str, object]] = {}
     for name, secrets in walker.items(vault, "vault"):
+        if name == SERVER:
+            continue
         if name not in by_name:
             hint = did_you_mean(name, by_name)
             report.add(f"vault.{name}", f"there is no app of this name{hint or '; remove it'}")
@@ -141,7 +145,8 @@ def _check_app(report: Report, name: str, app: dict[str, Any], path: str, values
                 f'or "generate: true" at {path}.secrets[{number}]',
             )
     if key and names.VARIABLE.fullmatch(key):
-        _check_deploy_key(report, f"vault.{name}.{key}", path, values.get(key, ABSENT))
+        wanted = f"the private SSH key there, as {path}.source.deploy_key says"
+        check_private_key(report, f"vault.{name}.{key}", values.get(key, ABSENT), wanted)
     for secret in values:
         if secret not in declared and secret != key:
             hint = did_you_mean(secret, declared) if declared else ""
@@ -172,10 +177,11 @@ def _generator(name: str) -> str:
     return ', e.g. the output of "openssl rand -hex 32"' if looks_secret(name) else ""
 
 
-def _check_deploy_key(report: Report, path: str, app: str, value: object) -> None:
+def check_private_key(report: Report, path: str, value: object, wanted: str) -> bool:
+    """Report what is not a private SSH key; `wanted` says which one belongs there."""
     if value is ABSENT:
         if not report.touches(path):
-            report.add(path, f"missing; write the private SSH key there, as {app}.source.deploy_key says")
+            report.add(path, f"missing; write {wanted}")
     elif not isinstance(value, str) or not value.strip():
         report.add(path, "is empty; write the private SSH key")
     elif re.match(r"\s*(ssh-|ecdsa-|sk-)", value):
@@ -184,6 +190,9 @@ def _check_deploy_key(report: Report, path: str, app: str, value: object) -> Non
         report.add(
             path, 'is not a private SSH key; write all its lines, after "|" (-----BEGIN … PRIVATE KEY-----)'
         )
+    else:
+        return True
+    return False
 
 
 def _shown(name: str) -> str:
