@@ -101,6 +101,14 @@ def test_it_gets_the_host_name_that_it_accepts(kit: Kit) -> None:
     assert "(2 web workers), and max_connections leaves it" in said
 
 
+def test_a_header_that_the_app_sets_keeps_no_other_from_being_set(kit: Kit) -> None:
+    said = kit.curl("https://strictapp.localhost/seen", "-o", "/dev/null", "-D", "-").lower()
+    assert re.findall("^x-frame-options: (.*?)\r?$", said, re.MULTILINE) == ["deny"]
+    assert re.findall("^x-content-type-options: (.*?)\r?$", said, re.MULTILINE) == ["nosniff"]
+    assert re.search("^referrer-policy: strict-origin", said, re.MULTILINE)
+    assert re.search("^x-request-id: [0-9a-f-]{36}\r?$", said, re.MULTILINE)
+
+
 def test_a_release_is_asked_under_the_name_that_it_was_made_for(kit: Kit) -> None:
     """A new name reaches the release that is made for it, and none before."""
     seen = "https://strictapp.localhost/seen"

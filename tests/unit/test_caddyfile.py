@@ -88,6 +88,14 @@ def test_the_same_sites_give_the_same_file(name: str) -> None:
     assert render(**CORPUS[name]) == (RECORDS / f"{name}.caddyfile").read_text()
 
 
+def test_each_header_is_offered_for_itself() -> None:
+    """Of several in one block Caddy sets all or none: one that the app sets would take HSTS from its answers."""
+    text = render(EVERYTHING)
+    offered = re.findall(r"^(.*)\?Strict-Transport-Security ", text, re.MULTILINE)
+    assert {words.strip() for words in offered} == {"header"}
+    assert not re.search(r"^\s+\?", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("limit", [0, 1, 9, 10, 99, 100, 1999, 10_000_000, 1_073_741_824, 999_999_999])
 def test_larger_numbers_and_no_others_are_matched(limit: int) -> None:
     known = re.compile(larger_than(limit))
