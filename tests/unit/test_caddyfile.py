@@ -89,7 +89,7 @@ def test_the_same_sites_give_the_same_file(name: str) -> None:
 
 
 def test_each_header_is_offered_for_itself() -> None:
-    """Of several in one block Caddy sets all or none: one that the app sets would take HSTS from its answers."""
+    """Of several in one block Caddy sets all or none: an app that sets one would lose HSTS."""
     text = render(EVERYTHING)
     offered = re.findall(r"^(.*)\?Strict-Transport-Security ", text, re.MULTILINE)
     assert {words.strip() for words in offered} == {"header"}
