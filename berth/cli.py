@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from berth import __version__, kit, scaffold
-from berth.run import INTERRUPTED, Run
+from berth.run import INTERRUPTED, Run, private_tmp
 
 app = typer.Typer(
     name="berth",
@@ -386,6 +390,56 @@ def check_backups(
 ) -> None:
     """Say what is wrong with the backups, and end with status 1 then. (playbooks/check-backups.yml)"""
     _run(ctx, "check-backups.yml", inventory, plain=plain, answer=True, verdict=_VERDICT)
+
+
+@app.command(
+    epilog="berth psql board\n\nberth psql board -c 'select count(*) from posts'\n\n"
+    "berth psql board --owner < repair.sql\n\nberth psql board --restored",
+)
+def psql(
+    ctx: typer.Context,
+    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    command: Annotated[
+        str | None, typer.Option("-c", "--command", metavar="SQL", help="Run this, and leave.")
+    ] = None,
+    owner: Annotated[
+        bool, typer.Option("--owner", help="As the role that owns the tables, which may change all of it.")
+    ] = False,
+    runtime: Annotated[
+        bool, typer.Option("--runtime", help="As the role that the app runs as, which writes rows.")
+    ] = False,
+    restored: Annotated[
+        bool, typer.Option("--restored", help="In what berth restore restored, beside the live database.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+) -> None:
+    """Open psql on an app's database, read-only unless told otherwise. (playbooks/psql.yml)"""
+    if owner and runtime:
+        raise kit.BerthError("--owner and --runtime are both given; write one of them.")
+    terminal = command is None and sys.stdin.isatty()
+    with tempfile.TemporaryDirectory(prefix="berth-", dir=private_tmp()) as folder:
+        handover = Path(folder) / "argv.json"
+        run = Run(
+            playbook="psql.yml",
+            inventory=inventory,
+            variables={
+                "app": app_name,
+                "role": "owner" if owner else "runtime" if runtime else "readonly",
+                "restored": restored,
+                "terminal": terminal,
+                "handover": str(handover),
+            },
+            passthrough=ctx.obj or (),
+            answer=True,
+            returns=True,
+        )
+        if status := run.start():
+            raise typer.Exit(status)
+        argv = json.loads(handover.read_text())
+    if command is None:
+        os.execvp(argv[0], argv)  # noqa: S606 - no shell wanted
+    # Over its input: an argument can be read by others on the server.
+    raise typer.Exit(subprocess.run(argv, input=command.encode(), check=False).returncode)
 
 
 @app.command(epilog="berth logs board\n\nberth logs board --process worker --lines 500")

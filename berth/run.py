@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -45,6 +46,8 @@ class Run:
     passthrough: Sequence[str] = ()
     plain: bool = False
     answer: bool = False
+    # Whether somebody waits for its end: then it never takes this process's place.
+    returns: bool = False
     # Name of the task whose failure is no failure of the run, but says no.
     verdict: str = ""
 
@@ -68,6 +71,9 @@ class Run:
         arguments = self.arguments()
         if self.plain or needs_terminal(self.passthrough):
             sys.stdout.flush()
+            if self.returns:
+                command = [str(program), *arguments]
+                return subprocess.run(command, env=kit.environment(os.environ), check=False).returncode
             os.execve(program, [str(program), *arguments], kit.environment(os.environ))  # noqa: S606 - no shell wanted
         return self._told(arguments)
 
@@ -77,7 +83,7 @@ class Run:
         title = f"{self.playbook} on {self.inventory}"
         with (
             # Runner keeps its command, environment and output in files; they go with the folder.
-            tempfile.TemporaryDirectory(prefix="berth-", dir=_private_tmp()) as folder,
+            tempfile.TemporaryDirectory(prefix="berth-", dir=private_tmp()) as folder,
             Account(title, answer=self.answer, verdict=self.verdict) as account,
             Interrupts(account) as interrupts,
         ):
@@ -165,7 +171,7 @@ def _runner_environment(answer: bool) -> dict[str, str]:
     return env
 
 
-def _private_tmp() -> str | None:
+def private_tmp() -> str | None:
     """Memory rather than disk, where the machine has such a folder."""
     for folder in (os.environ.get("XDG_RUNTIME_DIR", ""), "/dev/shm"):  # noqa: S108 - mkdtemp makes it 0700
         if folder and os.access(folder, os.W_OK | os.X_OK):

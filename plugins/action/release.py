@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import multiprocessing
 import os
 import socket
@@ -63,6 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             *("app", "name", "version", "wait"),
             *("apps", "vault", "secrets", "connections", "absent", "only"),
             *("to_time", "to_release", "request"),
+            *("role", "restored", "terminal", "handover"),
         }
     )
 
@@ -81,7 +83,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return {**result, "changed": False, "table": text, "refused": refused}
         try:
             request = {**args, "name": name, "check": check}
-            for flag in ("force", "purge", "declared"):
+            for flag in ("force", "purge", "declared", "restored", "terminal"):
                 request[flag] = truthy(args.get(flag, False))
             engine = self._engine(task_vars or {})
             if step == "lock":
@@ -106,6 +108,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 answer = engine.call(step, request)
             if step == "diff" and answer.pop("upload"):
                 answer = self._upload(engine, step, request, Path(app["source"]["path"]))
+            if step == "psql" and "command" in answer:
+                command, terminal = answer.pop("command"), request["terminal"]
+                answer["argv"] = session.shell_argv(self._connection, command, terminal=terminal)
+                if args.get("handover"):
+                    Path(args["handover"]).write_text(json.dumps(answer["argv"]))
         except ReleaseError as error:
             raise self._failure(error.text(), args) from None
         except (ConnectionError, OSError, ValueError) as error:

@@ -278,9 +278,10 @@ def check_databases(databases: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             "name": str(database.get("name", "")),
             "owner": str(database.get("owner", "")),
             "user": str(database.get("user", "")),
+            "reader": str(database.get("reader", "")),
             "extensions": [str(extension) for extension in database.get("extensions") or []],
         }
-        for key in ("name", "owner", "user"):
+        for key in ("name", "owner", "user", "reader"):
             value = str(full[key])
             if not IDENTIFIER.fullmatch(value) or RESERVED.fullmatch(value):
                 raise AnsibleFilterError(

@@ -13,8 +13,10 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
+    from plugins.module_utils.berth.services.postgresql import reader
     from plugins.module_utils.berth.store.receipts import given
 else:
+    from ansible.module_utils.berth.services.postgresql import reader
     from ansible.module_utils.berth.store.receipts import given
 
 App = Mapping[str, Any]
@@ -23,7 +25,11 @@ App = Mapping[str, Any]
 def databases(apps: Sequence[App]) -> list[dict[str, Any]]:
     """The role postgresql's `postgresql_databases` for these apps."""
     keys = ("name", "owner", "user", "extensions")
-    return [{key: app["database"][key] for key in keys} for app in apps if app["database"]["enabled"]]
+    return [
+        {**{key: database[key] for key in keys}, "reader": reader(database)}
+        for app in apps
+        if (database := app["database"])["enabled"]
+    ]
 
 
 # The stanza that role backup makes of the cluster `main`.

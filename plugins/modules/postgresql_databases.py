@@ -1,13 +1,13 @@
 #!/usr/bin/python
 # Copyright: the Berth authors
 # MIT License (see LICENSE)
-"""Databases, their owner and runtime roles, passwords, extensions and rights, in one go on the server."""
+"""Databases, their roles, passwords, extensions and rights, in one go on the server."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: postgresql_databases
-short_description: Databases with an owner for migrations and a runtime role that only reads and writes rows
+short_description: Databases with a role that owns, one that reads and writes rows, and one that reads them
 description:
   - Compares what the server has with what should be, and changes the difference. Runs there as root and
     reaches PostgreSQL through its socket as C(postgres).
@@ -35,13 +35,19 @@ options:
         description: Role the app runs as.
         type: str
         required: true
+      reader:
+        description: Role for people and dashboards, which only reads rows.
+        type: str
+        required: true
       extensions:
         description: Extensions to create.
         type: list
         elements: str
         default: []
   connection_limit:
-    description: Connections that each role may hold, the owner as well, since some apps run as it.
+    description:
+      - Connections that each role may hold, the owner as well, since some apps run as it.
+      - The reader has five.
     type: int
     required: true
   receipt:
@@ -67,7 +73,7 @@ EXAMPLES = r"""
 - name: Set up databases, roles, passwords and rights
   postgresql_databases:
     databases:
-      - {name: board, owner: board_owner, user: board, extensions: [pg_trgm]}
+      - {name: board, owner: board_owner, user: board, reader: board_ro, extensions: [pg_trgm]}
     connection_limit: 90
 """
 
@@ -100,10 +106,24 @@ from ansible.module_utils.berth.services.superuser import (  # noqa: E402
 from ansible.module_utils.berth.store import receipts  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
-TABLE = {"SELECT", "INSERT", "UPDATE", "DELETE"}
-SEQUENCE = {"USAGE", "SELECT"}
-# Kind of object in pg_default_acl: its name in ALTER DEFAULT PRIVILEGES, and what the runtime role gets.
-DEFAULTS = {"r": ("TABLES", TABLE), "S": ("SEQUENCES", SEQUENCE), "n": ("SCHEMAS", {"USAGE"})}
+# Of a database's keys those that name a role; the last two own nothing.
+ROLE_KEYS = ("owner", "user", "reader")
+# Kind of object in pg_default_acl: its name in ALTER DEFAULT PRIVILEGES, and what a role gets of it.
+RIGHTS = {
+    "user": {
+        "r": ("TABLES", {"SELECT", "INSERT", "UPDATE", "DELETE"}),
+        "S": ("SEQUENCES", {"USAGE", "SELECT"}),
+        "n": ("SCHEMAS", {"USAGE"}),
+    },
+    "reader": {
+        "r": ("TABLES", {"SELECT"}),
+        "S": ("SEQUENCES", {"SELECT"}),
+        "n": ("SCHEMAS", {"USAGE"}),
+    },
+}
+DOES = {"user": "read and write rows", "reader": "read rows"}
+# Connections of people and dashboards, out of the ten that are kept back from the apps.
+READERS = 5
 KINDS = {
     "r": "TABLE",
     "p": "TABLE",
@@ -242,55 +262,62 @@ def ensure_role(
 
 
 def ensure_roles(plan: Plan, connection: Any, params: dict[str, Any]) -> None:
-    """Both roles of every database."""
+    """The roles of every database."""
     folder, databases = Path(params["password_folder"]), params["databases"]
-    names = [database[key] for database in databases for key in ("owner", "user")]
+    names = [database[key] for database in databases for key in ROLE_KEYS]
     found = {row[0]: row for row in rows(connection, ROLES, [names])}
     for database in databases:
-        for key in ("owner", "user"):
+        for key in ROLE_KEYS:
             name = database[key]
             password = ensure_password(plan, folder / name)
-            ensure_role(plan, connection, name, params["connection_limit"], found.get(name), password)
+            limit = params["connection_limit"]
+            if key == "reader":
+                limit = min(READERS, limit)
+            ensure_role(plan, connection, name, limit, found.get(name), password)
     memberships = rows(
         connection,
         "select m.roleid::regrole::text, m.member::regrole::text, m.grantor::regrole::text"
         " from pg_auth_members m join pg_roles r on r.oid = m.member where r.rolname = any(%s)",
-        [[database["user"] for database in databases]],
+        [[database[key] for database in databases for key in RIGHTS]],
     )
     granted_by = connection.server_version >= 160000
     for group, member, grantor in memberships:
         by = f" GRANTED BY {grantor}" if granted_by else ""
         plan.do(f"take role {member} out of {group}", connection, f"REVOKE {group} FROM {member}{by} CASCADE")
-    # A data migration may compute for long between two statements.
-    patient = {
-        name
-        for (name,) in rows(
-            connection,
-            "select r.rolname from pg_roles r where r.rolname = any(%s)"
-            " and 'idle_in_transaction_session_timeout=0' = any(r.rolconfig)",
-            [names],
-        )
-    }
+    ensure_settings(plan, connection, databases)
+
+
+def ensure_settings(plan: Plan, connection: Any, databases: list[dict[str, Any]]) -> None:
+    """Settings that a role has from the beginning of each session."""
+    wanted = (
+        # A data migration may compute for long between two statements.
+        ("owner", "idle_in_transaction_session_timeout", "0", "keep transactions open"),
+        # Beside its grants: a function that runs with its owner's rights writes nothing for it either.
+        ("reader", "default_transaction_read_only", "on", "begin all transactions read-only"),
+    )
+    names = [database[key] for database in databases for key, *_ in wanted]
+    found = dict(rows(connection, "select rolname, rolconfig from pg_roles where rolname = any(%s)", [names]))
     for database in databases:
-        owner = database["owner"]
-        if owner not in patient:
-            plan.do(
-                f"let role {owner} keep transactions open",
-                connection,
-                f"ALTER ROLE {quoted(owner)} SET idle_in_transaction_session_timeout = 0",
-            )
+        for key, setting, value, what in wanted:
+            name = database[key]
+            if f"{setting}={value}" not in (found.get(name) or []):
+                statement = f"ALTER ROLE {quoted(name)} SET {setting} = {value}"
+                plan.do(f"let role {name} {what}", connection, statement)
 
 
 def ensure_databases(plan: Plan, connection: Any, databases: list[dict[str, Any]]) -> set[str]:
     """The databases themselves and who may connect; the names of those that exist now."""
     found = {row[0]: row for row in rows(connection, DATABASES, [[d["name"] for d in databases]])}
     for database in databases:
-        name, owner, user = (database[key] for key in ("name", "owner", "user"))
+        name, owner = database["name"], database["owner"]
         close = f"REVOKE ALL ON DATABASE {quoted(name)} FROM PUBLIC"
-        admit = (
-            f"REVOKE ALL ON DATABASE {quoted(name)} FROM {quoted(user)}",
-            f"GRANT CONNECT ON DATABASE {quoted(name)} TO {quoted(user)}",
-        )
+        admit = {
+            database[key]: (
+                f"REVOKE ALL ON DATABASE {quoted(name)} FROM {quoted(database[key])}",
+                f"GRANT CONNECT ON DATABASE {quoted(name)} TO {quoted(database[key])}",
+            )
+            for key in RIGHTS
+        }
         if name not in found:
             plan.do(
                 f"create database {name}",
@@ -298,7 +325,7 @@ def ensure_databases(plan: Plan, connection: Any, databases: list[dict[str, Any]
                 f"CREATE DATABASE {quoted(name)} OWNER {quoted(owner)} TEMPLATE template0 ENCODING 'UTF8'"
                 " LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'",
                 close,
-                *admit,
+                *(statement for statements in admit.values() for statement in statements),
             )
             continue
         _, has_owner, open_for_connections, grants, public = found[name]
@@ -314,8 +341,9 @@ def ensure_databases(plan: Plan, connection: Any, databases: list[dict[str, Any]
             )
         if public:
             plan.do(f"close database {name} to everybody else", connection, close)
-        if {grant for grant in grants if grant.startswith(f"{user}:")} != {f"{user}:CONNECT"}:
-            plan.do(f"let role {user} connect to database {name}", connection, *admit)
+        for role, statements in admit.items():
+            if {grant for grant in grants if grant.startswith(f"{role}:")} != {f"{role}:CONNECT"}:
+                plan.do(f"let role {role} connect to database {name}", connection, *statements)
     return set(found) if plan.check_mode else {database["name"] for database in databases}
 
 
@@ -346,9 +374,9 @@ def ensure_extensions(plan: Plan, connection: Any, database: dict[str, Any]) -> 
             )
 
 
-def ensure_rights(plan: Plan, connection: Any, database: dict[str, Any]) -> None:
-    """Schemas, default rights for what migrations will create, and rights on what is there."""
-    name, owner, user = (database[key] for key in ("name", "owner", "user"))
+def ensure_rights(plan: Plan, connection: Any, database: dict[str, Any], key: str) -> None:
+    """Schemas, default rights for what migrations will create, and rights on what is there, of one role."""
+    name, owner, user = database["name"], database["owner"], database[key]
     role, where = quoted(user), f"in database {name}"
     schemas = rows(connection, SCHEMAS, [user, quoted(owner)])
     if "public" not in {row[0] for row in schemas}:
@@ -379,7 +407,7 @@ def ensure_rights(plan: Plan, connection: Any, database: dict[str, Any]) -> None
                 f"GRANT USAGE ON SCHEMA {quoted(schema)} TO {role}",
             )
     later = dict(rows(connection, DEFAULT_RIGHTS, [quoted(owner), role]))
-    for letter, (kind, wanted) in DEFAULTS.items():
+    for letter, (kind, wanted) in RIGHTS[key].items():
         if set(later.get(letter) or []) != wanted:
             start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {quoted(owner)}"
             plan.do(
@@ -388,19 +416,21 @@ def ensure_rights(plan: Plan, connection: Any, database: dict[str, Any]) -> None
                 f"{start} REVOKE ALL ON {kind} FROM {role}",
                 f"{start} GRANT {', '.join(sorted(wanted))} ON {kind} TO {role}",
             )
-    ensure_relations(plan, connection, database, [row[0] for row in schemas])
+    ensure_relations(plan, connection, database, key, [row[0] for row in schemas])
 
 
-def ensure_relations(plan: Plan, connection: Any, database: dict[str, Any], schemas: list[str]) -> None:
-    """Rights on existing tables, views and sequences; the runtime role owns none of them."""
-    owner, user = database["owner"], database["user"]
+def ensure_relations(
+    plan: Plan, connection: Any, database: dict[str, Any], key: str, schemas: list[str]
+) -> None:
+    """Rights on existing tables, views and sequences; neither role owns any of them."""
+    owner, user = database["owner"], database[key]
     for kind, relation, has_owner, rights, dependent in rows(connection, RELATIONS, [user, schemas]):
         statements: list[str] = []
         # A sequence that belongs to a column follows its table.
         mine = has_owner == user and not dependent
         if mine:
             statements.append(f"ALTER {KINDS[kind]} {relation} OWNER TO {quoted(owner)}")
-        wanted = SEQUENCE if kind == "S" else TABLE
+        _, wanted = RIGHTS[key]["S" if kind == "S" else "r"]
         target = f"{'SEQUENCE' if kind == 'S' else 'TABLE'} {relation}"
         if mine or set(rights) != wanted:
             statements += [
@@ -408,7 +438,7 @@ def ensure_relations(plan: Plan, connection: Any, database: dict[str, Any], sche
                 f"GRANT {', '.join(sorted(wanted))} ON {target} TO {quoted(user)}",
             ]
         if statements:
-            plan.do(f"let role {user} read and write rows of {relation}", connection, *statements)
+            plan.do(f"let role {user} {DOES[key]} of {relation}", connection, *statements)
 
 
 def inside(plan: Plan, database: dict[str, Any], existing: set[str], opener: Callable[[str], Any]) -> None:
@@ -421,15 +451,16 @@ def inside(plan: Plan, database: dict[str, Any], existing: set[str], opener: Cal
     try:
         known = rows(
             connection,
-            "select count(*) from pg_roles where rolname in (%s, %s)",
-            [database["owner"], database["user"]],
+            "select count(*) from pg_roles where rolname = any(%s)",
+            [[database[key] for key in ROLE_KEYS]],
         )
-        if known[0][0] < 2:
+        if known[0][0] < len(ROLE_KEYS):
             plan.actions.append(f"set up rights in database {name}")
             return
         connection.autocommit = False
         ensure_extensions(plan, connection, database)
-        ensure_rights(plan, connection, database)
+        for key in RIGHTS:
+            ensure_rights(plan, connection, database, key)
         connection.commit()
     finally:
         connection.close()
@@ -459,6 +490,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "owner": {"type": "str", "required": True},
                     "user": {"type": "str", "required": True},
+                    "reader": {"type": "str", "required": True},
                     "extensions": {"type": "list", "elements": "str", "default": []},
                 },
             },

@@ -66,6 +66,22 @@ class ActionModule(ActionBase):
         return {"changed": before != after, "diff": {"before": before, "after": after}}
 """
 
+# Hands over a command that shows what psql would be given.
+PSQL = """
+- name: Try what psql does
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Refuse
+      ansible.builtin.fail:
+        msg: "There is no app {{ app }} on this server."
+      when: app == 'nope'
+    - name: Hand over
+      write:
+        content: '["sh", "-c", "echo {{ role }} {{ restored }} {{ terminal }}; cat; exit 3"]'
+        dest: "{{ handover }}"
+"""
+
 STATUS = """
 - name: Try what a question does
   hosts: all
@@ -102,6 +118,7 @@ class Kit:
         for name in ("site.yml", "playbooks/deploy.yml", "playbooks/logs.yml", "playbooks/remove.yml"):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(PLAYBOOK)
+        (folder / "playbooks/psql.yml").write_text(PSQL)
         hosts = folder / "inventories" / "prod" / "hosts.yml"
         hosts.parent.mkdir(parents=True)
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
@@ -190,6 +207,19 @@ def test_what_stands_after_two_dashes_is_ansibles_own(kit: Kit) -> None:
     refused = kit.run("up", "--", "--nonsense")
     assert refused.returncode == 2
     assert "unrecognized arguments: --nonsense" in refused.stdout
+
+
+def test_psql_runs_the_command_that_it_was_handed_and_ends_as_that_does(kit: Kit) -> None:
+    done = kit.run("psql", "board", "-c", "select 1")
+    assert (done.returncode, done.stdout) == (3, "readonly False False\nselect 1")
+    # Without -c its input is psql's own, and here there is none.
+    done = kit.run("psql", "board", "--owner", "--restored")
+    assert (done.returncode, done.stdout) == (3, "owner True False\n")
+    done = kit.run("psql", "nope")
+    assert done.returncode == 2
+    assert "There is no app nope on this server." in done.stderr
+    done = kit.run("psql", "board", "--owner", "--runtime")
+    assert (done.returncode, "write one of them" in done.stderr) == (2, True)
 
 
 def test_an_answer_goes_to_standard_output_alone(kit: Kit) -> None:

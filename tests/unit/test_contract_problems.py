@@ -232,6 +232,7 @@ ACROSS: list[Case] = [
     ({"apps[1].name": "board"}, 'apps[1].name: "board" is the name of apps[0] already; write another'),
     ({"apps[0].name": "a-b", "apps[1].database": {"name": "a_b"}}, 'apps[1].database.name: database "a_b" is the database of apps[0] already; set database.name of one of them'),
     ({"apps[1].database": {"name": "board_owner"}}, 'apps[1].database.name: database "board_owner" is the owner role of apps[0] already; set database.name of one of them'),
+    ({"apps[1].database": {"name": "board_ro"}}, 'apps[1].database.name: database "board_ro" is the read-only role of apps[0] already; set database.name of one of them'),
     ({"apps[0].name": "a", "apps[0].processes": [{"name": "b-web", "command": "x"}], "apps[1].name": "a-b"}, 'apps[1].processes: "web" would share the unit "a-b-web" with apps[0].processes; rename one of them'),
     ({"app": "bord"}, 'app: there is no app "bord" in this inventory; did you mean "board"?'),
     ({"app": ""}, "app: is empty; write one app's name, or leave -e app out for all of them"),

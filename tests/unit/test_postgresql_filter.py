@@ -125,7 +125,13 @@ def test_versions_that_would_lose_sight_of_data(
         postgresql.choose_version(wanted, release, clusters)
 
 
-BOARD = {"name": "board", "owner": "board_owner", "user": "board", "extensions": ["pg_trgm"]}
+BOARD = {
+    "name": "board",
+    "owner": "board_owner",
+    "user": "board",
+    "reader": "board_ro",
+    "extensions": ["pg_trgm"],
+}
 
 
 def test_databases_are_complete() -> None:
@@ -141,6 +147,10 @@ def test_databases_are_complete() -> None:
         ({"name": 'x" all', "owner": "o", "user": "u"}, r"\[1\]\.name: .* cannot name a database or role"),
         ({"name": "notes", "owner": "postgres", "user": "u"}, r"\[1\]\.owner: 'postgres' cannot name"),
         ({"name": "notes", "owner": "o"}, r"\[1\]\.user: '' cannot name"),
+        (
+            {"name": "notes", "owner": "o", "user": "u", "reader": "board"},
+            r"\[1\]\.reader: role board is also at",
+        ),
     ],
 )
 def test_databases_that_clash_or_cannot_be(second: dict[str, Any], message: str) -> None:

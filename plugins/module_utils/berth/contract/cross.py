@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..services import postgresql
 from . import names as names
 from .problem import Report, did_you_mean
 
@@ -57,13 +58,17 @@ def _domains(report: Report, server: dict[str, Any], apps: list[dict[str, Any]])
 
 
 def _databases(report: Report, apps: list[dict[str, Any]]) -> None:
-    """Databases and the two roles of each share one name space of roles."""
+    """Databases and the roles of each share one name space of roles."""
     roles: dict[str, tuple[int, str]] = {}
     for index, app in enumerate(apps):
         database = app["database"]
         if not database["enabled"] or not database["name"]:
             continue
-        for kind, role in (("database", database["name"]), ("owner role", database["owner"])):
+        for kind, role in (
+            ("database", database["name"]),
+            ("owner role", database["owner"]),
+            ("read-only role", postgresql.reader(database)),
+        ):
             if role not in roles:
                 roles[role] = (index, kind)
                 continue

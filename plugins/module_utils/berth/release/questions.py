@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import IO
 
 from ..paths import Paths
-from ..reports import backups, diff, history, restores, status
+from ..reports import backups, diff, history, restores, sessions, status
 from ..store import presence, settings
 from .deploy import Answer
 
@@ -38,6 +38,12 @@ def restored(args: Answer, _body: Body) -> Answer:
     return {"changed": False, **restores.describe(args.get("request") or {})}
 
 
+def psql(args: Answer, _body: Body) -> Answer:
+    role = str(args.get("role") or sessions.ROLES[0])
+    command = sessions.psql(args["name"], role, bool(args.get("restored")), bool(args.get("terminal")))
+    return {"changed": False, "command": command}
+
+
 def census(args: Answer, _body: Body) -> Answer:
     return status.census(args["apps"], args.get("absent") or [])
 
@@ -63,6 +69,7 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "backups": saved,
     "restorable": restorable,
     "restored": restored,
+    "psql": psql,
     "census": census,
     "secrets": secrets,
     "diff": difference,

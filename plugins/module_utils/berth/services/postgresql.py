@@ -13,7 +13,7 @@ from .service import PREDICTED, ROOT, App, Service, Settings
 
 # Before a command that the server lets in as its superuser, and that owns the files of its backups.
 AS_SUPERUSER = ("runuser", "-u", "postgres", "--")
-_FOLDER = "etc/berth/postgresql"
+FOLDER = "etc/berth/postgresql"
 _PATIENCE = 5.0
 
 
@@ -43,7 +43,7 @@ class Postgresql(Service):
 
     def parts(self, app: App, root: Path = ROOT, *, owner: bool = False) -> dict[str, str]:
         role_of_app = role(app[self.key], owner=owner)
-        return self._parts(app, root, owner, read_password(root / _FOLDER, role_of_app))
+        return self._parts(app, root, owner, read_password(root / FOLDER, role_of_app))
 
     def predicted(self, app: App, *, owner: bool = False) -> dict[str, str]:
         return self._parts(app, ROOT, owner, PREDICTED)
@@ -67,7 +67,7 @@ class Postgresql(Service):
         return ["postgresql"]
 
     def secret_files(self, root: Path = ROOT) -> Iterable[Path]:
-        return (root / _FOLDER).glob("*")
+        return (root / FOLDER).glob("*")
 
     def state(self, root: Path = ROOT) -> str:
         """`accepts`, `rejects` (it starts, or recovers), `silent`; empty where there is none."""
@@ -87,15 +87,20 @@ class Postgresql(Service):
         if not settings.get("enabled"):
             return
         command.run([*AS_SUPERUSER, "dropdb", "--if-exists", "--force", settings["name"]], timeout=120)
-        for name in (role(settings), role(settings, owner=True)):
+        for name in (role(settings), role(settings, owner=True), reader(settings)):
             command.run([*AS_SUPERUSER, "dropuser", "--if-exists", name])
-            (paths.root / _FOLDER / name).unlink(missing_ok=True)
+            (paths.root / FOLDER / name).unlink(missing_ok=True)
 
 
 def role(database: Settings, *, owner: bool = False) -> str:
     """The role of the app itself, or the one that owns its tables; a record may name neither."""
     name = database["name"]
     return str(database.get("owner") or f"{name}_owner") if owner else str(database.get("user") or name)
+
+
+def reader(database: Settings) -> str:
+    """The role for people and dashboards, which reads rows and writes none; no app is given it."""
+    return f"{database['name']}_ro"
 
 
 def read_password(folder: Path, name: str) -> str:

@@ -59,14 +59,35 @@ def pack_engine(folder: Path) -> bytes:
 
 def engine_argv(connection: Any, python: str) -> list[str]:
     """The local command whose input and output are the engine's."""
-    shell = getattr(connection, "_shell", None)
     command = f"{shlex.quote(python)} -I -c {shlex.quote(BOOTSTRAP)}"
     if connection.become:
-        command = connection.become.build_become_command(command, shell)
+        command = connection.become.build_become_command(command, getattr(connection, "_shell", None))
+    return _argv(connection, command)
+
+
+def shell_argv(connection: Any, command: str, *, terminal: bool = False) -> list[str]:
+    """The local command that runs one in root's shell on the server, with a terminal of its own or without.
+
+    A password of sudo's is asked for on that terminal; without one there must be none, since who reads the
+    input first is not certain.
+    """
+    become = connection.become
+    if become:
+        become.set_option("become_pass", None)
+        if terminal and become.name == "sudo":
+            become.set_option("become_flags", "-H")
+        command = become.build_become_command(command, getattr(connection, "_shell", None))
+        # Ansible's own mark, which nobody reads here.
+        command = command.replace(f"echo {become.success} ; ", "", 1)
+    return _argv(connection, command, terminal)
+
+
+def _argv(connection: Any, command: str, terminal: bool = False) -> list[str]:
     kind = str(connection.transport).rsplit(".", 1)[-1]
     if kind == "ssh":
+        words = ["-tt"] if terminal else []
         argv = connection._build_command(
-            connection.get_option("ssh_executable"), "ssh", connection.host, command
+            connection.get_option("ssh_executable"), "ssh", *words, connection.host, command
         )
         words = [part.decode() if isinstance(part, bytes) else str(part) for part in argv]
         if words and Path(words[0]).name == "sshpass":
@@ -78,7 +99,8 @@ def engine_argv(connection: Any, python: str) -> list[str]:
     if kind in ("docker", "podman"):
         user = connection.get_option("remote_user")
         host = connection.get_option("remote_addr")
-        return [kind, "exec", "-i", *(["-u", user] if user else []), host, "/bin/sh", "-c", command]
+        words = ["-it" if terminal else "-i", *(["-u", user] if user else [])]
+        return [kind, "exec", *words, host, "/bin/sh", "-c", command]
     raise ValueError(
         f"A release needs a connection that stays open, and {kind} is not one of ssh, local, docker, podman: "
         "set ansible_connection to one of these."

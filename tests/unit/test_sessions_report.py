@@ -1,0 +1,128 @@
+"""psql for people: as which role, by which way, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.reports import sessions
+from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.transport import session
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A server with the apps board, which has a database, and quiet, which has none."""
+    database = {"enabled": True, "name": "board", "owner": "board_owner", "user": "board"}
+    for app, known in (("board", database), ("quiet", {"enabled": False, "name": "quiet"})):
+        folder = tmp_path / "etc/berth" / app
+        folder.mkdir(parents=True)
+        (folder / "provisioned.json").write_text(json.dumps({"digest": "x", "services": {"database": known}}))
+    passwords = tmp_path / "etc/berth/postgresql"
+    passwords.mkdir()
+    for role in ("board", "board_owner", "board_ro"):
+        (passwords / role).write_text(f"secret-of-{role}\n")
+    return tmp_path
+
+
+def asked(command: str, folder: Path) -> list[str]:
+    """What a shell makes of it: the arguments of psql, and its password."""
+    (folder / "runuser").write_text('#!/bin/sh\nprintf "%s\\n" "$PGPASSWORD" "$@"\n')
+    (folder / "runuser").chmod(0o755)
+    env = {"PATH": f"{folder}:/usr/bin:/bin"}
+    done = subprocess.run(["/bin/sh", "-c", command], env=env, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("role", "user"), [("readonly", "board_ro"), ("runtime", "board"), ("owner", "board_owner")]
+)
+def test_it_logs_in_as_the_role_and_no_argument_has_its_password(role: str, user: str, root: Path) -> None:
+    command = sessions.psql("board", role, False, False, root)
+    assert "secret-of" not in command
+    password, *words = asked(command, root)
+    assert password == f"secret-of-{user}"
+    assert words[:4] == ["-u", "postgres", "--", "psql"]
+    assert {f"--username={user}", "--dbname=board", "--host=127.0.0.1", "--no-psqlrc"} <= set(words)
+
+
+def test_a_terminal_says_as_whom_and_where(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "state", lambda *_: "active")
+    words = asked(sessions.psql("board", "readonly", False, True, root), root)
+    assert "--set=PROMPT1=%/ (read-only)%R%x%# " in words
+    assert "--no-psqlrc" not in words
+    password, *words = asked(sessions.psql("board", "owner", True, True, root), root)
+    assert "--set=PROMPT1=%/ (restored, owner)%R%x%# " in words
+    # Its socket lets its owner in, and nobody else comes to it.
+    assert password == ""
+    assert "--host=/var/lib/postgresql/berth-restored/socket" in words
+
+
+@pytest.mark.parametrize(
+    ("app", "role", "restored", "said"),
+    [
+        ("nope", "readonly", False, "There is no app nope on this server; berth status"),
+        ("quiet", "readonly", False, "quiet has no database: database.enabled is false."),
+        ("board", "admin", False, "role: admin is none of readonly, runtime, owner."),
+        ("board", "readonly", True, "No restored server stands here; berth restore"),
+        ("", "readonly", False, "is no app's name"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    app: str, role: str, restored: bool, said: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "state", lambda *_: "inactive")
+    with pytest.raises(ReleaseError, match=said):
+        sessions.psql(app, role, restored, False, root)
+
+
+def test_a_server_of_an_earlier_berth_has_no_such_role_yet(root: Path) -> None:
+    (root / "etc/berth/postgresql/board_ro").unlink()
+    with pytest.raises(ReleaseError, match=r"This server has no role board_ro yet; berth up \(site.yml\)"):
+        sessions.psql("board", "readonly", False, False, root)
+
+
+class Sudo:
+    """As ansible's plugin: it marks what it has become, and takes its options one by one."""
+
+    name, success = "sudo", "BECOME-SUCCESS-x"
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {"become_pass": "hunter2", "become_flags": "-H -S -n"}
+
+    def set_option(self, name: str, value: Any) -> None:
+        self.options[name] = value
+
+    def build_become_command(self, command: str, _: object) -> str:
+        asks = "-p ask" if self.options["become_pass"] else ""
+        command = shlex.quote(f"echo {self.success} ; {command}")
+        return f"sudo {self.options['become_flags']} {asks} /bin/sh -c {command}"
+
+
+class Ssh:
+    transport, host, _shell = "ssh", "server", None
+
+    def __init__(self) -> None:
+        self.become = Sudo()
+
+    def get_option(self, _: str) -> str:
+        return "ssh"
+
+    def _build_command(self, *words: str) -> list[str]:
+        return [words[0], *words[2:]]
+
+
+def test_a_terminal_is_asked_for_where_there_is_one_and_sudo_asks_there() -> None:
+    sql = "psql 'x'"
+    *words, command = session.shell_argv(Ssh(), sql, terminal=True)
+    assert words == ["ssh", "-tt", "server"]
+    assert command == f"sudo -H  /bin/sh -c {shlex.quote(sql)}"
+    *words, command = session.shell_argv(Ssh(), "psql")
+    assert words == ["ssh", "server"]
+    # Without one it must not wait for a password: the first line of the input is SQL.
+    assert command == "sudo -H -S -n  /bin/sh -c 'psql'"
