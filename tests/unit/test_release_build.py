@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command, untrusted
-from ansible.module_utils.berth.migrations import database, migrate
+from ansible.module_utils.berth.migrations import database, migrate, objects
 from ansible.module_utils.berth.packaging import (
     environments,
     frozen,
@@ -181,6 +181,9 @@ class Schema:
 
     def ask(self) -> str:
         return "7"
+
+    def objects(self) -> frozenset[objects.Thing]:
+        return frozenset()
 
     @contextlib.contextmanager
     def timeouts(self, lock: int, statement: int) -> Iterator[None]:

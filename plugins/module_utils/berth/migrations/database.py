@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ReleaseError
 from ..services import postgresql
+from . import objects
 
 _KEY = 0x6265727468  # "berth": the advisory lock every Berth deploy of one database asks for
 # Seconds that the database has for a small question.
@@ -67,6 +68,11 @@ class Database:
         query = "select string_agg(version_num, ',' order by version_num) from alembic_version;"
         # A statement that fails is no failure of psql's; a connection that does is.
         return self._answer(query, patience)
+
+    def objects(self) -> frozenset[objects.Thing] | None:
+        """What stands in it; None where it cannot be asked."""
+        answer = self._answer(f"\\set ON_ERROR_STOP on\n{objects.QUERY}", _PATIENCE)
+        return None if answer is None else objects.read(answer)
 
     def _answer(self, query: str, patience: float) -> str | None:
         """None without an answer: no psql, no connection, or a server that accepts and says nothing."""

@@ -35,9 +35,12 @@ class Revision:
     title: str
     risks: list[str] = field(default_factory=list)
 
+    def stem(self) -> str:
+        return Path(self.file).stem
+
     def label(self) -> str:
         what = f" ({'; '.join(self.risks)})" if self.risks else ""
-        return f"{Path(self.file).stem}{what}"
+        return f"{self.stem()}{what}"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

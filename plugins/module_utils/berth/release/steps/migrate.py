@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...diagnosis import cause
 from ...errors import ReleaseError
-from ...migrations import database, migrate, offline, schema
+from ...migrations import database, migrate, objects, offline, schema
 from ...packaging import prove
 from ...packaging.tree import Tree
 from ...reading import tables
@@ -87,11 +87,8 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
             decision.directory, deploy.folder, files
         )
         try:
-            with asked.advisory_lock(), _timeouts(deploy, tree, asked) as more:
-                tries = migrate.run(
-                    deploy.app, tree.code(), line, decision.directory,
-                    lambda: repeatable and asked.ask() == before, more,
-                )  # fmt: skip
+            with asked.advisory_lock():
+                tries = _migrate(deploy, tree, seen, pending, repeatable)
         except ReleaseError as error:
             if advice := tables.makes_itself(tree.project, before):
                 error.advice = f"{advice}, then: {deploy.again()}"
@@ -101,6 +98,8 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         msg = f"{line}: schema from {before or 'none'} to {after or 'none'}.{often}"
         if before == after and wishes.get("command"):
             deploy.notes.append(f"migrations.command ran ({line}); the schema stays at {after or 'none'}.")
+        if broken := objects.broken(asked.objects() or (), deploy.app["database"]["name"]):
+            deploy.notes.append(broken)
     deploy.record["schema"] = {"from": before, "to": after}
     if before != after:
         steps = _revisions(deploy, before, after)
@@ -111,6 +110,50 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
             deploy.notes.append(f"Going back to an earlier release will need force: {', '.join(risky)}.")
     deploy.save()
     return {"changed": before != after, "msg": msg}
+
+
+def _migrate(deploy: Deploy, tree: Tree, seen: Look, pending: list[schema.Revision], repeatable: bool) -> int:
+    """How often it was tried; a failure says what it left."""
+    asked, before = seen.asked, seen.before
+    standing = asked.objects()
+    try:
+        with _timeouts(deploy, tree, asked) as more:
+            return migrate.run(
+                deploy.app, tree.code(), seen.decision.command, seen.decision.directory,
+                lambda: repeatable and asked.ask() == before and asked.objects() == standing, more,
+            )  # fmt: skip
+    except ReleaseError as error:
+        error.also += _left(deploy, seen, pending, standing)
+        raise
+
+
+def _left(
+    deploy: Deploy, seen: Look, pending: list[schema.Revision], standing: Collection[objects.Thing] | None
+) -> list[str]:
+    """What a migration that failed leaves in the database, in sentences."""
+    now, things = seen.asked.ask(), seen.asked.objects()
+    if now is None or things is None or standing is None:
+        return ["What it left in the database cannot be told, since that does not answer."]
+    came, gone = objects.since(standing, things)
+    parts = [f"there is now {objects.names(came)}"] if came else []
+    parts += [f"gone is {objects.names(gone)}"] if gone else []
+    what = "; ".join(parts)
+    if now != seen.before:
+        applied = [one for one in _revisions(deploy, seen.before, now) if one in pending]
+        rest = [one.stem() for one in pending if one not in applied]
+        said = [f"It got from schema {seen.before or 'none'} to {now or 'none'}"]
+        said += [f"{', '.join(one.stem() for one in applied)} applied" if applied else ""]
+        said += [f"{', '.join(rest)} not" if rest else "", what]
+        sentence = "; ".join(filter(None, said)) + "."
+    elif what:
+        sentence = (
+            f"The schema is at {now or 'none'} as before, but what was done outside of a transaction "
+            f"stays, and the next try meets it: {what}."
+        )
+    else:
+        sentence = "Nothing of it stays in the database."
+    broken = objects.broken(things, deploy.app["database"]["name"])
+    return [sentence, broken] if broken else [sentence]
 
 
 @contextlib.contextmanager
