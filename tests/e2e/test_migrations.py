@@ -145,7 +145,7 @@ def test_diff_shows_the_sql_of_a_folder_and_changes_nothing(kit: Kit) -> None:
     assert "ALTER TABLE things ADD price int DEFAULT 7;" in answer["sql"]
     assert "VALUES ('(hidden)')" in answer["sql"]
     assert "UPDATE alembic_version SET version_num='0002'" in answer["sql"]
-    assert answer["notes"] == []
+    assert (answer["notes"], answer["lint"]) == ([], [])
     text = berth(kit, "diff", "shop")
     assert re.search(r"0002_test\.py: Title of 0002", text)
     assert "ALTER TABLE things ADD price int DEFAULT 7;" in text
@@ -249,6 +249,7 @@ def test_what_leaves_its_transaction_is_not_tried_again(kit: Kit) -> None:
         r"runs: DO '…'",
         said,
     ), said
+    assert "Nothing of it stays in the database." in said
     assert kit.release("shop") == live
     (folder(kit) / "migrations/versions/0004_test.py").unlink()
     kit.app("shop")["migrations"] = {}
@@ -300,7 +301,11 @@ def test_a_release_from_before_alembic_is_judged_by_what_came_since(kit: Kit) ->
     assert kit.release("shop") == without
     assert f"stays at schema 0005; {without} ran on 0004. What came since (0005_test) only adds" in said
     revision(source, "0006", "0005", 'op.execute("ALTER TABLE things DROP COLUMN note")')
-    kit.play("playbooks/deploy.yml", "-e", "app=shop")
+    warning = "0006_test: ALTER TABLE things DROP COLUMN note: the live release fails where it still uses"
+    assert warning in brought(kit)["lint"][0]["sentence"]
+    run = kit.play("playbooks/deploy.yml", "-e", "app=shop")
+    assert warning in " ".join(run.output.split())
+    assert record(kit)["migrations"]["lint"][0]["rule"] == "ban-drop-column"
     live = kit.release("shop")
     said = " ".join(
         kit.play(

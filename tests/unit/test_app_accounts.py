@@ -12,7 +12,7 @@ from ansible.module_utils.berth.paths import Paths, build_user
 
 from plugins.filter.app import FilterModule
 from plugins.module_utils.berth.contract.names import APP
-from plugins.modules import app_accounts, app_uv
+from plugins.modules import app_accounts, app_program
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/app/templates"
 LONG = "a" * 31
@@ -101,8 +101,8 @@ def test_files_that_others_could_read_are_found_where_they_are(tmp_path: Path) -
 
 def test_a_uv_that_does_not_run_is_not_installed(tmp_path: Path) -> None:
     uv = tmp_path / "uv"
-    assert not app_uv.runs(uv)
+    assert not app_program.runs(uv)
     uv.touch(mode=0o755)  # as a power cut leaves it
-    assert not app_uv.runs(uv)
+    assert not app_program.runs(uv)
     uv.write_text("#!/bin/sh\necho uv 1.0\n")
-    assert app_uv.runs(uv)
+    assert app_program.runs(uv)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.migrations import database
+from ansible.module_utils.berth.migrations import database, lint
 
 from tests.support.entry import board
 
@@ -56,3 +56,12 @@ def test_without_time_outs_nothing_is_migrated(asked: database.Database, tmp_pat
     (tmp_path / "psql").write_text("#!/bin/sh\ncat > /dev/null\nexit 3\n")
     with pytest.raises(ReleaseError, match="took no time-outs"), asked.timeouts(3, 900):
         pytest.fail("it went on")
+
+
+def test_sizes_are_asked_for_names_that_need_no_quoting(asked: database.Database, tmp_path: Path) -> None:
+    (tmp_path / "psql").write_text(f"#!/bin/sh\ncat > {tmp_path}/told\necho '{{\"things\": 16384}}'\n")
+    found = [
+        lint.Finding(lint.LOCKS, "", "", "", "", target) for target in ("things", '"a b"', "x'); drop", "")
+    ]
+    assert asked.sizes(found) == {"things": 16384}
+    assert "json_array_elements_text('[\"things\"]')" in " ".join(told(tmp_path))

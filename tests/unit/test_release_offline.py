@@ -49,11 +49,13 @@ def place(paths: Paths) -> offline.Place:
 
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, paths: Paths) -> None:
     text = "INSERT INTO t VALUES ('it''s 100% secret', 'letmeout', 'Board', 10);\n"
-    monkeypatch.setattr(once, "transient", lambda _: Result(0, text, ""))
+    monkeypatch.setattr(once, "transient", lambda _: Result(0, text + LINTED, ""))
     made = offline.make("unit", place(paths), "", "head")
     assert made.text == "INSERT INTO t VALUES ('(hidden)', '(hidden)', 'Board', 10);\n"
 
 
+LINTED = "\n\x1eLint\n[]"
+WRONG = '{"line": 0, "rule_name": "syntax-error"}'
 TRACE = """Traceback (most recent call last):
   File "{root}/migrations/env.py", line 9, in <module>
     connect()
@@ -64,9 +66,24 @@ OperationalError: ownerPassword was refused
 @pytest.mark.parametrize(
     ("result", "sql", "note"),
     [
-        (Result(0, "BEGIN;\n", "INFO"), "BEGIN;\n", ""),
-        (Result(0, "SELECT 1;\n" + "x" * offline.LIMIT, ""), "SELECT 1;\n-- The rest is left out", ""),
-        (Result(1, "SELECT 1;\n" + "x" * offline.LIMIT, ""), "SELECT 1;\n-- The rest is left out", ""),
+        (Result(0, "BEGIN;\n" + LINTED, "INFO"), "BEGIN;\n", ""),
+        (Result(0, "BEGIN;\n", ""), "BEGIN;\n", offline.NOT_LINTED),
+        (
+            Result(0, f"BEGIN;\n{LINTED[:-1]}{WRONG}]", ""),
+            "BEGIN;\n",
+            "They were not linted: squawk cannot read BEGIN.",
+        ),
+        (Result(0, "BEGIN;\n\n\x1eLint\nno", ""), "BEGIN;\n", offline.NOT_LINTED),
+        (
+            Result(0, f"SELECT 1;\n{'x' * offline.LIMIT}{LINTED}", ""),
+            "SELECT 1;\n-- The rest is left out",
+            "",
+        ),
+        (
+            Result(1, "SELECT 1;\n" + "x" * offline.LIMIT, ""),
+            "SELECT 1;\n-- The rest is left out",
+            "They were not linted: they are too long.",
+        ),
         (
             Result(1, "BEGIN;", TRACE),
             "",

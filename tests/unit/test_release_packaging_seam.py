@@ -33,8 +33,8 @@ WORDS = re.compile(
     r"|\bBERTH_(?:APP|RELEASE)\b|:/usr/local/bin|^PATH$"
 )
 REASONS: dict[str, tuple[str, ...]] = {
-    "the environment of uv itself, which no release is in": (
-        "modules/app_uv",
+    "the environment of a program of Berth's own, which no release is in": (
+        "modules/app_program",
         "module_utils/berth/reading/toml",
     ),
     "runs programs of the distribution, and gives them its own PATH": (

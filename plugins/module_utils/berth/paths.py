@@ -13,6 +13,7 @@ from .errors import ReleaseError
 APP = re.compile(r"[a-z][a-z0-9-]{0,30}")
 UNITS = Path("/etc/systemd/system")
 UV = Path("/usr/local/lib/berth/uv/bin/uv")
+SQUAWK = Path("/usr/local/lib/berth/squawk/bin/squawk")
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 

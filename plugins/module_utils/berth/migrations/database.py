@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterable, Iterator
@@ -13,7 +15,7 @@ from typing import Any
 
 from ..errors import ReleaseError
 from ..services import postgresql
-from . import objects
+from . import lint, objects
 
 _KEY = 0x6265727468  # "berth": the advisory lock every Berth deploy of one database asks for
 # Seconds that the database has for a small question.
@@ -24,6 +26,12 @@ _TIMEOUTS = {
     "statement_timeout": "{statement}s",
     "client_connection_check_interval": "1s",
 }
+# An index stands for its table.
+_SIZES = """
+select json_object_agg(name, pg_table_size(coalesce(
+    (select indrelid from pg_index where indexrelid = to_regclass(name)), to_regclass(name))))
+from json_array_elements_text('{names}') name where to_regclass(name) is not null;
+"""
 _MINE = 'alter role current_user in database :"DBNAME"'
 
 
@@ -73,6 +81,12 @@ class Database:
         """What stands in it; None where it cannot be asked."""
         answer = self._answer(f"\\set ON_ERROR_STOP on\n{objects.QUERY}", _PATIENCE)
         return None if answer is None else objects.read(answer)
+
+    def sizes(self, found: Iterable[lint.Finding]) -> dict[str, int]:
+        """Bytes of the tables that findings are about, under the names that they give them, where known."""
+        names = json.dumps(sorted({one.target for one in found if re.fullmatch(r'[\w$."]+', one.target)}))
+        known: dict[str, int] = json.loads(self._answer(_SIZES.format(names=names), _PATIENCE) or "{}")
+        return known
 
     def _answer(self, query: str, patience: float) -> str | None:
         """None without an answer: no psql, no connection, or a server that accepts and says nothing."""

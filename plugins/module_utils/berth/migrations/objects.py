@@ -83,8 +83,8 @@ def broken(things: Iterable[Thing], database: str) -> str:
     which = ", ".join(f"{thing.name} of {thing.of}" for thing in found)
     drops = " ".join(f'-c "DROP INDEX CONCURRENTLY {_shell(thing.name)}"' for thing in found)
     return (
-        f"Indexes that broke off while they were made, and are invalid: {which}. No query uses them, a unique "
-        "one lets duplicates stand, and IF NOT EXISTS passes over them. Clear them with: "
+        f"Indexes that broke off while they were made, and are invalid: {which}. No query uses them, a "
+        "unique one lets duplicates stand, and IF NOT EXISTS passes over them. Clear them with: "
         f"{' '.join(AS_SUPERUSER)} psql -d {database} {drops}; then make them again."
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -12,7 +13,7 @@ from typing import IO, Any
 from ..errors import ReleaseError
 from ..host import untrusted
 from ..host.untrusted import Owner
-from ..migrations import offline, schema
+from ..migrations import database, lint, offline, schema
 from ..packaging.environments import Environments
 from ..packaging.once import Code
 from ..packaging.tree import Tree
@@ -82,6 +83,7 @@ def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) 
         "settings": setting_changes(record.get("app") or {}, app) if record else [],
         "migrations": [],
         "sql": "",
+        "lint": [],
         "notes": [],
     }
     answer["settings"] += [
@@ -106,6 +108,7 @@ def describe(paths: Paths, args: dict[str, Any], body: IO[bytes] | None = None) 
             made = _sql(paths, app, tree, args, body, live, now)
             answer["sql"] = made.text
             answer["notes"] += [made.note] if made.note else []
+            answer["lint"] = _linted(app, found, made) if now else []
     problem = settings.compare(paths, app, {})["problem"] if record else ""
     if problem:
         answer["notes"].append(problem)
@@ -131,6 +134,16 @@ def pending(app: dict[str, Any], said: dict[str, Any], now: str) -> tuple[list[s
     if any(name not in known for name in schema.split(now)):
         return [], f"The database is at {now}, which the new code does not know."
     return schema.between(known, now, ",".join(schema.heads(known))), ""
+
+
+def _linted(app: dict[str, Any], pending: list[schema.Revision], made: offline.Sql) -> list[dict[str, Any]]:
+    """What their SQL does to the release that is live, each with a sentence."""
+    found = made.found or ()
+    if found:
+        with contextlib.suppress(ReleaseError, OSError):
+            found = tuple(lint.weighty(found, database.Database(app).sizes(found)))
+    files = {one.id: one.stem() for one in pending}
+    return [{**one.as_dict(), "sentence": one.sentence(files)} for one in found]
 
 
 def _sql(
@@ -261,6 +274,7 @@ def text(answer: dict[str, Any]) -> str:
         for one in answer["migrations"]
     ]
     lines += _part(f"Migrations from schema {answer['schema'] or 'none'}", steps)
+    lines += _part("What they do to the live release", [one["sentence"] for one in answer["lint"]])
     lines += _part("Their SQL, in lines", answer["sql"].strip().splitlines(), _SHOWN_SQL)
     notes = [f"  {note}" for note in answer["notes"]]
     if not live:

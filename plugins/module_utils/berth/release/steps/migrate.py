@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...diagnosis import cause
 from ...errors import ReleaseError
-from ...migrations import database, migrate, objects, offline, schema
+from ...migrations import database, lint, migrate, objects, offline, schema
 from ...packaging import prove
 from ...packaging.tree import Tree
 from ...reading import tables
@@ -18,6 +18,9 @@ from ...reports import history
 from ...runtime import naming
 from ...store import journal
 from ..deploy import Answer, Deploy
+
+# Sentences about the SQL of one deploy.
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     else:
         _prove_import(deploy, tree)
         pending = _revisions(deploy, before)
-        _may_run(deploy, pending if before else [])
+        # What there is nothing live on harms nobody.
+        found = _lint(deploy, tree, seen, pending) if digest and pending else None
+        if before:
+            _may_run(deploy, pending, found)
         history.remember(deploy.paths, pending)
-        if digest and pending:
-            _keep_sql(deploy, tree, decision, before)
         files = [Path(one.file).name for one in pending]
         repeatable = bool(before or digest) and tables.is_transactional(
             decision.directory, deploy.folder, files
@@ -168,13 +172,27 @@ def _timeouts(deploy: Deploy, tree: Tree, asked: database.Database) -> Iterator[
             yield {}
 
 
-def _may_run(deploy: Deploy, pending: list[schema.Revision]) -> None:
-    """What takes something away from the live release needs a word first, where that is wished."""
-    risky = [one.label() for one in pending if one.risks]
-    if risky and deploy.app["migrations"]["destructive"] == "refuse":
+def _may_run(
+    deploy: Deploy, pending: list[schema.Revision], found: Sequence[lint.Finding] | None = None
+) -> None:
+    """What takes something away from the live release needs a word first, where that is wished.
+
+    What was `found` in the SQL counts, and where that is not known what the files tell.
+    """
+    policy = deploy.app["migrations"]["destructive"]
+    files = {one.id: one.stem() for one in pending}
+    if found is None:
+        risky = [one.label() for one in pending if one.risks]
+        said = f"{', '.join(risky)}: the"
+    else:
+        risky = [one.sentence(files) for one in found if one.kind == lint.DESTRUCTIVE]
+        said = f"{' '.join(risky)} The"
+        deploy.notes += [one.sentence(files) for one in found if one.kind == lint.LOCKS][:_SHOWN]
+        deploy.notes += risky[:_SHOWN] if policy == "warn" else []
+    if risky and policy == "refuse":
         raise ReleaseError(
-            f"{', '.join(risky)}: the live release may not survive it, and migrations.destructive is "
-            "refuse. The database is unchanged.",
+            f"{said} live release may not survive it, and migrations.destructive is refuse. The database is "
+            "unchanged.",
             advice=f"set migrations.destructive: warn for this deploy, then: {deploy.again()}",
         )
 
@@ -185,13 +203,22 @@ def _revisions(deploy: Deploy, before: str, after: str = "") -> list[schema.Revi
     return schema.between(known, before, after or ",".join(schema.heads(known)))
 
 
-def _keep_sql(deploy: Deploy, tree: Tree, decision: Decision, before: str) -> None:
-    """What the database is about to get goes into the record; or why that cannot be told."""
-    place = offline.Place(deploy.folder, decision.directory, tree.code())
-    unit, end = naming.transient("sql", deploy.paths.app), decision.command.split()[-1]
-    found = offline.make(unit, place, before, end)
-    kept = {"sql": found.text, "note": found.note}
-    deploy.record["migrations"].update({key: text for key, text in kept.items() if text})
+def _lint(
+    deploy: Deploy, tree: Tree, seen: Look, pending: list[schema.Revision]
+) -> list[lint.Finding] | None:
+    """What the SQL does that the database is about to get; None where that cannot be told, which is noted.
+
+    Both go into the record.
+    """
+    place = offline.Place(deploy.folder, seen.decision.directory, tree.code())
+    unit, end = naming.transient("sql", deploy.paths.app), seen.decision.command.split()[-1]
+    made = offline.make(unit, place, seen.before, end)
+    found = None if made.found is None else lint.weighty(made.found, seen.asked.sizes(made.found))
+    if made.note:
+        deploy.notes.append(f"{', '.join(one.stem() for one in pending[:_SHOWN])}: {made.note}")
+    kept = {"sql": made.text, "note": made.note, "lint": [one.as_dict() for one in found or ()]}
+    deploy.record["migrations"].update({key: value for key, value in kept.items() if value})
+    return found
 
 
 def _prove_import(deploy: Deploy, tree: Tree) -> None:

@@ -1,17 +1,21 @@
 #!/usr/bin/python
-"""Installs uv at a pinned version, checked by hash."""
+"""Installs a program of the package index at a pinned version, checked by hash."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: app_uv
-short_description: Installs uv into an environment of its own from hashed requirements
+module: app_program
+short_description: Installs a program into an environment of its own from hashed requirements
 description:
-  - Makes C(/usr/local/lib/berth/uv) with C(python3 -m venv) and installs the requirements with
+  - Makes C(/usr/local/lib/berth/<name>) with C(python3 -m venv) and installs the requirements with
     C(--require-hashes).
-  - A mark in the folder names the requirements it was made from; with the same ones, and a uv that runs,
+  - A mark in the folder names the requirements it was made from; with the same ones, and a program that runs,
     nothing is done.
 options:
+  name:
+    description: The program, which is in the environment under this name.
+    type: str
+    required: true
   requirements:
     description: The requirements file's content, every line with its hashes.
     type: str
@@ -20,16 +24,17 @@ options:
     description: The package index to install from. Empty is the one of pip's own settings.
     type: str
     default: ""
-  path:
-    description: The environment's folder.
-    type: path
-    default: /usr/local/lib/berth/uv
+  optional:
+    description: Where it cannot be installed, warn and go on.
+    type: bool
+    default: false
 author: Berth
 """
 
 EXAMPLES = r"""
 - name: Install uv
-  app_uv:
+  app_program:
+    name: uv
     requirements: "{{ lookup('ansible.builtin.file', 'uv-requirements.txt') }}"
 """
 
@@ -43,33 +48,36 @@ from pathlib import Path  # noqa: E402
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
+FOLDER = Path("/usr/local/lib/berth")
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
-def runs(uv: Path) -> bool:
+def runs(program: Path) -> bool:
     """A mark alone proves nothing: after a power cut the file may be there, and be empty."""
     try:
-        done = subprocess.run([str(uv), "--version"], capture_output=True, timeout=60, check=False)
+        done = subprocess.run([str(program), "--version"], capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.SubprocessError):
         return False
-    return done.returncode == 0 and done.stdout.startswith(b"uv ")
+    return done.returncode == 0 and done.stdout.startswith(f"{program.name} ".encode())
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "name": {"type": "str", "required": True},
             "requirements": {"type": "str", "required": True},
             "index_url": {"type": "str", "default": ""},
-            "path": {"type": "path", "default": "/usr/local/lib/berth/uv"},
+            "optional": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     requirements: str = module.params["requirements"]
-    path = Path(module.params["path"])
+    name: str = module.params["name"]
+    path = FOLDER / name
     mark = path / ".requirements"
     wanted = hashlib.sha256(requirements.encode()).hexdigest()
     marked = mark.is_file() and mark.read_text().strip() == wanted
-    if marked and runs(path / "bin/uv"):
+    if marked and runs(path / "bin" / name):
         module.exit_json(changed=False)
     if module.check_mode:
         module.exit_json(changed=True)
@@ -99,7 +107,11 @@ def main() -> None:
                 said = next(
                     (line for line in lines if line.startswith("ERROR")), lines[-1] if lines else "no reason"
                 )
-                module.fail_json(msg=f"Installing uv failed: {said}", command=command[-1], lines=lines[-10:])
+                failed = f"Installing {name} failed: {said}"
+                if module.params["optional"]:
+                    module.warn(failed)
+                    module.exit_json(changed=False)
+                module.fail_json(msg=failed, command=command[-1], lines=lines[-10:])
     mark.write_text(wanted + "\n")
     module.exit_json(changed=True)
 
