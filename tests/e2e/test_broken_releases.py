@@ -485,8 +485,9 @@ def test_a_broken_release_does_not_go_live_and_says_why(yard: Yard, name: str) -
     before, rows = yard.belongings(), yard.database()
     yard.apply(case)
     port = yard.kit.host.published["443"]
+    # Enough to notice an answer that is missing, and little beside what is tested.
     counts = {"http1": 1, "http2": 1, "slow": 0, "uploads": 0, "sockets": 0}
-    with Traffic(f"{case.app}.localhost", port, yard.authority, **counts) as traffic:
+    with Traffic(f"{case.app}.localhost", port, yard.authority, pause=0.15, **counts) as traffic:
         with case.around(yard) if case.around else contextlib.nullcontext():
             run = yard.kit.play("playbooks/deploy.yml", "-e", f"app={case.app}", succeed=False)
         time.sleep(0.3)
