@@ -64,4 +64,5 @@ def test_sizes_are_asked_for_names_that_need_no_quoting(asked: database.Database
         lint.Finding(lint.LOCKS, "", "", "", "", target) for target in ("things", '"a b"', "x'); drop", "")
     ]
     assert asked.sizes(found) == {"things": 16384}
+    assert asked.sizes(found[1:]) == {}
     assert "json_array_elements_text('[\"things\"]')" in " ".join(told(tmp_path))

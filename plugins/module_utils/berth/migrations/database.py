@@ -84,8 +84,9 @@ class Database:
 
     def sizes(self, found: Iterable[lint.Finding]) -> dict[str, int]:
         """Bytes of the tables that findings are about, under the names that they give them, where known."""
-        names = json.dumps(sorted({one.target for one in found if re.fullmatch(r'[\w$."]+', one.target)}))
-        known: dict[str, int] = json.loads(self._answer(_SIZES.format(names=names), _PATIENCE) or "{}")
+        names = sorted({one.target for one in found if re.fullmatch(r'[\w$."]+', one.target)})
+        query = _SIZES.format(names=json.dumps(names))
+        known: dict[str, int] = json.loads((self._answer(query, _PATIENCE) if names else "") or "{}")
         return known
 
     def _answer(self, query: str, patience: float) -> str | None:
