@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -484,6 +485,19 @@ def test_workers_that_systemd_does_not_start_again_are_told(
     recover.settle(run, {"release": "r2", "step": "fetch"})
     told = [note for note in run.notes if note.startswith("Not all of r1 could be started again: Failed")]
     assert bool(told) is bool(refused)
+
+
+@pytest.mark.parametrize("step_of", ["migrate", "fetch"])
+def test_what_migrations_are_limited_to_goes_with_a_run_that_was_killed(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, step_of: str
+) -> None:
+    freed: list[str] = []
+    owner = SimpleNamespace(free=lambda: freed.append("owner"))
+    monkeypatch.setattr(recover.database, "Database", lambda _: owner)
+    run = deploy(paths, systemd, "", "r2")
+    run.app = {**APP, "database": {**APP["database"], "enabled": True}}
+    recover.settle(run, {"release": "r2", "step": step_of})
+    assert freed == (["owner"] if step_of == "migrate" else [])
 
 
 @pytest.mark.parametrize("waited_for", [True, False])

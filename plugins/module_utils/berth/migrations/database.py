@@ -132,7 +132,11 @@ class Database:
         try:
             yield
         finally:
-            self._tell([f"{_MINE} reset {name};" for name in wanted])
+            self.free()
+
+    def free(self) -> None:
+        """Take such limits back, which a run that was killed could not."""
+        self._tell([f"{_MINE} reset {name};" for name in _TIMEOUTS])
 
     def _tell(self, statements: Iterable[str]) -> bool:
         """Whether the database did all of it."""

@@ -10,6 +10,7 @@ from typing import Any
 from ..diagnosis import cause
 from ..errors import ReleaseError
 from ..host import untrusted
+from ..migrations import database
 from ..reports import history
 from ..runtime import gate, jobs, naming, units
 from ..store import journal, prune, releases, settings
@@ -23,6 +24,10 @@ def settle(deploy: Deploy, cut: dict[str, Any] | None) -> None:
     if not cut:
         return
     units.end_transient(deploy.paths.app)
+    app = deploy.app or deploy.previous_app()
+    if cut.get("step") == "migrate" and app and app["database"]["enabled"]:
+        with contextlib.suppress(ReleaseError, OSError):
+            database.Database(app).free()
     if not deploy.repository:
         untrusted.remove(deploy.paths.stage)
     lost = str(cut.get("release", ""))
