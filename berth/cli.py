@@ -343,7 +343,8 @@ def drill(
 
 @app.command(
     epilog="berth restore\n\nberth restore --to-time '2026-11-30 11:59:00+00'\n\n"
-    "berth restore --to-release 20261130T115900Z-1a2b3c4 --app board\n\nberth restore --drop",
+    "berth restore --to-release 20261130T115900Z-1a2b3c4 --app board\n\nberth restore --go-live board\n\n"
+    "berth restore --undo board\n\nberth restore --drop",
 )
 def restore(
     ctx: typer.Context,
@@ -360,11 +361,55 @@ def restore(
         typer.Option("--app", metavar="APP", help="Whose release it is.", autocompletion=_complete_app),
     ] = None,
     drop: Annotated[bool, typer.Option("--drop", help="End and remove what was restored.")] = False,
+    go_live: Annotated[
+        str | None,
+        typer.Option(
+            metavar="APP",
+            help="Replace its live database by what was restored.",
+            autocompletion=_complete_app,
+        ),
+    ] = None,
+    undo: Annotated[
+        str | None,
+        typer.Option(
+            metavar="APP", help="Replace it by the one that was live before.", autocompletion=_complete_app
+        ),
+    ] = None,
+    drop_kept: Annotated[
+        str | None,
+        typer.Option(metavar="APP", help="Drop those that were live before.", autocompletion=_complete_app),
+    ] = None,
+    table: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEMA.TABLE", help="Copy this one of --app's into its live database, to be merged."
+        ),
+    ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option(metavar="APP", help="The app's name once more; asked for without it."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also with another schema than the live release works with.")
+    ] = False,
     json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
-    """Restore what was backed up beside the live server, to look at. (playbooks/restore.yml)"""
+    """Restore beside the live server, to look at, and go live with it. (playbooks/restore.yml)"""
+    asked = {"live": go_live, "undo": undo, "drop": drop_kept}
+    meant = {mode: name for mode, name in asked.items() if name is not None}
+    if table is not None:
+        if meant or to_time or to_release or drop or json or not app_name:
+            raise kit.BerthError("--table stands with --app alone: it says whose table it is.")
+        _run(ctx, "exchange.yml", inventory, plain=plain, app=app_name, mode="table", table=table)
+    if meant:
+        if len(meant) > 1 or to_time or to_release or app_name or drop or json:
+            raise kit.BerthError(
+                "--go-live, --undo and --drop-kept stand alone, each with the name of an app."
+            )
+        ((mode, name),) = meant.items()
+        _exchange(ctx, name, mode, confirm, force=force, inventory=inventory, plain=plain)
     _run(
         ctx,
         "restore.yml",
@@ -377,6 +422,22 @@ def restore(
         drop=drop or None,
         json=json or None,
     )
+
+
+def _exchange(
+    ctx: typer.Context, name: str, mode: str, confirm: str | None, *, force: bool, inventory: str, plain: bool
+) -> None:
+    """Say what it means, ask for the app's name, and do it."""
+    variables: dict[str, Any] = {"app": name, "mode": mode, "force": force or None}
+    if confirm is None:
+        check = ("--check",)
+        said = _of(
+            ctx, "exchange.yml", inventory, plain=plain, options=check, returns=True, **variables
+        ).start()
+        if said or "--check" in (ctx.obj or ()):
+            raise typer.Exit(said)
+        confirm = typer.prompt(f"If that is meant, type {name}", prompt_suffix=": ", err=True)
+    _run(ctx, "exchange.yml", inventory, plain=plain, confirm=confirm, **variables)
 
 
 @app.command(
@@ -487,7 +548,11 @@ def remove(
     )
 
 
-def _run(
+def _run(ctx: typer.Context, playbook: str, inventory: str, *, plain: bool, **more: Any) -> None:
+    raise typer.Exit(_of(ctx, playbook, inventory, plain=plain, **more).start())
+
+
+def _of(
     ctx: typer.Context,
     playbook: str,
     inventory: str,
@@ -496,9 +561,10 @@ def _run(
     options: Sequence[str] = (),
     answer: bool = False,
     verdict: str = "",
+    returns: bool = False,
     **variables: Any,
-) -> None:
-    run = Run(
+) -> Run:
+    return Run(
         playbook=playbook,
         inventory=inventory,
         variables={name: value for name, value in variables.items() if value is not None},
@@ -507,8 +573,8 @@ def _run(
         plain=plain,
         answer=answer,
         verdict=verdict,
+        returns=returns,
     )
-    raise typer.Exit(run.start())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,8 +18,10 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
 
 if TYPE_CHECKING:
     from plugins.module_utils.berth.contract import names
+    from plugins.module_utils.berth.payload.exchange import copy_of
 else:
     from ansible.module_utils.berth.contract import names
+    from ansible.module_utils.berth.payload.exchange import copy_of
 
 # What each release of the distributions brings.
 DISTRIBUTION = {
@@ -316,6 +318,7 @@ class FilterModule:
             "postgresql_backups": backups,
             "postgresql_conf": postgresql_conf,
             "postgresql_connection_limit": connection_limit,
+            "postgresql_copy": copy_of,
             "postgresql_databases": check_databases,
             "postgresql_max_connections": max_connections,
             "postgresql_version": choose_version,

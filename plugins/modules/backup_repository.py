@@ -88,7 +88,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.host.command import module_source  # noqa: E402
 from ansible.module_utils.berth.payload import backup as program  # noqa: E402
-from ansible.module_utils.berth.payload import drill, restore, side  # noqa: E402
+from ansible.module_utils.berth.payload import drill, exchange, restore, side  # noqa: E402
 from ansible.module_utils.berth.runtime import units  # noqa: E402
 from ansible.module_utils.berth.store import journal  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
@@ -99,6 +99,7 @@ UNITS = Path("/etc/systemd/system")
 CONFIGURATION = Path("/etc/pgbackrest/pgbackrest.conf")
 KEY = Path("/etc/berth/backup/key")
 PROGRAM = Path("/usr/local/lib/berth/backup.py")
+PROGRAMS = {"backup": program, "side": side, "drill": drill, "restore": restore, "exchange": exchange}
 # What a power cut left of a drill goes when the server boots.
 LEFTOVERS = Path("/etc/tmpfiles.d/berth-drill.conf")
 # Since which pgBackRest there is an option; Debian 12 has 2.45, Ubuntu 22.04 2.37.
@@ -266,7 +267,7 @@ class Repository:
         return {
             **{
                 PROGRAM.with_name(f"{name}.py"): (module_source(one), 0o644, "root")
-                for name, one in (("backup", program), ("side", side), ("drill", drill), ("restore", restore))
+                for name, one in PROGRAMS.items()
             },
             CONFIGURATION: (text.replace("${key}", self.key()), 0o640, OWNER),
             LEFTOVERS: (f"{MARK}\nR! {self.settings['drill']}/*\n", 0o644, "root"),

@@ -51,6 +51,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("index.configured parser.read", "source._deploy_key read_text", "source._plain_text read_text"),
         "admins.recorded read_text",
         *("bytecode._read read_bytes", "bytecode.keep write_bytes"),
+        *("holding.still open", "holding.still rmtree", "holding._wait_before write_text"),
         *("keys.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
     ),
     "a folder that root has just made, where nobody else can write": (
@@ -111,7 +112,8 @@ REASONS: dict[str, tuple[str, ...]] = {
             "drill.main read_text",
         ),
         *("drill.count write_text", "drill.keep read_text"),
-        *("backup.main read_text", "restore.main read_text"),
+        *("backup.main read_text", "restore.main read_text", "exchange.main read_text"),
+        *("exchange.alone open", "exchange.fill write_text"),
     ),
     "the kernel's": (
         *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),

@@ -43,6 +43,7 @@ def tasks(file: str) -> Iterator[dict[str, Any]]:
         ("main.yml", ["lock", "plan", *[step.name for step in table.of(Phase.MAKE)], *WAY, "unlock"]),
         ("rollback.yml", ["lock", "plan_rollback", *WAY, "unlock"]),
         ("remove.yml", ["lock", "remove"]),
+        ("exchange.yml", ["lock", "exchange"]),
     ],
 )
 def test_the_tasks_ask_for_the_steps_of_the_table_in_its_order(file: str, wanted: list[str]) -> None:
@@ -58,6 +59,7 @@ def test_every_file_of_tasks_is_looked_at_and_gives_what_the_step_takes() -> Non
         "make.yml",
         "rollback.yml",
         "remove.yml",
+        "exchange.yml",
         "live.yml",
     }
     for file in files:

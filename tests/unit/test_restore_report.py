@@ -166,3 +166,28 @@ def test_one_that_is_there_is_a_note_and_no_failure(unit: str, said: str) -> Non
     assert (level, text) == ("note", f"{said}, it takes 40 MB")
     assert restores.judge(made(there=False, takes=0, unit=unit)) == []
     assert restores.judge({}) == []
+
+
+def test_what_an_exchange_left_is_a_note() -> None:
+    kept = {
+        "name": "board_before_x",
+        "bytes": 7 << 20,
+        "is": "kept",
+        "app": "board",
+        "at": "2026-11-30T12:00:00Z",
+    }
+    copied = {"name": "board_restored", "bytes": 0, "is": "copied", "app": "; rm", "at": ""}
+    assert restores.judge_kept([kept, copied]) == [
+        (
+            "kept",
+            "note",
+            "database board_before_x was live until 2026-11-30 12:00 UTC, and is kept; it takes 7 MB",
+            "berth restore --drop-kept board ends it",
+        ),
+        (
+            "kept",
+            "note",
+            "database board_restored is a copy that did not go live; it takes 0 MB",
+            "berth restore --drop-kept APP ends it",
+        ),
+    ]

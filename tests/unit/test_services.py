@@ -222,6 +222,22 @@ def test_its_secrets_its_sockets_and_its_errors(server: Path, monkeypatch: pytes
     assert {f"InaccessiblePaths=-/run/{name}" for name in ("postgresql", "redis", "rabbit")} <= set(asked)
 
 
+def test_a_purge_takes_the_databases_that_an_exchange_kept(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def run(argv: list[str], **_: object) -> Result:
+        asked.append(argv)
+        return Result(0, "board\nboard_before_20261130_120000\n" if "psql" in argv else "", "")
+
+    monkeypatch.setattr(command, "run", run)
+    postgresql.SERVICE.purge(Paths("board", server), {"enabled": True, "name": "board"})
+    dropped = [argv[-1] for argv in asked if "dropdb" in argv]
+    assert dropped == ["board", "board_before_20261130_120000"]
+    assert [argv[-1] for argv in asked if "dropuser" in argv] == ["board", "board_owner", "board_ro"]
+
+
 def test_a_build_reaches_no_service_by_a_socket() -> None:
     hidden = sandbox.build(Paths("board"), {"limits": {"build_memory": ""}})
     assert {f"InaccessiblePaths=-{folder}" for folder in services.sockets()} <= set(hidden)

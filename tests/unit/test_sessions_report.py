@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
-from ansible.module_utils.berth.reports import sessions
+from ansible.module_utils.berth.reports import restores, sessions
 from ansible.module_utils.berth.runtime import units
 from ansible.module_utils.berth.transport import session
 
@@ -52,7 +52,8 @@ def test_it_logs_in_as_the_role_and_no_argument_has_its_password(role: str, user
 
 
 def test_a_terminal_says_as_whom_and_where(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units, "state", lambda *_: "active")
+    made = {"socket": "/r/socket", "port": 5432}
+    monkeypatch.setattr(restores, "standing", lambda: made)
     words = asked(sessions.psql("board", "readonly", False, True, root), root)
     assert "--set=PROMPT1=%/ (read-only)%R%x%# " in words
     assert "--no-psqlrc" not in words
@@ -60,7 +61,7 @@ def test_a_terminal_says_as_whom_and_where(root: Path, monkeypatch: pytest.Monke
     assert "--set=PROMPT1=%/ (restored, owner)%R%x%# " in words
     # Its socket lets its owner in, and nobody else comes to it.
     assert password == ""
-    assert "--host=/var/lib/postgresql/berth-restored/socket" in words
+    assert "--host=/r/socket" in words
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,11 @@ OTHER = 99
 DATABASES = (
     "select datname from pg_database where datallowconn and not datistemplate and datname <> 'postgres'"
 )
+KEPT = """
+    select json_build_object('name', datname, 'bytes', pg_database_size(oid),
+      'said', shobj_description(oid, 'pg_database'))
+    from pg_database where shobj_description(oid, 'pg_database') like '{"berth": {"is": %' order by datname
+"""
 # Bytes of all databases.
 SIZE = "select sum(pg_database_size(oid)) from pg_database"
 
@@ -423,6 +428,8 @@ def state(settings: Facts) -> Facts:
         "drills_since": ask("Since when there are drills", lambda: folder_since(settings), ""),
         # What was restored to look at, and stays until it is dropped.
         "restored": ask("What was restored", lambda: restored(settings), {}),
+        # Databases that were live before one went live that was restored, and what was copied for that.
+        "kept": (archived and ask("Which databases are kept", lambda: kept(settings), [])) or [],
         "unknown": unknown,
     }  # fmt: skip
 
@@ -578,6 +585,22 @@ def restored(settings: Facts) -> Facts:
     folder = restored_folder(settings)
     there = (folder / "data").is_dir()
     return {**last_run(settings, "restored"), "there": there, "takes": taken(folder) if there else 0}
+
+
+def kept(settings: Facts) -> list[Facts]:
+    """Databases that an exchange left, by what their comments say (see `exchange`)."""
+    rows = [json.loads(line) for line in sql(settings, KEPT).splitlines()]
+    known = [(row, json.loads(row["said"])["berth"]) for row in rows]
+    # The owner of a database writes its comment, too.
+    plain = re.compile(r"[^0-9A-Za-z:-]")
+    return [
+        {
+            "name": row["name"],
+            "bytes": row["bytes"],
+            **{key: plain.sub("", str(said.get(key, ""))) for key in ("is", "app", "at")},
+        }
+        for row, said in known
+    ]
 
 
 def main(argv: list[str]) -> int:

@@ -132,20 +132,28 @@ def revisions(server: side.Server, database: str, known: dict[int, Facts]) -> di
 
 def look(server: side.Server, file: Path, counted: Callable[[str, int, Facts], bool], options: str) -> Facts:
     """Of each database its tables, their rows, and its schema's revision."""
-    found = {}
-    for database in databases(server):
-        known = tables(server, database)
-        wanted = {
-            oid: table
-            for oid, table in known.items()
-            if table["persistence"] == "p" and counted(database, oid, table)
-        }
-        found[database] = {
-            "tables": known,
-            "rows": count(server, database, wanted, file, options) if wanted else {},
-            "schema": revisions(server, database, known),
-        }
-    return found
+    return {database: survey(server, database, file, counted, options) for database in databases(server)}
+
+
+def survey(
+    server: side.Server,
+    database: str,
+    file: Path,
+    counted: Callable[[str, int, Facts], bool],
+    options: str,
+) -> Facts:
+    """The same of one database."""
+    known = tables(server, database)
+    wanted = {
+        oid: table
+        for oid, table in known.items()
+        if table["persistence"] == "p" and counted(database, oid, table)
+    }
+    return {
+        "tables": known,
+        "rows": count(server, database, wanted, file, options) if wanted else {},
+        "schema": revisions(server, database, known),
+    }
 
 
 def mark(server: side.Server) -> Facts:

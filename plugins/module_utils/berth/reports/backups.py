@@ -78,6 +78,7 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
     said = [("unknown", "unknown", text.rstrip("."), _CHECKS) for text in found["unknown"]]
     said += _repository(found, now) + _archiving(found) + _window(found) + _dumps(found, now) + _runs(found)
     said += drills.judge(found, now) + restores.judge(found["restored"])
+    said += restores.judge_kept(found.get("kept") or [])
     order = ("sick", "unknown", "note")
     return sorted(said, key=lambda one: order.index(one[1]))
 

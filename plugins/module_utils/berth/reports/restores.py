@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UP, ReleaseError
 from ..host import command
-from ..paths import Paths
+from ..paths import APP, Paths
 from ..payload import backup, restore
 from ..runtime import naming, units
 from ..services.postgresql import AS_SUPERUSER
@@ -150,6 +150,19 @@ def judge(found: Facts) -> list[Finding]:
     return [("restored", "note", text, f"{_DROP} removes it")]
 
 
+def judge_kept(kept: list[Facts]) -> list[Finding]:
+    """A note for each database that stays after an exchange."""
+    said: list[Finding] = []
+    for one in kept:
+        # Comments are its owner's to write.
+        app = one["app"] if APP.fullmatch(one["app"]) else "APP"
+        until = f"was live until {telling.minute(one['at'])}, and is kept" if one["at"] else "is kept"
+        what = "is a copy that did not go live" if one["is"] == "copied" else until
+        text = f"database {one['name']} {what}; it takes {one['bytes'] // backup.MB} MB"
+        said.append(("kept", "note", text, f"berth restore --drop-kept {app} ends it"))
+    return said
+
+
 def _since(found: Facts) -> str:
     return f" since {telling.minute(found['ended'])}" if found.get("ended") else ""
 
@@ -170,16 +183,31 @@ def table(made: Facts) -> str:
     ]
     lines += [f"(note) {telling.capital(text)}." for text in made["notes"]]
     if made["differs"]:
-        rows = [["TABLE", "RESTORED", "LIVE"]]
-        for one in made["differs"]:
-            counts = ["none" if one[side] is None else str(one[side]) for side in ("restored", "live")]
-            rows.append([f"{one['database']}: {one['table']}", *counts])
-        lines += ["", *telling.columns(rows)]
+        lines += ["", *numbers(made["differs"])]
         if made["more"]:
             lines.append(f"and {made['more']} more tables.")
     elif made["differs"] is not None:
         lines.append("Every table has as many rows as the live one.")
     return "\n".join([*lines, "", *_next(made)])
+
+
+def numbers(differs: list[Facts]) -> list[str]:
+    """The rows of tables, restored and live, as lines of a table."""
+    rows = [["TABLE", "RESTORED", "LIVE"]]
+    for one in differs:
+        counts = ["none" if one[side] is None else str(one[side]) for side in ("restored", "live")]
+        rows.append([f"{one['database']}: {one['table']}", *counts])
+    return telling.columns(rows)
+
+
+def standing() -> Facts:
+    """How the restored server came to be that stands here; ReleaseError where none does."""
+    made = _kept()
+    if units.state(UNIT, 20) != "active" or not made or made["problem"]:
+        raise ReleaseError(
+            f"No restored server stands here; berth restore (restore.yml) makes one. {_NOTHING}"
+        )
+    return made
 
 
 def _next(made: Facts) -> list[str]:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from ..errors import UP, ReleaseError
 from ..paths import Paths
-from ..payload import backup
-from ..runtime import units
 from ..services import postgresql
 from ..services.service import ROOT, Settings
 from ..store import settings
@@ -42,10 +40,9 @@ def psql(app: str, role: str, restored: bool, terminal: bool, root: Path = ROOT)
         words.append("--no-psqlrc")
     run = ["runuser", "-u", "postgres", "--"]
     if restored:
-        if units.state(restores.UNIT, 20) != "active":
-            raise ReleaseError("No restored server stands here; berth restore (restore.yml) makes one.")
+        made = restores.standing()
         # Its socket is open to postgres alone.
-        server = [f"--host={backup.RESTORED}/socket", "--port=5432"]
+        server = [f"--host={made['socket']}", f"--port={made['port']}"]
         return f"cd / && export HOME={_HOME} && exec {shlex.join([*run, *words, *server])}"
     password = root / postgresql.FOLDER / user
     if not password.exists():

@@ -192,6 +192,12 @@ def ask_to_start(names: list[str]) -> Result:
     return systemctl("start", "--no-block", *names)
 
 
+def ask_to_restart(names: list[str]) -> None:
+    """Without waiting for it; one that does not run is started."""
+    if names:
+        systemctl("restart", "--no-block", *names)
+
+
 def ask_to_stop(names: list[str]) -> None:
     """Without waiting for it."""
     if names:

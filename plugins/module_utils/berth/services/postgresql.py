@@ -15,6 +15,7 @@ from .service import PREDICTED, ROOT, App, Service, Settings
 AS_SUPERUSER = ("runuser", "-u", "postgres", "--")
 FOLDER = "etc/berth/postgresql"
 _PATIENCE = 5.0
+_OWNED = "select datname from pg_database where pg_get_userbyid(datdba) = '{owner}'"
 
 
 class Postgresql(Service):
@@ -86,7 +87,11 @@ class Postgresql(Service):
     def purge(self, paths: Paths, settings: Settings) -> None:
         if not settings.get("enabled"):
             return
-        command.run([*AS_SUPERUSER, "dropdb", "--if-exists", "--force", settings["name"]], timeout=120)
+        # Its own, and those that an exchange kept: no other app's belongs to its owner.
+        psql = [*AS_SUPERUSER, "psql", "-XAtq", "-d", "postgres", "-c"]
+        owned = command.run([*psql, _OWNED.format(owner=role(settings, owner=True).replace("'", ""))]).out
+        for name in sorted({settings["name"], *owned.splitlines()}):
+            command.run([*AS_SUPERUSER, "dropdb", "--if-exists", "--force", name], timeout=120)
         for name in (role(settings), role(settings, owner=True), reader(settings)):
             command.run([*AS_SUPERUSER, "dropuser", "--if-exists", name])
             (paths.root / FOLDER / name).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from ..deploy import Answer, Deploy
 from . import (
     build,
+    exchange,
     fetch,
     finish,
     gate,
@@ -56,6 +57,7 @@ STEPS = (
     Step("plan", plan.run, Phase.DECIDE, ("app", "version", "force")),
     Step("plan_rollback", plan_rollback.run, Phase.DECIDE, ("name", "to", "force"), again="rollback"),
     Step("remove", remove.run, Phase.DECIDE, ("name", "purge", "declared"), again="remove"),
+    Step("exchange", exchange.run, Phase.DECIDE, ("name", "mode", "force", "table")),
     Step("fetch", fetch.run, Phase.MAKE, ("app", "body"), changes=True),
     Step("build", build.run, Phase.MAKE, ("name",), changes=True),
     Step("restore_point", restore_point.run, Phase.MAKE, ("name",)),

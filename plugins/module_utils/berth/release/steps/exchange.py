@@ -1,0 +1,258 @@
+"""Step exchange: an app's database becomes what was restored of it, or again what it was before that."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...diagnosis import cause
+from ...errors import UP, ReleaseError
+from ...host import command
+from ...migrations import points
+from ...payload import backup
+from ...reports import restores, telling
+from ...runtime import gate, holding, naming, units
+from ...services import postgresql
+from ...store import journal, releases, settings
+from ..deploy import Answer, Deploy
+
+Facts = dict[str, Any]
+
+PROGRAM = Path("/usr/local/lib/berth/exchange.py")
+OPTIONS = {"live": "--go-live", "undo": "--undo", "drop": "--drop-kept", "table": "--table TABLE --app"}
+# Seconds that a copy has, and what looks and renames.
+_COPY, _LOOK = 48 * 3600.0, 3600.0
+
+
+def run(deploy: Deploy, args: Answer) -> Answer:
+    """`mode` is live, undo, drop or table. In check mode it only says what it would do."""
+    mode, check = str(args["mode"]), bool(args.get("check"))
+    try:
+        exchange = Exchange(deploy)
+        if mode == "drop":
+            return exchange.drop(check)
+        if mode == "table":
+            return exchange.table(check, str(args.get("table") or ""))
+        return exchange.undo(check) if mode == "undo" else exchange.go_live(check, bool(args.get("force")))
+    except ReleaseError as error:
+        option = OPTIONS[mode]
+        app = deploy.paths.app
+        again = f"berth restore {option} {app} (exchange.yml -e app={app} -e mode={mode})"
+        error.advice = error.advice or f"correct it, then: {again}"
+        raise
+
+
+class Exchange:
+    """Two databases of one app that change places."""
+
+    def __init__(self, deploy: Deploy) -> None:
+        self.deploy, self.app = deploy, deploy.paths.app
+        self.known = settings.recorded(deploy.paths)["database"]
+        if not self.known.get("enabled"):
+            raise ReleaseError(f"{self.app} has no database on this server. Nothing was changed.")
+        if not PROGRAM.exists():
+            raise ReleaseError(f"An earlier Berth set this server up, which exchanges nothing; {UP} first.")
+        self.database = str(self.known["name"])
+        self.owner = postgresql.role(self.known, owner=True)
+        self.live = releases.live(deploy.paths)
+        self.record = journal.read_record(deploy.paths.release(self.live)) if self.live else {}
+
+    # What is asked for --------------------------------------------------------------------------------------
+
+    def go_live(self, check: bool, force: bool) -> Answer:
+        made = restores.standing()
+        found = self._ask("compare", {})
+        said = str(made["request"]["said"])
+        if not force:
+            self._refuse_schema(found["restored_schema"], found["schema"], "What was restored")
+        restored = f"{said}, {made['ended']}"
+        newest = found["kept"][-1] if found["kept"] else {}
+        if newest.get("for") == restored and not force:
+            # Done by a run that was cut off after it, or asked for twice.
+            since = telling.minute(str(newest.get("at", "")))
+            msg = f"Database {self.database} is what was restored to {said} already, since {since}."
+            return {"changed": False, "msg": f"{msg} To have it so again: --force (-e force=true)."}
+        planned = self._planned(f"what was restored to {said}", found)
+        if check:
+            return {"changed": True, "msg": planned}
+        began = time.monotonic()
+        copied = self._ask("copy", self._copying(restored), _COPY, self._password())
+        copying = time.monotonic() - began
+        # One that served is no copy any more of what was restored.
+        aside = {"is": "copied", "restored": ""}
+        until = {"app": self.app, "schema": found["schema"], "for": restored}
+        kept = self._exchange(copied["name"], aside, until, "go-live")
+        return self._done(
+            f"what was restored to {said}", kept, f"The copy took {copying:.0f} s before that. "
+        )
+
+    def undo(self, check: bool) -> Answer:
+        found = self._ask("found", {})
+        if not found["kept"]:
+            raise ReleaseError(f"No earlier database of {self.app} is kept, so there is nothing to undo.")
+        newest = found["kept"][-1]
+        said = f"the one that was live until {telling.minute(str(newest.get('at', '')))}"
+        schema = newest.get("schema")
+        if isinstance(schema, dict):
+            self._refuse_schema(schema, found["schema"], "The kept one")
+        if check:
+            return {"changed": True, "msg": self._planned(said, {})}
+        kept = self._exchange(newest["name"], newest, {"app": self.app, "schema": found["schema"]}, "undo")
+        return self._done(said, kept, "")
+
+    def drop(self, check: bool) -> Answer:
+        found = self._ask("found", {})
+        there = [*found["kept"], *([found["copied"]] if found["copied"] else [])]
+        if not there:
+            return {"changed": False, "msg": f"No earlier database of {self.app} is kept."}
+        if not check:
+            self._ask("drop", {})
+            self._audit("drop-kept", "ok", dropped=[one["name"] for one in there])
+        names = ", ".join(one["name"] for one in there)
+        size = sum(int(one["bytes"]) for one in there) // backup.MB
+        words = f"Would drop {names}" if check else f"Dropped: {names}"
+        return {"changed": True, "msg": f"{words} ({size} MB). There is no way back to what only they hold."}
+
+    def table(self, check: bool, name: str) -> Answer:
+        restores.standing()
+        if check:
+            return {
+                "changed": True,
+                "msg": f"Would copy {name} of what was restored into a schema of its own.",
+            }
+        made = self._ask("table", {**self._copying(""), "table": name}, _COPY, self._password())
+        msg = (
+            f"{made['rows']} rows of {name} are in {made['table']} of database {self.database} now, for you "
+            f"to merge: berth psql {self.app} --owner. Then drop the schema."
+        )
+        return {"changed": True, "msg": msg}
+
+    # Saying -------------------------------------------------------------------------------------------------
+
+    def _refuse_schema(self, wanted: Mapping[str, str], today: Mapping[str, str], what: str) -> None:
+        """The live release works with that of its migration, and with today's, where that is another one."""
+        there, here = (",".join(one.values()) for one in (wanted, today))
+        own = str((self.record.get("schema") or {}).get("to") or here)
+        if there in (own, here) or not self.live:
+            return
+        fit = [
+            name
+            for name, record in releases.records(self.deploy.paths).items()
+            if record.get("healthy") and (record.get("schema") or {}).get("to") == there
+        ]
+        back = (
+            f"go back to it first: berth rollback {self.app} --to {fit[-1]} --force (rollback.yml)"
+            if fit
+            else ""
+        )
+        force = "add --force (-e force=true), where the live release can do with both"
+        raise ReleaseError(
+            f"{what} has the schema of {there or 'no revision'}"
+            f"{f', as release {fit[-1]} has' if fit else ''}, and the live release works with "
+            f"{own or 'no revision'}. Nothing was changed.",
+            advice="; or ".join(filter(None, [back, force])) + ".",
+        )
+
+    def _planned(self, what: str, found: Facts) -> str:
+        lines = [
+            f"Database {self.database} becomes {what}. What was written since then is lost to {self.app}:"
+        ]
+        if found.get("differs"):
+            lines += restores.numbers(found["differs"])
+        elif found:
+            lines.append("every table has as many rows as the live one, and their contents may differ.")
+        else:
+            lines[-1] = f"{lines[-1][:-1]}."
+        if found.get("unknown"):
+            lines.append(f"{found['unknown']} tables could not be counted.")
+        if self.live:
+            lines.append(f"Processes of {self.app} stand still for some seconds; requests wait.")
+        lines.append(
+            "The database that is live now is kept; --undo goes back to it, and --drop-kept ends it."
+        )
+        return "\n".join(lines)
+
+    def _done(self, what: str, kept: Facts, more: str) -> Answer:
+        stood = f" {self.app} stood still for {kept['stood']:.0f} s." if self.live else ""
+        cut = f" Jobs that were at work were ended: {', '.join(kept['cut'])}." if kept["cut"] else ""
+        msg = (
+            f"Database {self.database} is {what}.{stood} {more}What was live is kept as {kept['kept']}: "
+            f"berth restore --undo {self.app} goes back to it, berth restore --drop-kept {self.app} ends "
+            f"it.{cut}"
+        )
+        return {"changed": True, "msg": msg}
+
+    # Doing --------------------------------------------------------------------------------------------------
+
+    def _exchange(self, other: str, was: Facts, said: Facts, what: str) -> Facts:
+        """With the app standing still; back where it is not well after that. `was`: what the other one is."""
+        try:
+            points.make(f"{self.app}-{what}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        except ReleaseError as error:
+            self.deploy.notes.append(f"No restore point was made: {error.sentence}")
+        # From here on it is finished without the run that asked for it.
+        self.deploy.switched = True
+        try:
+            swapped = self._swapped(other, said)
+            try:
+                self._prove(swapped["since"])
+                swapped["stood"] += time.time() - swapped["since"]
+            except ReleaseError as error:
+                self._swapped(swapped["kept"], was, aside=other)
+                self._audit(what, "failed", reason=error.sentence)
+                raise ReleaseError(
+                    f"{self.app} is not well with it, and has what it had before again: {error.sentence}",
+                    log=error.log,
+                ) from None
+        finally:
+            self.deploy.switched = False
+        self._audit(what, "ok", kept=swapped["kept"])
+        return swapped
+
+    def _swapped(self, other: str, said: Facts, aside: str = "") -> Facts:
+        request = {"other": other, "said": said, "aside": aside}
+        if not self.live:
+            return {**self._ask("swap", request), "cut": [], "stood": 0.0, "since": time.time()}
+        with holding.still(self.deploy.paths, self.record["app"], self.live) as held:
+            swapped = self._ask("swap", request)
+        return {**swapped, "cut": held.cut, "stood": held.seconds, "since": held.let_go}
+
+    def _prove(self, since: float) -> None:
+        if not self.live:
+            return
+        app = self.record["app"]
+        served = settings.served(self.deploy.paths, app, self.live)
+        path = str(self.record.get("health_path") or "")
+        probe = gate.probe(naming.socket(self.deploy.paths, self.live), served, path)
+        about = cause.About(str(self.deploy.paths.release(self.live)), called="The live release")
+        once = {**app["health"], "successes": 1, "hold": 0}
+        gate.wait_healthy(probe, naming.web(self.app, self.live), once, about, units.Past(since))
+
+    def _audit(self, what: str, result: str, **more: Any) -> None:
+        journal.audit(self.deploy.paths, what=what, by=self.deploy.by(), result=result, **more)
+
+    def _password(self) -> str:
+        return postgresql.read_password(self.deploy.paths.root / postgresql.FOLDER, self.owner)
+
+    def _copying(self, restored: str) -> Facts:
+        host, port = postgresql.SERVICE.address({}, self.deploy.paths.root, owner=True)
+        roles = [postgresql.role(self.known), postgresql.reader(self.known)]
+        return {"owner": self.owner, "roles": roles, "host": host, "port": port, "restored": restored}
+
+    def _ask(self, verb: str, request: Facts, patience: float = _LOOK, password: str = "") -> Facts:
+        """What the program says that works as the user postgres."""
+        done = command.run(
+            [*postgresql.AS_SUPERUSER, "/usr/bin/python3", "-I", str(PROGRAM), verb],
+            timeout=patience,
+            stdin=json.dumps({"database": self.database, **request}),
+            env={"PGPASSWORD": password} if password else None,
+            cwd=Path("/"),
+        )
+        if done.code != 0:
+            said = done.lines[-1] if done.lines else str(done.code)
+            raise ReleaseError(f"Database {self.database} stays as it is: {said.rstrip('.')}.")
+        found: Facts = json.loads(done.out)
+        return found

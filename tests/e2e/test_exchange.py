@@ -1,0 +1,159 @@
+"""psql on an app's database, and going live with what was restored: of one app, and back."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.kit import INTERNAL_CA, Kit, kill
+
+SOCKET = "-h /var/lib/postgresql/berth-restored/socket"
+PROGRAM = "runuser -u postgres -- python3 -I /usr/local/lib/berth"
+# Asks as long as its file is there; a line for each answer.
+CLIENT = (
+    "while [ -e /run/asking ]; do curl -s -o /dev/null -w '%{http_code}\\n' --max-time 90 "
+    f"--cacert {INTERNAL_CA} --resolve board.localhost:443:127.0.0.1 https://board.localhost/api/posts; "
+    "sleep 0.05; done"
+)
+
+
+def sql(kit: Kit, query: str, database: str = "board", server: str = "") -> str:
+    return kit.host.sh(f'cd /; runuser -u postgres -- psql -qXAt {server} -d {database} -c "{query}"').strip()
+
+
+def texts(kit: Kit, database: str = "board") -> list[str]:
+    return sql(kit, "select text from posts order by text", database).splitlines()
+
+
+@pytest.fixture
+def restored(site: Kit) -> Iterator[Kit]:
+    """Three posts in each app's database, restored; then one of each is gone, and there is a new one."""
+    for database in ("board", "notes"):
+        sql(site, "delete from posts", database)
+        sql(
+            site,
+            "insert into posts (author, text) select 'a', 'old ' || n from generate_series(1, 3) n",
+            database,
+        )
+    site.berth("restore")
+    for database in ("board", "notes"):
+        sql(site, "delete from posts where text = 'old 2'", database)
+        sql(site, "insert into posts (author, text) values ('a', 'new')", database)
+    yield site
+    site.berth("restore", "--drop-kept", "board", "--confirm", "board")
+    site.berth("restore", "--drop")
+
+
+OLD, NOW = ["old 1", "old 2", "old 3"], ["new", "old 1", "old 3"]
+
+
+@pytest.fixture
+def client(restored: Kit) -> Iterator[subprocess.Popen[str]]:
+    """Somebody who asks the board all along."""
+    restored.host.sh("touch /run/asking")
+    command = ["docker", "exec", restored.host.container, "sh", "-c", CLIENT]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    with process:
+        yield process
+        restored.host.sh("rm -f /run/asking")
+
+
+def test_psql_reads_and_writes_as_the_role_that_is_asked_for(site: Kit) -> None:
+    count, write = "select session_user, count(*) from posts", "delete from posts where false"
+    assert "board_ro" in site.berth("psql", "board", "-c", count)
+    said = site.berth("psql", "board", "-c", f"begin; set transaction read write; {write}", status=3)
+    assert "permission denied for table posts" in said
+    assert "cannot execute DELETE in a read-only transaction" in site.berth(
+        "psql", "board", "-c", write, status=3
+    )
+    # What a migration makes later is read, too.
+    site.berth("psql", "board", "--owner", "-c", "create table later (n int)")
+    assert "(0 rows)" in site.berth("psql", "board", "-c", "select * from later")
+    site.berth("psql", "board", "--owner", "-c", "drop table later")
+    assert "must be owner" in site.berth("psql", "board", "--runtime", "-c", "drop table posts", status=3)
+    assert "There is no app nope on this server" in site.berth("psql", "nope", "-c", "select 1", status=2)
+
+
+def test_one_app_goes_live_with_its_rows_and_back_while_requests_wait(
+    restored: Kit, client: subprocess.Popen[str]
+) -> None:
+    kit = restored
+    said = kit.berth("restore", "--go-live", "board", "--", "--check")
+    assert "Database board becomes what was restored to the latest commit" in said
+    assert "confirm: this replaces" in kit.berth("restore", "--go-live", "board", "--confirm", "x", status=2)
+    assert texts(kit) == NOW
+    assert "board_ro" in kit.berth("psql", "board", "--restored", "-c", "select session_user")
+    kit.berth("restore", "--go-live", "board", "--confirm", "board")
+    assert texts(kit) == OLD
+    assert texts(kit, "notes") == NOW
+    # Roles, rights and settings are what they were.
+    assert kit.play("playbooks/provision.yml", "--tags", "postgresql").changed == 0
+    assert "and is kept; it takes" in kit.berth("check-backups")
+    assert "already, since" in kit.berth("restore", "--go-live", "board", "--confirm", "board")
+    kit.berth("restore", "--undo", "board", "--confirm", "board")
+    assert texts(kit) == NOW
+    kit.host.sh("rm /run/asking")
+    answers = client.communicate()[0].split()
+    assert set(answers) == {"200"}, answers
+
+
+def write(kit: Kit, statement: str) -> None:
+    """Make something of what was restored that was not."""
+    sql(kit, f"begin; set transaction read write; {statement}; commit", server=SOCKET)
+
+
+def test_another_schema_than_the_live_releases_is_refused(restored: Kit) -> None:
+    write(restored, "update alembic_version set version_num = '0001'")
+    said = restored.berth("restore", "--go-live", "board", "--confirm", "board", status=2)
+    assert "has the schema of 0001" in said
+    assert texts(restored) == NOW
+
+
+@pytest.mark.long
+def test_one_that_makes_the_app_sick_is_put_back(restored: Kit) -> None:
+    write(restored, "alter table posts rename to gone")
+    said = restored.berth("restore", "--go-live", "board", "--confirm", "board", status=2)
+    assert "board is not well with it, and has what it had before again" in said
+    assert texts(restored) == NOW
+    assert restored.json("https://board.localhost/readyz")
+
+
+# A place on the way, as the host sees it.
+HELD = "ls -d /run/systemd/system/board-web*.d >/dev/null 2>&1"
+DATABASES = (
+    "$(cd /; runuser -u postgres -- psql -XAtc \"select count(*) from pg_database where datname ~ '{}'\")"
+)
+PLACES = {
+    "copying": f"[ {DATABASES.format('^board_restored')} = 1 ]",
+    "standing still": HELD,
+    "exchanged": f"[ {DATABASES.format('^board_before')} = 1 ]",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("whom", ["the run", "the engine"])
+def test_whoever_is_killed_there_is_one_database_and_the_next_run_goes_on(
+    restored: Kit, place: str, whom: str
+) -> None:
+    kit = restored
+    run = kit.start("playbooks/exchange.yml", "-e", "app=board", "-e", "mode=live", "-e", "confirm=board")
+    kit.host.sh(f"for i in $(seq 1200); do if {PLACES[place]}; then exit 0; fi; sleep 0.05; done; exit 1")
+    if whom == "the engine":
+        kit.host.sh("pkill -9 -f '[m]emfd_create'")
+    kill(run)
+    # Its processes are back by themselves, whichever database it is.
+    kit.host.sh(
+        "for i in $(seq 600); do if systemctl is-active -q 'board-web@*.service' && "
+        "! pgrep -f '[e]xchange.py' && ! pgrep -f '[m]emfd_create'; then exit 0; fi; sleep 0.1; done; exit 1"
+    )
+    assert texts(kit) in (NOW, OLD)
+    assert kit.json("https://board.localhost/readyz")
+    kit.berth("restore", "--go-live", "board", "--confirm", "board")
+    assert texts(kit) == OLD
+    assert texts(kit, "notes") == NOW
+    states = kit.host.sh("systemctl is-active 'board-web@*' 'board-worker@*' 'board-nightly@*.timer'").split()
+    assert set(states) == {"active"}
+    assert kit.host.sh("ls -d /run/systemd/system/board* 2>/dev/null || true").strip() == ""
