@@ -360,6 +360,12 @@ def restore(
         str | None,
         typer.Option("--app", metavar="APP", help="Whose release it is.", autocompletion=_complete_app),
     ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="NAME", help="From this place off the server, and not from the server."
+        ),
+    ] = None,
     drop: Annotated[bool, typer.Option("--drop", help="End and remove what was restored.")] = False,
     go_live: Annotated[
         str | None,
@@ -419,6 +425,7 @@ def restore(
         to_time=to_time,
         to_release=to_release,
         app=app_name,
+        offsite=place,
         drop=drop or None,
         json=json or None,
     )

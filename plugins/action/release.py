@@ -63,7 +63,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             # Of the lock, and of what needs none.
             *("app", "name", "version", "wait"),
             *("apps", "vault", "secrets", "connections", "absent", "only"),
-            *("to_time", "to_release", "request"),
+            *("to_time", "to_release", "place", "request"),
             *("role", "restored", "terminal", "handover"),
         }
     )

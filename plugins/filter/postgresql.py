@@ -143,17 +143,20 @@ def _literal(name: str, value: Any) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def archiving(command: str) -> list[Group]:
-    """What it takes that each second can be restored, from a command that archives a segment."""
+def archiving(command: str, timeout: int) -> list[Group]:
+    """What it takes that each second can be restored, from a command that archives a segment.
+
+    `timeout` is after how many seconds what was written is archived in any case.
+    """
     if not command:
         return []
     return [
         {
-            "why": "Backups: WAL is archived when a segment is full, and at least each minute.",
+            "why": "Backups: WAL is archived when a segment is full, and at the latest after these seconds.",
             "settings": {
                 "archive_mode": "on",
                 "archive_command": command,
-                "archive_timeout": "60s",
+                "archive_timeout": f"{timeout}s",
                 # When each row was committed: how old what was restored is, and what was written since.
                 "track_commit_timestamp": "on",
             },
@@ -203,6 +206,7 @@ def postgresql_conf(
     share: int,
     hba_file: str,
     archive_command: str = "",
+    archive_timeout: int = 60,
 ) -> list[Group]:
     """Groups of settings with quoted values; what the user set stands last and nowhere else."""
     chosen = check_settings(settings, bool(archive_command))
@@ -218,7 +222,7 @@ def postgresql_conf(
         },
     }
     tuned = tuning(int(memory_mb), int(cores), int(version), int(share), connections)
-    groups = [firm, *tuned, *archiving(archive_command), *FIRM]
+    groups = [firm, *tuned, *archiving(archive_command, int(archive_timeout)), *FIRM]
     groups.append(
         {"why": "From the inventory.", "settings": {k: v for k, v in chosen.items() if v is not None}}
     )

@@ -13,9 +13,11 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
+    from plugins.module_utils.berth.contract.offsite import host_keys
     from plugins.module_utils.berth.services.postgresql import reader
     from plugins.module_utils.berth.store.receipts import given
 else:
+    from ansible.module_utils.berth.contract.offsite import host_keys
     from ansible.module_utils.berth.services.postgresql import reader
     from ansible.module_utils.berth.store.receipts import given
 
@@ -42,17 +44,38 @@ def archive_command(backup: Mapping[str, Any]) -> str:
 
 
 def offsite(backup: Mapping[str, Any], vault: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Off the server: `places` that backups go to as in the inventory, each with its `secrets`, and `key`.
+    """Off the server: `places` that backups go to as in the inventory, and `key`, which encrypts them there.
 
-    `places` is empty where there is none, and where there are to be no backups.
+    Each place has its `secrets`, its `known_hosts` as SSH reads them, and `where` it is, for people. There
+    are none where there are to be no backups.
     """
     secrets = ((vault or {}).get("server") or {}).get("backup") or {}
     opened = secrets.get("offsite") or {}
     places = backup["offsite"] if backup["enabled"] else []
     return {
         "key": secrets.get("key") or "",
-        "places": [{**place, "secrets": dict(opened.get(place["name"]) or {})} for place in places],
+        "places": [
+            {
+                **place,
+                "secrets": dict(opened.get(place["name"]) or {}),
+                "known_hosts": _known_hosts(place) if place["type"] == "sftp" else "",
+                "where": _where(place),
+            }
+            for place in places
+        ],
     }
+
+
+def _known_hosts(place: Mapping[str, Any]) -> str:
+    host = place["host"] if place["port"] == 22 else f"[{place['host']}]:{place['port']}"
+    return "".join(f"{host} {kind} {key}\n" for kind, key in host_keys(place["host_key"]))
+
+
+def _where(place: Mapping[str, Any]) -> str:
+    if place["type"] == "sftp":
+        port = "" if place["port"] == 22 else f":{place['port']}"
+        return f"{place['user']}@{place['host']}{port}:{place['path']}"
+    return f"{place['endpoint']}/{place['bucket']}{place['path']}"
 
 
 def redis_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:

@@ -36,6 +36,20 @@ options:
     description: Content of the unit files, by name.
     type: dict
     required: true
+  offsite:
+    description:
+      - Places off the server, each with its C(name), C(type), C(where) for people, C(known_hosts) and
+        C(configuration) of pgBackRest; C(${key}), C(${access_key}) and C(${secret_key}) are filled in here.
+      - Each gets a relay that always runs. One that cannot be reached is a warning.
+    type: list
+    elements: dict
+    default: []
+  secrets:
+    description:
+      - C(key), which encrypts what lies at those places, and C(places), by name what opens each. A repository
+        on the server that is new gets this key, too.
+    type: dict
+    default: {}
   patience:
     description: Seconds to wait for the first backup. It goes on after them.
     type: int
@@ -65,6 +79,11 @@ actions:
   type: list
   elements: str
   returned: always
+offsite:
+  description: A sentence for each place off the server that cannot be used now.
+  type: list
+  elements: str
+  returned: success
 backup:
   description: What is to be said of the first backup; empty where there was one already.
   type: str
@@ -88,7 +107,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.host.command import module_source  # noqa: E402
 from ansible.module_utils.berth.payload import backup as program  # noqa: E402
-from ansible.module_utils.berth.payload import drill, exchange, restore, side  # noqa: E402
+from ansible.module_utils.berth.payload import drill, exchange, offsite, restore, side  # noqa: E402
 from ansible.module_utils.berth.runtime import units  # noqa: E402
 from ansible.module_utils.berth.store import journal  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
@@ -99,15 +118,28 @@ UNITS = Path("/etc/systemd/system")
 CONFIGURATION = Path("/etc/pgbackrest/pgbackrest.conf")
 KEY = Path("/etc/berth/backup/key")
 PROGRAM = Path("/usr/local/lib/berth/backup.py")
-PROGRAMS = {"backup": program, "side": side, "drill": drill, "restore": restore, "exchange": exchange}
+PROGRAMS = {
+    "backup": program,
+    "side": side,
+    "drill": drill,
+    "restore": restore,
+    "exchange": exchange,
+    "offsite": offsite,
+}
 # What a power cut left of a drill goes when the server boots.
 LEFTOVERS = Path("/etc/tmpfiles.d/berth-drill.conf")
 # Since which pgBackRest there is an option; Debian 12 has 2.45, Ubuntu 22.04 2.37.
 SINCE = {"repo1-bundle": (2, 39), "repo1-block": (2, 46)}
 NEWEST = (99, 0)
+# The first that reaches a place by SFTP.
+SFTP = (2, 46)
 # pgBackRest's words for a stanza of which there is nothing, or not all.
 MISSING = (1, 3)
 FIRST = "berth-backup-full.service"
+RELAY = "berth-backup-relay@"
+OFFSITE = "berth-backup-offsite.service"
+# Seconds for the relays to tell whether they reach their places.
+REACHED = 30
 # So many instants of a schedule, always from the same one: what is expected does not depend on a run's hour.
 INSTANTS = 400
 FROM = "--base-time=2024-01-01 00:00:00 UTC"
@@ -180,6 +212,9 @@ class Repository:
         schedules: dict[str, str] = module.params["schedules"]
         self.schedules = {kind: schedule for kind, schedule in schedules.items() if schedule}
         self.unwanted = [f"berth-backup-{kind}.timer" for kind in schedules if kind not in self.schedules]
+        self.places: list[dict[str, Any]] = module.params["offsite"]
+        self.secrets: dict[str, Any] = module.params["secrets"]
+        self.begun: list[str] = []
         self.actions: list[str] = []
         self.diff: list[dict[str, str]] = []
 
@@ -254,7 +289,8 @@ class Repository:
                 "Put it back; or move that folder away, and run again"
             )
         self.actions.append("make the key of the backups")
-        born: str = environment.generate(48)
+        # The vault's, where there is one: whoever has that can read what is on the server, too.
+        born: str = self.secrets.get("key") or environment.generate(48)
         if not self.check:
             self.folder(KEY.parent, 0o750, "root", OWNER)
             journal.replace_text(KEY, born + "\n", 0o600)
@@ -263,7 +299,9 @@ class Repository:
     def files(self) -> dict[Path, tuple[str, int, str]]:
         """Each file with its content, mode and group; all are root's."""
         text = known_options(self.module.params["configuration"], self.version())
-        settings = {**self.settings, "expected": self.expected()}
+        settings = {
+            **self.settings, "expected": self.expected(), "offsite": list(map(self.place, self.places)),
+        }  # fmt: skip
         return {
             **{
                 PROGRAM.with_name(f"{name}.py"): (module_source(one), 0o644, "root")
@@ -272,9 +310,35 @@ class Repository:
             CONFIGURATION: (text.replace("${key}", self.key()), 0o640, OWNER),
             LEFTOVERS: (f"{MARK}\nR! {self.settings['drill']}/*\n", 0o644, "root"),
             **{UNITS / name: (content, 0o644, "root") for name, content in self.units.items()},
+            **{path: one for place in self.places for path, one in self.files_of(place).items()},
             # Always the last: where it is, all else is.
             program.SETTINGS: (json.dumps(settings, indent=2, sort_keys=True) + "\n", 0o640, OWNER),
         }
+
+    def place(self, place: dict[str, Any]) -> dict[str, str]:
+        """What the programs know of a place off the server, and why it cannot be used at all."""
+        problem, version = "", self.version()
+        if place["type"] == "sftp" and version < SFTP:
+            problem = (
+                f"pgBackRest {'.'.join(map(str, version))} of this server knows no SFTP; write a "
+                "place of type s3, or move to Debian 13 or Ubuntu 24.04"
+            )
+        config = str(KEY.with_name(f"offsite-{place['name']}.conf"))
+        return {"name": place["name"], "where": place["where"], "config": config, "problem": problem}
+
+    def files_of(self, place: dict[str, Any]) -> dict[Path, tuple[str, int, str]]:
+        """How a place is reached: postgres, which reaches it, may read that and not change it."""
+        opened = (self.secrets.get("places") or {}).get(place["name"]) or {}
+        text = known_options(place["configuration"], self.version())
+        for name in ("access_key", "secret_key"):
+            text = text.replace(f"${{{name}}}", opened.get(name) or "")
+        text = text.replace("${key}", self.secrets.get("key") or "")
+        path = KEY.with_name(f"offsite-{place['name']}.conf")
+        found = {path: (text, 0o640, OWNER)}
+        if place["type"] == "sftp":
+            found[path.with_suffix(".hosts")] = (place["known_hosts"], 0o640, OWNER)
+            found[path.with_suffix(".key")] = (opened.get("private_key", "").strip() + "\n", 0o640, OWNER)
+        return found
 
     def folder(self, path: Path, mode: int, owner: str, group: str) -> None:
         """Make it where it is missing; its parent is root's."""
@@ -302,7 +366,7 @@ class Repository:
             if known == text and access(path) == (mode, os.geteuid(), group_id(group)):
                 continue
             changed.append(path)
-            if path.parent != PROGRAM.parent and known != text:
+            if path.parent != PROGRAM.parent and path.suffix != ".key" and known != text:
                 self.diff.append(
                     {
                         "before_header": str(path),
@@ -372,6 +436,73 @@ class Repository:
                     path.unlink()
                     units.reload()
 
+    def relays(self, changed: list[Path]) -> None:
+        """Have one run for each place, and remember which are reached otherwise than before."""
+        self.end_relays({place["name"] for place in self.places})
+        common = {PROGRAM, PROGRAM.with_name("offsite.py"), UNITS / f"{RELAY}.service"}
+        for place in map(self.place, self.places):
+            unit, own = f"{RELAY}{place['name']}.service", set(self.files_of_place(place["name"]))
+            state = units.show(unit, "ActiveState", "UnitFileState")
+            if own & set(changed):
+                self.begun.append(place["name"])
+            if place["problem"]:
+                continue
+            verbs = [] if state.get("UnitFileState") == "enabled" else ["enable"]
+            if state.get("ActiveState") not in ("active", "activating"):
+                verbs.append("start")
+            elif (common | own) & set(changed):
+                verbs.append("restart")
+            for verb in verbs:
+                self.actions.append(f"{verb} {unit}")
+                if not self.check:
+                    self.systemctl(verb, unit)
+
+    def files_of_place(self, name: str) -> list[Path]:
+        path = KEY.with_name(f"offsite-{name}.conf")
+        return [path, path.with_suffix(".hosts"), path.with_suffix(".key")]
+
+    def end_relays(self, wanted: set[str]) -> None:
+        """Of places that are no more. What lies there stays, and so does what is known of it."""
+        for path in sorted(KEY.parent.glob("offsite-*.conf")):
+            name = path.stem.removeprefix("offsite-")
+            if name in wanted:
+                continue
+            self.actions.append(f"end what goes to {name}")
+            if self.check:
+                continue
+            unit = f"{RELAY}{name}.service"
+            units.end_for_good(unit)
+            # The file that says where it is goes last: a run that ends before that does it again.
+            for one in reversed(self.files_of_place(name)):
+                one.unlink(missing_ok=True)
+
+    def told_by_relay(self, name: str) -> dict[str, Any]:
+        """What it last said. Asked for by its owner, in whose folder that lies."""
+        code, out, _ = self.as_owner("cat", str(offsite.file_of(self.settings, name, "relay")))
+        try:
+            found = json.loads(out) if code == 0 else {}
+        except ValueError:
+            found = {}
+        return found if isinstance(found, dict) and {"at", "problem"} <= set(found) else {}
+
+    def unreachable(self, began: float) -> list[str]:
+        """A sentence for each place that cannot be used, from what its relay says since this run began."""
+        said, end = [], time.monotonic() + REACHED
+        for place in map(self.place, self.places):
+            problem = place["problem"]
+            while not problem and time.monotonic() < end:
+                known = self.told_by_relay(place["name"])
+                if known and program.seconds_of(known["at"]) >= int(began):
+                    problem = known["problem"]
+                    break
+                time.sleep(0.3)
+            if problem:
+                said.append(
+                    f"Off-site {place['name']}: {problem}. Backups on the server go on, and go there as "
+                    "soon as that is set right; berth check-backups tells."
+                )
+        return said
+
     def run_by_the_clock(self, changed: list[Path]) -> None:
         names = {path.name for path in changed} & set(self.units)
         # What a run wrote that ended before it came here.
@@ -420,6 +551,7 @@ class Repository:
         self.write(settings)
         self.run_by_the_clock(changed)
         self.forget_unwanted()
+        self.relays(changed)
         return begins or not backed_up
 
     def first(self) -> str:
@@ -454,6 +586,7 @@ class Repository:
     def end(self) -> None:
         """No more backups by the clock; what there is stays."""
         self.forget_unwanted()
+        self.end_relays(set())
         for timer in self.timers:
             state = units.show(timer, "ActiveState", "UnitFileState")
             if state.get("ActiveState") == "active" or state.get("UnitFileState") == "enabled":
@@ -475,11 +608,14 @@ def main() -> None:
             "settings": {"type": "dict", "required": True},
             "schedules": {"type": "dict", "required": True},
             "units": {"type": "dict", "required": True},
+            "offsite": {"type": "list", "elements": "dict", "default": []},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
             "patience": {"type": "int", "default": 600},
         },
         supports_check_mode=True,
     )
-    repository, said = Repository(module), ""
+    repository, said, unreachable = Repository(module), "", []
+    began = time.time()
     try:
         # Two runs may be given all apps at once: one reads, compares and writes at a time.
         with hostwide():
@@ -490,10 +626,20 @@ def main() -> None:
                 repository.end()
         if missing:
             said = repository.first()
+        if module.params["enabled"] and not module.check_mode:
+            # Of those that were begun now, word is waited for; of the others there is some.
+            unreachable = repository.unreachable(began if repository.begun else 0)
+        # After the first one here it is begun by that one's unit.
+        if repository.begun and not missing and not module.check_mode:
+            repository.systemctl("start", "--no-block", OFFSITE)
+        for one in unreachable:
+            module.warn(one)
     except WrongError as error:
         module.fail_json(msg=f"{error}.", actions=repository.actions)
     actions = repository.actions
-    module.exit_json(changed=bool(actions), actions=actions, backup=said, diff=repository.diff)
+    module.exit_json(
+        changed=bool(actions), actions=actions, backup=said, offsite=unreachable, diff=repository.diff
+    )
 
 
 if __name__ == "__main__":

@@ -66,6 +66,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         ("ERROR: [055]: unable to load info file '/x/backup.info':\n       FileMissingError: unable to open\n"
          "       HINT: has a stanza-create been performed?\n",
          "unable to load info file '/x/backup.info': FileMissingError: unable to open"),
+        ("P00  ERROR: [039]: HTTP request failed with 404 (NOT FOUND):\n       *** Path/Query ***:\n"
+         "       <Error><Code>NoSuchBucket</Code><Message>The specified",
+         "HTTP request failed with 404 (NOT FOUND) (NoSuchBucket)"),
         ("WARN: odd\n2026-11-30 02:00:00.123 P00  ERROR: [082]: WAL segment 0001 was not archived before the "
          "60000ms timeout\n       HINT: check the archive_command.\n",
          "WAL segment 0001 was not archived before the 60000ms timeout"),

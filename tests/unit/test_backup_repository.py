@@ -50,6 +50,8 @@ class Host:
                 "full": "Sun 02:30", "incremental": "Mon..Sat 02:30", "dump": "04:00", "drill": "05:00"
             },
             "units": {"berth-backup-full.service": "[Service]\n", "berth-backup-full.timer": "[Timer]\n"},
+            "offsite": [],
+            "secrets": {"key": "", "places": {}},
             "patience": 1,
         }  # fmt: skip
 
@@ -351,16 +353,113 @@ def test_the_server_archives_as_long_as_there_are_backups() -> None:
     command = archive_command({"enabled": True})
     assert archive_command({"enabled": False}) == ""
 
-    def settings(given: dict[str, Any], archived: str) -> dict[str, Any]:
-        groups = postgresql_conf(given, 2048, 2, 17, 50, "/hba", archived)
+    def settings(given: dict[str, Any], archived: str, *timeout: int) -> dict[str, Any]:
+        groups = postgresql_conf(given, 2048, 2, 17, 50, "/hba", archived, *timeout)
         return {name: value for group in groups for name, value in group["settings"].items()}
 
     found = settings({}, command)
     assert found["archive_command"] == "'pgbackrest --stanza=main archive-push \"%p\"'"
     assert (found["archive_mode"], found["archive_timeout"]) == ("'on'", "'60s'")
-    assert settings({"archive_timeout": "10s"}, command)["archive_timeout"] == "'10s'"
+    assert settings({}, command, 10)["archive_timeout"] == "'10s'"
+    assert settings({"archive_timeout": "30s"}, command, 10)["archive_timeout"] == "'30s'"
     assert "archive_mode" not in settings({}, "")
     assert settings({"archive_mode": "on"}, "")["archive_mode"] == "'on'"
     for name, value in (("archive_mode", "off"), ("archive_command", "x"), ("wal_level", "minimal")):
         with pytest.raises(AnsibleFilterError, match=f"{name}: Berth decides"):
             settings({name: value}, command)
+
+
+STORAGE = {
+    "name": "storage", "type": "sftp", "where": "berth@b.net:/berth",
+    "known_hosts": "b.net ssh-ed25519 AAAA\n",
+    "configuration": "# Ansible managed\nrepo1-cipher-pass=${key}\nrepo1-bundle=y\n",
+}  # fmt: skip
+CLOUD = {
+    "name": "cloud", "type": "s3", "where": "s3.net/backups/berth", "known_hosts": "",
+    "configuration": "# Ansible managed\nrepo1-s3-key=${access_key}\nrepo1-s3-key-secret=${secret_key}\n",
+}  # fmt: skip
+OPENED = {"storage": {"private_key": "PRIVATE\nKEY"}, "cloud": {"access_key": "AK", "secret_key": "SK"}}
+
+
+@pytest.fixture
+def two(host: Callable[..., Host]) -> Host:
+    """A host with two places off it."""
+    here = host()
+    here.params |= {"offsite": [STORAGE, CLOUD], "secrets": {"key": "K" * 20, "places": OPENED}}
+    return here
+
+
+def test_each_place_gets_its_files_and_a_relay_and_no_secret_is_shown(two: Host, tmp_path: Path) -> None:
+    repository, _ = converge(two)
+    folder = tmp_path / "etc/berth/backup"
+    assert f"repo1-cipher-pass={'K' * 20}\n" in (folder / "offsite-storage.conf").read_text()
+    assert (folder / "offsite-storage.key").read_text() == "PRIVATE\nKEY\n"
+    assert (folder / "offsite-storage.hosts").read_text() == STORAGE["known_hosts"]
+    assert "repo1-s3-key=AK\nrepo1-s3-key-secret=SK\n" in (folder / "offsite-cloud.conf").read_text()
+    assert not (folder / "offsite-cloud.key").exists()
+    for path in folder.glob("offsite-*"):
+        assert path.stat().st_mode & 0o777 == 0o640, path
+    assert "start berth-backup-relay@storage.service" in repository.actions
+    assert repository.begun == ["storage", "cloud"]
+    settings = json.loads(program.SETTINGS.read_text())
+    assert settings["offsite"][0] == {
+        "name": "storage", "where": "berth@b.net:/berth", "problem": "",
+        "config": str(folder / "offsite-storage.conf"),
+    }  # fmt: skip
+    told = json.dumps([repository.diff, repository.actions, settings])
+    assert not any(secret in told for secret in ("K" * 20, "PRIVATE", "=AK", "=SK"))
+    again, _ = converge(two)
+    assert again.begun == []
+
+
+def test_a_new_repository_gets_the_key_of_the_vault_and_an_old_one_keeps_its_own(two: Host) -> None:
+    converge(two)
+    assert module.KEY.read_text() == "K" * 20 + "\n"
+    two.params["secrets"] = {"key": "L" * 20, "places": OPENED}
+    converge(two)
+    assert module.KEY.read_text() == "K" * 20 + "\n"
+    assert f"={'L' * 20}" in module.KEY.with_name("offsite-storage.conf").read_text()
+
+
+def test_a_place_that_is_no_more_ends_and_its_secrets_go(two: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr(units, "end_for_good", ended.append)
+    converge(two)
+    two.params |= {"offsite": [CLOUD]}
+    repository, _ = converge(two)
+    assert ended == ["berth-backup-relay@storage.service"]
+    assert "end what goes to storage" in repository.actions
+    assert not list(module.KEY.parent.glob("offsite-storage.*"))
+    assert (module.KEY.parent / "offsite-cloud.conf").exists()
+    repository.end()
+    assert not list(module.KEY.parent.glob("offsite-*"))
+
+
+def test_sftp_is_refused_in_a_sentence_where_pgbackrest_is_too_old_for_it(two: Host) -> None:
+    two.version = "pgBackRest 2.45"
+    repository, _ = converge(two)
+    assert not any("relay@storage" in action for action in repository.actions)
+    assert "start berth-backup-relay@cloud.service" in repository.actions
+    said = json.loads(program.SETTINGS.read_text())["offsite"][0]["problem"]
+    assert said == (
+        "pgBackRest 2.45 of this server knows no SFTP; write a place of type s3, or move to Debian 13 or "
+        "Ubuntu 24.04"
+    )
+
+
+def test_a_place_that_cannot_be_reached_is_a_warning_of_its_own_relay(
+    two: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository, _ = converge(two)
+    monkeypatch.setattr(module, "REACHED", 0.5)
+    known = {"at": "2026-11-30T12:00:00Z", "problem": "b.net:22 cannot be reached (Connection refused)"}
+    answers = {"storage": json.dumps(known), "cloud": "no JSON"}
+    monkeypatch.setattr(
+        repository, "as_owner", lambda _, path: (0, answers[Path(path).name.split(".")[0]], "")
+    )
+    began = program.seconds_of(known["at"])
+    assert repository.unreachable(began + 5) == []
+    (said,) = repository.unreachable(began)
+    assert said.startswith(
+        "Off-site storage: b.net:22 cannot be reached (Connection refused). Backups on the"
+    )

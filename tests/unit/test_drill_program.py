@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from ansible.module_utils.berth.payload import backup, drill, side
+from ansible.module_utils.berth.payload import backup, drill, offsite, side
 
 LIVE: dict[str, Any] = {
     "board": {
@@ -600,7 +600,7 @@ def test_what_it_takes_is_counted_with_its_tablespaces_once(tmp_path: Path) -> N
 
 
 def test_it_runs_by_itself_beside_the_others(tmp_path: Path) -> None:
-    for module in (backup, side, drill):
+    for module in (backup, side, drill, offsite):
         path = tmp_path / "berth" / f"{Path(module.__file__).name}"
         path.parent.mkdir(exist_ok=True)
         path.write_text(Path(module.__file__).read_text())
@@ -616,6 +616,6 @@ def test_one_that_hangs_holds_up_the_others_for_hours_and_not_for_ever(kind: str
     environment.filters["comment"] = str
     cluster = {"version": "17", "name": "main"}
     text = environment.from_string(template).render(
-        __backup_kind=kind, __backup_what={kind: kind}, backup_cluster=cluster
+        __backup_kind=kind, __backup_what={kind: kind}, backup_cluster=cluster, backup_offsite={"places": []}
     )
     assert [line for line in text.splitlines() if line.startswith("Timeout")] == [f"TimeoutStartSec={limit}"]

@@ -24,6 +24,7 @@ VERBS = (
     "full",
     "to_time",
     "to_release",
+    "offsite",
     "drop",
 )
 _FREE = ("ansible_", "x_", "molecule_")

@@ -56,6 +56,9 @@ SIZE = "select sum(pg_database_size(oid)) from pg_database"
 
 Facts = dict[str, Any]
 
+# Of a place off this server before anything is known of it.
+NOWHERE: Facts = {"relay": {}, "backups": {}}
+
 
 class BackupError(Exception):
     """Why there is no backup, in a sentence."""
@@ -93,7 +96,10 @@ def reason(output: str) -> str:
                 if re.match(r"(HINT|NOTE|ERROR|WARN|INFO|STACK|\d{4}-\d\d-\d\d )|-{3}", after):
                     break
                 more.append(after)
-            return " ".join([found[2], *more[:1]]).rstrip(".")
+            # An S3 storage says in a word of its answer what it is.
+            word = [f"({one})" for one in re.findall(r"<Code>(\w+)</Code>", output)[:1]]
+            more = [found[2].rstrip(": *"), *word] if word else [found[2], *more[:1]]
+            return " ".join(more).rstrip(".")
     for line in lines:
         if found := re.match(r"(?:(?:psql|pg_dump|pg_dumpall|pg_restore): (?:error: )?|ERROR:\s+)(.*)", line):
             return found[1].rstrip(".")
@@ -108,8 +114,9 @@ def sql(settings: Facts, query: str, timeout: float = ANSWER) -> str:
 
 
 def pgbackrest(settings: Facts, *words: str, timeout: float | None = None) -> str:
-    """pgBackRest on Berth's stanza, by what its own configuration says."""
-    argv = ["pgbackrest", f"--stanza={settings['stanza']}", "--log-level-console=error", *words]
+    """pgBackRest on Berth's stanza, by its own configuration or that of a place off this server."""
+    place = [f"--config={settings['config']}"] if settings.get("config") else []
+    argv = ["pgbackrest", *place, f"--stanza={settings['stanza']}", "--log-level-console=error", *words]
     return run(argv, timeout)
 
 
@@ -155,9 +162,9 @@ def taken(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
+def alone(folder: Path, patience: float = PATIENCE, name: str = "lock") -> Iterator[None]:
     """Hold the lock of backups; kernel-held, so a backup that is killed frees it."""
-    descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + patience
     try:
         while True:
@@ -177,6 +184,11 @@ def alone(folder: Path, patience: float = PATIENCE) -> Iterator[None]:
 
 def stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def seconds_of(text: str) -> float:
+    """What `stamp` made a text of."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
 
 
 def note(folder: Path, kind: str, began: float, problem: str) -> None:
@@ -423,6 +435,9 @@ def state(settings: Facts) -> Facts:
         "repository": ask("The repository's disk", lambda: disk(Path(settings["repository"]))),
         "runs": {kind: ask(f"The last run ({kind})", lambda kind=kind: last_run(settings, kind), {})
                  for kind in (*KINDS, "dump")},
+        # Places off this server, as was last known of each: nobody waits for a network here.
+        "offsite": [ask(f"How off-site {one['name']} is", lambda one=one: offsite(settings, one),
+                        {**one, **NOWHERE}) for one in settings.get("offsite") or []],
         # How the newest restore came out that was rehearsed, and since when there are such.
         "drill": ask("The last drill", lambda: last_run(settings, "drill"), {}),
         "drills_since": ask("Since when there are drills", lambda: folder_since(settings), ""),
@@ -561,6 +576,11 @@ def disk(path: Path) -> Facts:
         "free_mb": free(path) // MB,
         "used_percent": round(100 * (1 - state.f_bavail / usable)) if usable else 0,
     }
+
+
+def offsite(settings: Facts, place: Facts) -> Facts:
+    """What its relay last said of WAL (`relay`), and what was last known of its backups (`backups`)."""
+    return {**place, **{what: last_run(settings, f"offsite/{place['name']}.{what}") for what in NOWHERE}}
 
 
 def last_run(settings: Facts, kind: str) -> Facts:

@@ -26,7 +26,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from . import backup, side
+from . import backup, offsite, side
 
 Facts = dict[str, Any]
 
@@ -348,8 +348,11 @@ def distance(begin: str, end: str, size: int = backup.SEGMENT) -> int:
 class Drill:
     """One drill: its steps, and what is said of them."""
 
-    def __init__(self, settings: Facts) -> None:
+    def __init__(self, settings: Facts, place: str = "") -> None:
         self.settings = settings
+        # What is restored is read from the server itself, or from a place off it.
+        self.source = offsite.at(settings, place) if place else settings
+        self.place = place
         self.folder = Path(settings["drill"])
         self.queries = self.folder / "queries"
         self.live = side.live(settings)
@@ -377,7 +380,7 @@ class Drill:
     def begin(self) -> Facts:
         """The backup that is to be restored, or why there can be no drill."""
         with self.step("begin", "no drill can begin"):
-            known = side.readable(self.settings)
+            known = side.readable(self.source)
             if not known["backup"]:
                 raise backup.BackupError("there is no backup yet; berth backup makes one")
             newest: Facts = known["backup"][-1]
@@ -406,8 +409,10 @@ class Drill:
             if not archived(self.live, marked["segment"]):
                 text = f"the live server did not archive {marked['segment']} within {ARCHIVED} s"
                 self.fail("archive", text)
+            elif not offsite.received(self.source, marked["segment"]):
+                self.fail("archive", f"{marked['segment']} did not get to {self.place} in time")
         with self.step("restore", f"backup {newest['label']} cannot be restored") as entry:
-            side.restore(self.settings, self.folder)
+            side.restore(self.source, self.folder)
             side.configure(self.settings, self.folder, known)
             entry["bytes"] = backup.taken(self.folder)
         with self.step("replay", f"backup {newest['label']} is restored, and does not start") as entry:
@@ -435,7 +440,7 @@ class Drill:
     def commits(self, newest: Facts, marked: Facts, found: Facts, end: str) -> None:
         made = float(newest["timestamp"]["stop"])
         missing: list[Facts] = []
-        if not found["whole"]:
+        if not found["whole"] and not self.place:
             with contextlib.suppress(backup.BackupError, OSError, KeyError, IndexError):
                 missing = backup.window(self.settings, backup.info(self.settings, side.PATIENCE))["missing"]
         last = found["last"] or made
@@ -543,6 +548,7 @@ def report(drill: Drill, began: float) -> Facts:
         "problem": "; ".join(one["text"] for one in drill.failed),
         "failed": drill.failed,
         "notes": drill.notes,
+        "from": drill.place,
         "steps": drill.steps,
         **facts,
         **drill.facts,
@@ -576,6 +582,22 @@ def sentence(made: Facts) -> str:
     )
 
 
+def turn(settings: Facts, last: Facts) -> str:
+    """Whose turn it is: the place off the server after that of the last drill; empty for the server itself.
+
+    One that cannot be reached or has no backup yet is passed over: that is told elsewhere, and no reason
+    against a drill.
+    """
+
+    def ready(name: str) -> bool:
+        relay, known = (offsite.read(settings, name, what) for what in ("relay", "backups"))
+        return bool(relay and not relay["problem"] and known.get("backups"))
+
+    ring: list[str] = ["", *(place["name"] for place in offsite.places(settings))]
+    begin = ring.index(last["from"]) + 1 if last.get("from", "") in ring and last else 0
+    return next((name for name in ring[begin:] if not name or ready(name)), "")
+
+
 def main(argv: list[str]) -> int:
     """The command line; the exit status."""
     if argv:
@@ -585,11 +607,12 @@ def main(argv: list[str]) -> int:
     settings = json.loads(backup.SETTINGS.read_text())
     # So that what was begun is removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    drill, state = Drill(settings), Path(settings["state"])
-    began = time.time()
+    state, began = Path(settings["state"]), time.time()
+    drill = Drill(settings)
     try:
         with backup.alone(state):
             began = time.time()
+            drill = Drill(settings, turn(settings, backup.last_run(settings, "drill")))
             backup.keep(state / "drill.json", json.dumps(cut_off(drill, began)) + "\n")
             drill.run()
     except FailedError as error:

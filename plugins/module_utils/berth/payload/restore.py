@@ -7,7 +7,8 @@ Runs by itself, as the user postgres, from the unit of role backup and for whoev
     restore.py drop     end what is there, and remove it
 
 A request is a target: `kind` (latest, time, name), `target` (a time or a restore point's name), `at` (that
-time, in seconds) and `said`, the same for people. How it went is kept in `restored.json`.
+time, in seconds) and `said`, the same for people; with `from`, a place off this server is
+read. How it went is kept in `restored.json`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from . import backup, drill, side
+from . import backup, drill, offsite, side
 
 Facts = dict[str, Any]
 
@@ -114,6 +115,7 @@ def words(request: Facts, chosen: Facts) -> list[str]:
 
 def plan(settings: Facts, request: Facts) -> Facts:
     """What would be restored and the room for it; BackupError where it cannot be."""
+    settings = source(settings, request)
     chosen = choose(request, side.readable(settings)["backup"])
     size = 0
     # One that does not answer is no reason against a restore.
@@ -126,6 +128,11 @@ def plan(settings: Facts, request: Facts) -> Facts:
     need = side.needed(size, chosen)
     side.have_room(folder, need, backup.free(folder) + backup.taken(folder), "restore")
     return {"backup": chosen["label"], "need": need, "chosen": chosen}
+
+
+def source(settings: Facts, request: Facts) -> Facts:
+    """The settings by which what is asked for is read: from the server itself, or from a place off it."""
+    return offsite.at(settings, str(request["from"])) if request.get("from") else settings
 
 
 def differences(restored: Facts, live: Facts) -> tuple[list[Facts], int]:
@@ -170,13 +177,14 @@ class Restore:
     """One restore, up to a server that answers."""
 
     def __init__(self, settings: Facts, request: Facts) -> None:
-        self.settings, self.request = settings, request
+        self.settings, self.request, self.source = settings, request, settings
         self.folder = backup.restored_folder(settings)
         self.live, self.side = side.live(settings), side.beside(settings, self.folder)
         self.notes: list[str] = []
         self.facts: Facts = {}
 
     def run(self) -> None:
+        self.source = source(self.settings, self.request)
         planned = plan(self.settings, self.request)
         self.facts["backup"] = planned["backup"]
         side.remove(self.folder)
@@ -192,7 +200,7 @@ class Restore:
         marked = self.mark()
         with contextlib.suppress(backup.BackupError):
             known = side.limits(self.live)
-        side.restore(self.settings, self.folder, *words(self.request, chosen))
+        side.restore(self.source, self.folder, *words(self.request, chosen))
         side.configure(self.settings, self.folder, known, default_transaction_read_only="on")
         self.facts["bytes"] = backup.taken(self.folder)
         try:
@@ -213,6 +221,10 @@ class Restore:
             marked = drill.mark(self.live)
             if not drill.archived(self.live, marked["segment"]):
                 self.notes.append(f"the live server did not archive {marked['segment']}; what is newer lacks")
+            elif not offsite.received(self.source, marked["segment"]):
+                self.notes.append(
+                    f"{marked['segment']} did not get to {self.request['from']}; what is newer lacks"
+                )
         except backup.BackupError as error:
             self.notes.append(f"the live server does not answer ({error}): what it did not archive lacks")
             return None
@@ -220,6 +232,8 @@ class Restore:
 
     def missing(self) -> list[Facts]:
         with contextlib.suppress(backup.BackupError, OSError, KeyError, IndexError):
+            if self.request.get("from"):
+                return []
             known = backup.info(self.settings, side.PATIENCE)
             missing: list[Facts] = backup.window(self.settings, known)["missing"]
             return missing

@@ -31,7 +31,8 @@ def saved(_args: Answer, _body: Body) -> Answer:
 
 def restorable(args: Answer, _body: Body) -> Answer:
     to_time, to_release, app = (str(args.get(key) or "") for key in ("to_time", "to_release", "name"))
-    return {"changed": False, **restores.plan(to_time, to_release, app)}
+    place = str(args.get("place") or "")
+    return {"changed": False, **restores.plan(to_time, to_release, app, place=place)}
 
 
 def restored(args: Answer, _body: Body) -> Answer:

@@ -17,7 +17,7 @@ from ..payload import backup
 from ..payload.drill import span
 from ..runtime import naming, units
 from ..services.postgresql import AS_SUPERUSER
-from . import drills, restores, telling
+from . import drills, places, restores, telling
 from .telling import capital, minute, seconds
 
 Facts = dict[str, Any]
@@ -59,7 +59,8 @@ def facts(root: Path = Path("/")) -> Facts | None:
 
 def _with_units(found: Facts) -> Facts:
     """With how their timers and services are."""
-    names = {kind: f"berth-backup-{kind}" for kind in (*KINDS, "drill")}
+    others = ("drill", *(["offsite"] if found.get("offsite") else []))
+    names = {kind: f"berth-backup-{kind}" for kind in (*KINDS, *others)}
     timers = [naming.by_the_clock(name) for name in names.values()]
     services = [naming.distributions(name) for name in names.values()]
     states = units.states([*timers, *services, restores.UNIT])
@@ -77,7 +78,7 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
         return []
     said = [("unknown", "unknown", text.rstrip("."), _CHECKS) for text in found["unknown"]]
     said += _repository(found, now) + _archiving(found) + _window(found) + _dumps(found, now) + _runs(found)
-    said += drills.judge(found, now) + restores.judge(found["restored"])
+    said += places.judge(found, now) + drills.judge(found, now) + restores.judge(found["restored"])
     said += restores.judge_kept(found.get("kept") or [])
     order = ("sick", "unknown", "note")
     return sorted(said, key=lambda one: order.index(one[1]))
@@ -192,7 +193,7 @@ def table(found: Facts | None, now: float) -> str:
     if found is None:
         return f"{capital(NONE)}: server.backup.enabled is false, or {UP} has not run since."
     rows = [["BACKUP", "KIND", "MADE", "TOOK", "STORED", "DATA", "WHERE"]]
-    for one in found["backups"]:
+    for one in [*found["backups"], *places.rows(found)]:
         sizes = [f"{one['stored_mb']} MB", f"{one['data_mb']} MB"]
         where = "this server" if one["where"] == "server" else one["where"]
         made = [one["label"], one["kind"], minute(one["began"]), f"{one['seconds']} s"]
@@ -202,6 +203,7 @@ def table(found: Facts | None, now: float) -> str:
         of = [f"dump of {name}", f"{one['kept']} kept", minute(one["at"]), "-", f"{one['stored_mb']} MB"]
         rows.append([*of, "-", "this server"])
     lines = [*telling.columns(rows), "", restorable(found["window"])]
+    lines += map(capital, places.summary(found, now))
     if drilled := drills.summary(found, now):
         lines.append(capital(drilled))
     if found["at_work"]:
@@ -227,7 +229,7 @@ def summary(found: Facts | None, now: float) -> str:
     newest = found["backups"][-1]
     kind, age = newest["kind"], span(max(0.0, now - seconds(newest["ended"])))
     said = f"backups: the newest ({kind}) {age} ago. {restorable(found['window'])}"
-    return "\n".join([said, *filter(None, [drills.summary(found, now)])])
+    return "\n".join([said, *places.summary(found, now), *filter(None, [drills.summary(found, now)])])
 
 
 def sentence(one: Finding) -> str:
@@ -258,6 +260,7 @@ def describe(root: Path = Path("/")) -> Facts:
         "table": table(found, now),
         "verdict": verdict(found, now),
         "well": "\n".join(["Backups are well.", *(sentence(one) for one in said if one[1] == "note")]),
+        "missed": places.missed(found),
         "drill": drills.table(found),
         "drill_verdict": drills.verdict(found),
     }

@@ -71,6 +71,7 @@ def table(found: Facts | None) -> str:
     lines = [
         f"Drill of {telling.minute(last['began'])}: {how}, {last['seconds']:.0f} s"
         + (f", from backup {last['backup']}" if last["backup"] else "")
+        + (f" at off-site {last['from']}" if last.get("from") else "")
         + ".",
         "",
     ]

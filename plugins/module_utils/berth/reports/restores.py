@@ -70,7 +70,7 @@ def _of_failed(paths: Paths, name: str) -> Facts:
     return {}
 
 
-def plan(to_time: str, to_release: str, app: str, root: Path = Path("/")) -> Facts:
+def plan(to_time: str, to_release: str, app: str, root: Path = Path("/"), place: str = "") -> Facts:
     """What would be restored, as a request and a sentence; ReleaseError where it cannot be."""
     if not (root / backup.SETTINGS.relative_to("/")).exists():
         raise ReleaseError(
@@ -78,6 +78,8 @@ def plan(to_time: str, to_release: str, app: str, root: Path = Path("/")) -> Fac
             f"true, and {UP}."
         )
     wanted = target(to_time, to_release, app, time.time(), root)
+    if place:
+        wanted |= {"from": place, "said": f"{wanted['said']}, from off-site {place}"}
     if not PROGRAM.exists():
         raise ReleaseError(f"An earlier Berth set this server up, which restores nothing; {UP} first.")
     state = units.states([UNIT]).get(UNIT, "unknown")
@@ -99,7 +101,7 @@ def refuse_second(state: str, there: Facts, wanted: Facts) -> None:
     """One at a time. One that is at work on the same target is waited for."""
     said = (there.get("request") or {}).get("said", "an unknown moment")
     if state == "activating":
-        if there.get("request", {}).get("target") == wanted["target"]:
+        if there.get("request", {}).get("said") == wanted["said"]:
             return
         text = f"A restore to {said} is at work; wait for it, or end it: {_DROP}."
     else:
