@@ -52,7 +52,11 @@ REASONS: dict[str, tuple[str, ...]] = {
         "admins.recorded read_text",
         *("bytecode._read read_bytes", "bytecode.keep write_bytes"),
         *("holding.still open", "holding.still rmtree", "holding._wait_before write_text"),
+        *("guard.sync open", "guard.alone open", "guard.unproved read_text", "guard.told read_text"),
         *("keys.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
+    ),
+    "root's own files, in folders that were found to be root's alone": (
+        *("guard.put fdopen", "guard.put fchown", "guard.put fchmod", "guard.picture read_bytes"),
     ),
     "a folder that root has just made, where nobody else can write": (
         *("environments._bring_python chown", "environments.get chown", "environments.get chmod"),
@@ -120,6 +124,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("listening.accepting read_text", "listening._waited_for read_text"),
         "memory._kilobytes read_text",
         *("temporary._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
+        *("command.over_ssh read_bytes", "command.over_ssh read_text"),
         *("facts._memory read_text", "running._started read_text", "facts.held_locks read_text"),
     ),
     "on the controller, in the checkout": ("session.pack_engine rglob",),

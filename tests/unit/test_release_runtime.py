@@ -13,7 +13,7 @@ from tests.support.words import words
 ENGINE = Path(__file__).resolve().parents[2] / "plugins/module_utils/berth"
 WORDS = re.compile(r"systemctl|systemd-run|journalctl|\.(?:service|socket|timer|wants)\b")
 REASONS: dict[str, tuple[str, ...]] = {
-    "runs by itself, as text in a Python without the engine": ("payload/retire",),
+    "runs by itself, as text in a Python without the engine": ("payload/guard", "payload/retire"),
     "tells where the logs are of what is no app's": (
         "reports/backups",
         "reports/places",

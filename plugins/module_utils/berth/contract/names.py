@@ -48,8 +48,8 @@ SYSTEM_NAMES = words(
     acpid adm admin agetty apparmor apport _apt apt audio auditd avahi backup berth bin blkid caddy cdrom
     chrony chronyd clamav cloud-init containerd credentials credstore cron crond crontab cryptsetup cups
     daemon dbus debian dhcpcd dialout dip disk dnsmasq docker exim4 fail2ban faillock fax floppy fsck ftp
-    fwupd games gnats grafana group haproxy host initctl initramfs input irc kmem kvm landscape libvirt list
-    lock log loki lp lvm lxd mail man mdadm memcached messagebus motd mount multipath mysql needrestart
+    fwupd games gnats grafana group guard haproxy host initctl initramfs input irc kmem kvm landscape libvirt
+    list lock log loki lp lvm lxd mail man mdadm memcached messagebus motd mount multipath mysql needrestart
     netdev netns network networkmanager news nfs nftables nginx nobody node-exporter nogroup ntp ntpd ntpsec
     opendkim openvpn operator pcscd pgbackrest pgbouncer plugdev plymouth polkit polkitd pollinate postfix
     postgres postgresql ppp prometheus proxy rabbitmq redis render resolvconf restic root rpc rpcbind rsync

@@ -129,3 +129,20 @@ def module_source(module: ModuleType) -> str:
     if isinstance(loader, zipimport.zipimporter):
         return loader.get_source(module.__name__) or ""
     return inspect.getsource(module)
+
+
+def over_ssh(pid: int, proc: Path = Path("/proc")) -> list[str]:
+    """The words of SSH_CONNECTION (client, its port, server, its port) of the nearest ancestor that has it.
+
+    sudo takes the variable away. Empty for what did not come over ssh.
+    """
+    while pid > 1:
+        try:
+            variables = (proc / str(pid) / "environ").read_bytes().split(b"\0")
+            pid = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, ValueError, IndexError):
+            break
+        for one in variables:
+            if one.startswith(b"SSH_CONNECTION="):
+                return one.partition(b"=")[2].decode(errors="replace").split()
+    return []

@@ -57,6 +57,17 @@ def pack_engine(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
+def ssh_argv(connection: Any, command: str, *options: str) -> list[str]:
+    """The ssh command line that Ansible would use for a command on the host, without a password's helper."""
+    argv = connection._build_command(
+        connection.get_option("ssh_executable"), "ssh", *options, connection.host, command
+    )
+    words = [part.decode() if isinstance(part, bytes) else str(part) for part in argv]
+    if words and Path(words[0]).name == "sshpass":
+        words = words[next(at for at, word in enumerate(words) if Path(word).name == "ssh") :]
+    return words
+
+
 def engine_argv(connection: Any, python: str) -> list[str]:
     """The local command whose input and output are the engine's."""
     command = f"{shlex.quote(python)} -I -c {shlex.quote(BOOTSTRAP)}"
@@ -85,15 +96,8 @@ def shell_argv(connection: Any, command: str, *, terminal: bool = False) -> list
 def _argv(connection: Any, command: str, terminal: bool = False) -> list[str]:
     kind = str(connection.transport).rsplit(".", 1)[-1]
     if kind == "ssh":
-        words = ["-tt"] if terminal else []
-        argv = connection._build_command(
-            connection.get_option("ssh_executable"), "ssh", *words, connection.host, command
-        )
-        words = [part.decode() if isinstance(part, bytes) else str(part) for part in argv]
-        if words and Path(words[0]).name == "sshpass":
-            # The password was used for the master connection, which the first task opened.
-            words = words[next(at for at, word in enumerate(words) if Path(word).name == "ssh") :]
-        return words
+        # A password was used for the master connection, which the first task opened.
+        return ssh_argv(connection, command, *(["-tt"] if terminal else []))
     if kind == "local":
         return ["/bin/sh", "-c", command]
     if kind in ("docker", "podman"):
