@@ -34,7 +34,7 @@ def _login(connection: Mapping[str, Any]) -> str:
 def base_login_problem(probe: Mapping[str, Any], connection: Mapping[str, Any]) -> str:
     """Why a host cannot be reached, or its root; empty when nothing is wrong.
 
-    `connection` holds host, address, port, user and key as the inventory has them.
+    `connection` holds host, address, port, user and key as the inventory has them, and the admin's name.
     """
     if probe.get("unreachable"):
         return _connection_problem(probe, connection)
@@ -52,12 +52,23 @@ def _connection_problem(probe: Mapping[str, Any], connection: Mapping[str, Any])
             f"if the server was reinstalled, or is new and you have compared its key, run "
             f"`ssh-keygen -R {connection['address']}` and log in once with `{login}`"
         )
+    elif "Too many authentication failures" in said:
+        cause = "this machine's ssh agent offers more keys than the server lets it try before the right one"
+        advice = (
+            "name the key in ansible_ssh_private_key_file, and write `-o IdentitiesOnly=yes` into "
+            "ansible_ssh_common_args"
+        )
     elif "Permission denied" in said:
         cause = f"it refuses the key for user {who}"
         advice = (
             f"try `{login}`, correct ansible_user or ansible_ssh_private_key_file in the inventory, "
             "or put the public key into that user's ~/.ssh/authorized_keys"
         )
+        if connection.get("admin") not in ("", None, connection.get("user")):
+            advice += (
+                f"; if an earlier run logged in as {connection['admin']}, it has ended other logins: "
+                f"write ansible_user: {connection['admin']}"
+            )
     elif "Could not resolve" in said or "Name or service not known" in said:
         cause = f"the name {connection['address']} does not exist"
         advice = "correct ansible_host in the inventory, or the DNS record"

@@ -66,7 +66,7 @@ def time_is_up(host: Host) -> None:
     """What the timer does when its seconds are over, without waiting for them."""
     host.sh(
         "for unit in $(systemctl list-units --no-legend --plain 'berth-guard-ssh-*.timer' | cut -d' ' -f1); "
-        'do systemctl start "${unit%.timer}.service"; done; '
+        'do systemctl start "${unit%.timer}.service"; systemctl stop "$unit"; done; '
         "for _ in $(seq 100); do test -e /var/lib/berth/guard/ssh/pending || break; sleep 0.2; done"
     )
 

@@ -43,6 +43,11 @@ def test_root_reached_is_no_problem() -> None:
             "answers on port 2222",
             "firewall",
         ),
+        (
+            "Received disconnect from 192.0.2.7 port 22:2: Too many authentication failures",
+            "ssh agent offers more keys",
+            "IdentitiesOnly=yes",
+        ),
         ("kex_exchange_identification: something new", "the connection fails", "ssh -i"),
     ],
 )
@@ -52,6 +57,13 @@ def test_unreachable_names_host_cause_and_cure(said: str, cause: str, advice: st
     assert cause in sentence
     assert advice in sentence
     assert said in sentence
+
+
+def test_a_login_that_an_earlier_run_has_ended() -> None:
+    refused = {"unreachable": True, "msg": SSH + "root@192.0.2.7: Permission denied (publickey)."}
+    said = base_login_problem(refused, {**CONNECTION, "user": "root", "admin": "anna"})
+    assert "write ansible_user: anna" in said
+    assert "ended other logins" not in base_login_problem(refused, {**CONNECTION, "admin": "deploy"})
 
 
 def test_login_command_is_the_one_ansible_uses() -> None:

@@ -21,7 +21,7 @@ TABLE = {
     "apps[].drain_requests": moved.Moved(2, to="apps[].drain.requests"),
     "apps[].processes[].ram": moved.Moved(3, to="apps[].processes[].memory"),
     "apps[].processes[].queue": moved.Moved(3, to="apps[].redis.enabled"),
-    "server.firewall": moved.Moved(3, say="is gone: the provider's is enough; remove it"),
+    "server.shield": moved.Moved(3, say="is gone: the provider's is enough; remove it"),
     "sites": moved.Moved(2, to="apps"),
 }
 # Every key that any version of the configuration knew: lines are added here, and none is ever taken away.
@@ -76,7 +76,7 @@ def test_the_schema_has_the_version_of_today_as_its_default() -> None:
         ({"apps[1].drain_requests": 4}, 'apps[1].drain_requests: is called "apps[1].drain.requests" since configuration 2; write it under that name'),
         ({"apps[0].processes": [{"name": "web"}, {"name": "w", "command": "w", "ram": "1G"}]}, 'apps[0].processes[1].ram: is called "memory" since configuration 3; write it under that name'),
         ({"apps[0].processes": [{"name": "web", "queue": True}]}, 'apps[0].processes[0].queue: is called "apps[0].redis.enabled" since configuration 3; write it under that name'),
-        ({"server.firewall": {"ports": [80]}}, "server.firewall: is gone: the provider's is enough; remove it (since configuration 3)"),
+        ({"server.shield": {"ports": [80]}}, "server.shield: is gone: the provider's is enough; remove it (since configuration 3)"),
         ({"sites": []}, 'sites: is called "apps" since configuration 2; write it under that name'),
         # What was never known is told as ever.
         ({"apps[0].kep_releases": 4}, 'apps[0].kep_releases: unknown key; did you mean "keep_releases"?'),
@@ -93,7 +93,7 @@ def test_an_inventory_of_an_older_version_is_told_all_that_changed_since() -> No
         "server.config: 2 is of an older Berth; this one reads configuration 3. Go through what changed, then "
         'write "config: 3": apps[].processes[].ram is called "memory" since configuration 3'
     )
-    assert "server.firewall is gone" in said
+    assert "server.shield is gone" in said
     assert "keep" not in said
     assert problems({"server.config": 3}) == problems({"server.config": "3"}) == []
 

@@ -114,6 +114,8 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "swap_mb": 1024,
         "journal_max": "500M",
         "admin": {"name": "", "authorized_keys": []},
+        "ssh": {"enabled": True, "kex": "strong", "forwarding": True, "allow_users": []},
+        "firewall": {"enabled": True, "open": [], "admin_networks": []},
         "extra_ca_certificates": [],
         "updates": {"enabled": True, "reboot_at": ""},
         "postgresql": {"repository": "distribution", "version": "", "settings": {}},

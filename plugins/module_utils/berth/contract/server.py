@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 import zoneinfo
 from collections.abc import Collection
@@ -24,6 +25,10 @@ def check_server(report: Report, server: dict[str, Any], inventory_dir: str, giv
     check_config(report, server["config"], "server.config")
     _system(report, server)
     _admin(report, server["admin"])
+    for index, user in enumerate(server["ssh"]["allow_users"]):
+        rule = 'write the name of a user, e.g. "backup-puller"'
+        names.check_pattern(report, f"server.ssh.allow_users[{index}]", user, names.USER, rule)
+    _firewall(report, server["firewall"])
     server["extra_ca_certificates"] = [
         _certificate(report, f"server.extra_ca_certificates[{index}]", value, inventory_dir)
         for index, value in enumerate(server["extra_ca_certificates"])
@@ -128,6 +133,24 @@ def _public_key(report: Report, path: str, value: str) -> None:
         report.add(
             path, 'is not a public SSH key; write the line of the .pub file ("ssh-ed25519 AAAA… name")'
         )
+
+
+def _firewall(report: Report, firewall: dict[str, Any]) -> None:
+    networks = {"server.firewall.admin_networks": firewall["admin_networks"]}
+    for index, entry in enumerate(firewall["open"]):
+        path = f"server.firewall.open[{index}]"
+        names.check_range(report, f"{path}.port", entry["port"], 1, 65535, "")
+        networks[f"{path}.from"] = entry["from"]
+    for path, values in networks.items():
+        for index, value in enumerate(values):
+            try:
+                ipaddress.ip_network(value)
+            except ValueError:
+                report.add(
+                    f"{path}[{index}]",
+                    f'{show(path, value)} is not a network; write e.g. "192.0.2.0/24", "2001:db8::/32" or an '
+                    "address",
+                )
 
 
 def _certificate(report: Report, path: str, value: str, inventory_dir: str) -> str:

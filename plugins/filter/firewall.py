@@ -1,0 +1,50 @@
+"""Filters of the role firewall: from what is given to rules of nftables."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def _match(networks: Sequence[str], protocol: str, ports: Sequence[int]) -> list[str]:
+    """Rules without their verdict, one for each version of IP that is among the networks."""
+    found: dict[str, list[str]] = {}
+    for text in networks:
+        network = ipaddress.ip_network(text, strict=False)
+        found.setdefault("ip" if network.version == 4 else "ip6", []).append(str(network))
+    where = f"{protocol} dport {{ {', '.join(map(str, sorted(set(ports))))} }}"
+    return [
+        f"{key} saddr {{ {', '.join(sorted(set(them)))} }} {where}" for key, them in sorted(found.items())
+    ]
+
+
+def firewall_rules(
+    ports: Mapping[str, Sequence[int]],
+    opened: Sequence[Mapping[str, Any]],
+    admin_networks: Sequence[str],
+    ssh_ports: Sequence[int],
+) -> dict[str, Any]:
+    """`open`, the ports for everybody by protocol, and `rules`, what is open to some networks alone.
+
+    Raises ValueError for what is no network; the contract refuses it before.
+    """
+    everybody = {protocol: set(map(int, ports.get(protocol) or [])) for protocol in ("tcp", "udp")}
+    rules = []
+    if admin_networks:
+        rules += _match(admin_networks, "tcp", ssh_ports)
+    else:
+        everybody["tcp"] |= set(ssh_ports)
+    for entry in opened:
+        if entry.get("from"):
+            rules += _match(entry["from"], entry["protocol"], [entry["port"]])
+        else:
+            everybody[entry["protocol"]].add(int(entry["port"]))
+    return {"open": {protocol: sorted(found) for protocol, found in everybody.items()}, "rules": rules}
+
+
+class FilterModule:
+    """What Ansible asks for."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {"firewall_rules": firewall_rules}

@@ -1,0 +1,104 @@
+"""The packet filter on a real host, as another host sees it; and who is not shut out by it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+import testhost
+from testhost import Host
+
+from tests.support.kit import Kit, Run
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
+    host = boot("walled")
+    host.sh("systemd-run -q python3 -m http.server 5432")
+    return Kit(tmp_path_factory.mktemp("walled"), host)
+
+
+@pytest.fixture(scope="module")
+def other(boot: Callable[..., Host]) -> Host:
+    """A second host on the same network, that knocks."""
+    host = boot("knocker")
+    host.sh("apt-get -q update; apt-get -q -y install --no-install-recommends nmap")
+    return host
+
+
+def provision(kit: Kit, *arguments: str, succeed: bool = True) -> Run:
+    run = kit.play("playbooks/provision.yml", "--tags", "firewall", *arguments, succeed=succeed)
+    return Run(run.status, " ".join(run.output.split()), run.seconds)
+
+
+def address(host: Host) -> str:
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    return testhost.run("docker", "inspect", "-f", form, host.container).strip()
+
+
+def reached(kit: Kit, other: Host) -> set[int]:
+    """The TCP ports that the other host gets any answer from, be it that nobody listens."""
+    said = other.sh(f"nmap -Pn -n -sS -p 22,80,443,5432,9100,9999 -oG - {address(kit.host)}")
+    ports = said.partition("Ports: ")[2].split(",")
+    return {int(one.split("/")[0]) for one in ports if one.split("/")[1] in ("open", "closed")}
+
+
+def gets_in(kit: Kit) -> bool:
+    return subprocess.run(kit.host.ssh("true"), capture_output=True, timeout=120, check=False).returncode == 0
+
+
+def test_nothing_but_ssh_and_the_proxy_s_ports_comes_in(kit: Kit, other: Host) -> None:
+    assert reached(kit, other) == {22, 80, 443, 5432, 9100, 9999}
+    assert provision(kit, "--check", "--diff").changed > 0
+    assert 9999 in reached(kit, other)
+    kit.host.sh("apt-get -q update; apt-get -q -y install nftables; nft add table inet somebody")
+    provision(kit)
+    assert reached(kit, other) == {22, 80, 443}
+    assert gets_in(kit)
+    assert provision(kit).changed == 0
+    # Somebody's `flush ruleset` is noticed; a boot needs nobody.
+    assert "table inet somebody" in kit.host.sh("nft list tables")
+    kit.host.sh("nft delete table inet berth")
+    assert provision(kit).changed == 1
+    kit.host.restart()
+    assert reached(kit, other) == {22, 80, 443}
+
+
+def test_what_is_opened_is_open_to_whom_it_says(kit: Kit, other: Host) -> None:
+    kit.server["firewall"] = {
+        "open": [{"port": 9999}, {"port": 9100, "from": [address(other)]}, {"port": 5432, "from": ["::/0"]}]
+    }
+    provision(kit)
+    assert reached(kit, other) == {22, 80, 443, 9100, 9999}
+
+
+def test_rules_that_shut_this_machine_out_are_put_back(kit: Kit, other: Host) -> None:
+    before = kit.host.sh("nft list table inet berth | grep -v counter")
+    kit.server["firewall"] = {"admin_networks": ["192.0.2.0/24"]}
+    said = provision(kit, succeed=False).output
+    assert "A new login of root failed: nothing answers a new connection to its SSH port" in said
+    assert "This run comes from " in said
+    assert kit.host.sh("nft list table inet berth | grep -v counter") == before
+    assert gets_in(kit)
+    assert 22 in reached(kit, other)
+
+
+def test_another_firewall_is_refused_by_its_name(kit: Kit) -> None:
+    kit.server["firewall"] = {}
+    kit.host.sh("mkdir -p /etc/ufw; echo ENABLED=yes > /etc/ufw/ufw.conf")
+    refused = provision(kit, succeed=False)
+    assert "ufw filters this server's packets already" in refused.output
+    assert refused.changed == 0
+    kit.host.sh("rm -r /etc/ufw")
+
+
+def test_switched_off_nothing_of_it_is_left(kit: Kit, other: Host) -> None:
+    kit.server["firewall"] = {"enabled": False}
+    provision(kit)
+    assert 9999 in reached(kit, other)
+    left = kit.host.sh("ls /etc/systemd/system/*/berth-firewall* /etc/berth/firewall.nft 2>/dev/null || true")
+    assert left == ""
+    assert provision(kit).changed == 0
