@@ -1,0 +1,93 @@
+"""A place off the server may be away without a loss here, and all that was written is in it when it is back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from testhost import Host
+
+from tests.support.kit import Kit
+from tests.support.pace import patience
+
+KEY = "kV9zQm3TrustNoOne7xWb2LpYc5Hd8Rf"
+STATE = "/var/lib/berth/backup/offsite/storage.relay.json"
+
+
+def address(host: Host) -> str:
+    return host.sh("hostname -I").split()[0]
+
+
+@pytest.fixture(scope="module")
+def storage(boot: Callable[..., Host]) -> Host:
+    """A bare host with a user of its own for backups."""
+    host = boot("storage")
+    host.sh("useradd -m berth; install -d -o berth -m 700 /berth ~berth/.ssh")
+    return host
+
+
+@pytest.fixture(scope="module")
+def kit(boot: Callable[..., Host], storage: Host, tmp_path_factory: pytest.TempPathFactory) -> Kit:
+    """A provisioned host that keeps its backups there as well."""
+    folder: Path = tmp_path_factory.mktemp("offsite")
+    key = folder / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    public = key.with_suffix(".pub").read_text()
+    storage.sh("cat > ~berth/.ssh/authorized_keys; chown berth ~berth/.ssh/*", stdin=public)
+    keys = storage.sh("cat /etc/ssh/ssh_host_*_key.pub")
+    place = {"name": "storage", "type": "sftp", "host": address(storage), "user": "berth", "host_key": keys}
+    server = {"proxy": {"tls": "internal"}, "backup": {"offsite": [place]}}
+    secrets = {"key": KEY, "offsite": {"storage": {"private_key": key.read_text()}}}
+    kit = Kit(folder, boot("offsite", provisioned=True), server=server, vault={"server": {"backup": secrets}})
+    kit.play("playbooks/provision.yml", "--tags", "postgresql,backup")
+    return kit
+
+
+def relay(kit: Kit) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(kit.host.sh(f"cat {STATE}"))
+    return found
+
+
+def wait(kit: Kit, good: Callable[[dict[str, Any]], bool]) -> None:
+    end = time.monotonic() + patience(90)
+    while not good(relay(kit)):
+        assert time.monotonic() < end, relay(kit)
+        time.sleep(1)
+
+
+def sql(kit: Kit, query: str) -> str:
+    return kit.host.sh(f'runuser -u postgres -- psql -qXAt -d postgres -c "{query}"')
+
+
+def test_a_place_gets_backups_and_is_away_without_a_loss_here(kit: Kit, storage: Host) -> None:
+    assert kit.play("playbooks/provision.yml", "--tags", "postgresql,backup").changed == 0
+    assert "storage" in kit.berth("backup")
+    sql(kit, "create table rows (n int)")
+    storage.sh("systemctl stop ssh.socket ssh.service")
+    for number in range(3):
+        sql(kit, f"insert into rows values ({number}); select pg_switch_wal()")
+    wait(kit, lambda known: known["behind"] >= 3 and "cannot be reached" in known["problem"])
+    assert sql(kit, "select failed_count from pg_stat_archiver") == "0"
+    storage.sh("systemctl start ssh.service")
+    last = sql(kit, "select pg_walfile_name(pg_switch_wal() - 1)")
+    wait(kit, lambda known: known["pushed"] >= last and not known["problem"])
+
+
+def test_what_is_restored_from_there_is_all_of_it(kit: Kit) -> None:
+    assert "from off-site storage" in kit.berth("restore", "--from", "storage")
+    server = "-h /var/lib/postgresql/berth-restored/socket"
+    count = "select count(*) from rows"
+    assert kit.host.sh(f'runuser -u postgres -- psql -qXAt {server} -d postgres -c "{count}"') == "3"
+    kit.berth("restore", "--drop")
+
+
+def test_no_secret_is_where_others_can_read_it(kit: Kit, storage: Host) -> None:
+    modes = kit.host.sh("stat -c '%a %U %G' /etc/berth/backup/offsite-storage.*")
+    assert set(modes.splitlines()) == {"640 root postgres"}
+    assert kit.host.sh(f"grep -rl {KEY} /var/log /var/lib/berth /run || true") == ""
+    assert storage.sh("grep -rlE 'create table rows|PGDMP' /berth || true") == ""
