@@ -11,14 +11,17 @@ from testhost import Host
 
 from tests.support.kit import Kit, Run
 
-pytestmark = pytest.mark.e2e
+# Not in `make test` as long as the role is off by default.
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
 def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
     host = boot("walled")
     host.sh("systemd-run -q python3 -m http.server 5432")
-    return Kit(tmp_path_factory.mktemp("walled"), host)
+    kit = Kit(tmp_path_factory.mktemp("walled"), host)
+    kit.server["firewall"] = {"enabled": True}
+    return kit
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +72,8 @@ def test_nothing_but_ssh_and_the_proxy_s_ports_comes_in(kit: Kit, other: Host) -
 
 def test_what_is_opened_is_open_to_whom_it_says(kit: Kit, other: Host) -> None:
     kit.server["firewall"] = {
-        "open": [{"port": 9999}, {"port": 9100, "from": [address(other)]}, {"port": 5432, "from": ["::/0"]}]
+        "enabled": True,
+        "open": [{"port": 9999}, {"port": 9100, "from": [address(other)]}, {"port": 5432, "from": ["::/0"]}],
     }
     provision(kit)
     assert reached(kit, other) == {22, 80, 443, 9100, 9999}
@@ -77,7 +81,7 @@ def test_what_is_opened_is_open_to_whom_it_says(kit: Kit, other: Host) -> None:
 
 def test_rules_that_shut_this_machine_out_are_put_back(kit: Kit, other: Host) -> None:
     before = kit.host.sh("nft list table inet berth | grep -v counter")
-    kit.server["firewall"] = {"admin_networks": ["192.0.2.0/24"]}
+    kit.server["firewall"] = {"enabled": True, "admin_networks": ["192.0.2.0/24"]}
     said = provision(kit, succeed=False).output
     assert "A new login of root failed: nothing answers a new connection to its SSH port" in said
     assert "This run comes from " in said
@@ -87,7 +91,7 @@ def test_rules_that_shut_this_machine_out_are_put_back(kit: Kit, other: Host) ->
 
 
 def test_another_firewall_is_refused_by_its_name(kit: Kit) -> None:
-    kit.server["firewall"] = {}
+    kit.server["firewall"] = {"enabled": True}
     kit.host.sh("mkdir -p /etc/ufw; echo ENABLED=yes > /etc/ufw/ufw.conf")
     refused = provision(kit, succeed=False)
     assert "ufw filters this server's packets already" in refused.output

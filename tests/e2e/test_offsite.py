@@ -1,4 +1,4 @@
-"""A place off the server may be away without a loss here, and all that was written is in it when it is back."""
+"""A place off the server may be away without a loss here, and what is restored from it is whole."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from testhost import Host
 
 from tests.support.kit import Kit, Run, environment
 
-pytestmark = pytest.mark.e2e
+# Not in `make test` as long as the role is off by default.
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 DROP_IN = "/etc/ssh/sshd_config.d/00-berth.conf"
 FOREIGN = "/etc/ssh/sshd_config.d/10-foreign.conf"
@@ -25,7 +26,9 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
     host.sh(
         "echo 'PasswordAuthentication yes' > /etc/ssh/sshd_config.d/50-cloud-init.conf; systemctl reload ssh"
     )
-    return Kit(tmp_path_factory.mktemp("sshd"), host)
+    kit = Kit(tmp_path_factory.mktemp("sshd"), host)
+    kit.server["ssh"] = {"enabled": True}
+    return kit
 
 
 def ssh(kit: Kit, *arguments: str, tags: str = "ssh", succeed: bool = True, **env: str) -> Run:
@@ -61,7 +64,7 @@ def test_hardened_and_proved_and_the_second_run_changes_nothing(kit: Kit) -> Non
 
 
 def test_what_is_wrong_on_the_disk_already_is_told_before_anything_changes(kit: Kit) -> None:
-    kit.server["ssh"] = {"kex": "pq"}
+    kit.server["ssh"] = {"enabled": True, "kex": "pq"}
     try:
         for text, sentence in (
             ("Nonsense yes", "sshd refuses the settings that it has"),
@@ -81,7 +84,7 @@ def test_what_is_wrong_on_the_disk_already_is_told_before_anything_changes(kit: 
 
 def test_what_wins_over_it_is_told_and_it_is_put_back(kit: Kit) -> None:
     """A Match block counts for the very user and address that this run comes from."""
-    kit.server["ssh"] = {"kex": "pq"}
+    kit.server["ssh"] = {"enabled": True, "kex": "pq"}
     before = kit.host.sh(f"cat {DROP_IN}")
     kit.host.sh(f"printf 'Match User root\\n  MaxSessions 3\\n' > {FOREIGN.replace('10', '000')}")
     try:
@@ -98,7 +101,7 @@ def test_more_keys_in_the_agent_than_may_be_tried(kit: Kit, tmp_path: Path) -> N
     kit.server["ssh"] = {"enabled": False}
     assert ssh(kit).changed == 1
     assert kit.host.sh(f"ls {DROP_IN} 2>/dev/null || true") == ""
-    kit.server["ssh"] = {}
+    kit.server["ssh"] = {"enabled": True}
     agent, connection = tmp_path / "agent", dict(kit.connection)
     process = subprocess.Popen(["ssh-agent", "-D", "-a", str(agent)], stdout=subprocess.DEVNULL)
     try:
@@ -124,7 +127,7 @@ def test_more_keys_in_the_agent_than_may_be_tried(kit: Kit, tmp_path: Path) -> N
 
 def test_with_ssh_socket_in_the_place_of_the_service(kit: Kit) -> None:
     """As Ubuntu has it since 22.10."""
-    kit.server["ssh"] = {"kex": "pq"}
+    kit.server["ssh"] = {"enabled": True, "kex": "pq"}
     kit.host.sh("systemctl disable -q --now ssh.service; systemctl enable -q --now ssh.socket")
     try:
         assert ssh(kit).changed == 1
@@ -139,7 +142,7 @@ def test_with_ssh_socket_in_the_place_of_the_service(kit: Kit) -> None:
 def test_where_no_login_can_be_proved_it_is_left_alone(kit: Kit) -> None:
     kit.server["ssh"] = {"enabled": False}
     ssh(kit)
-    kit.server["ssh"] = {}
+    kit.server["ssh"] = {"enabled": True}
     connection = dict(kit.connection)
     kit.connection = {"ansible_connection": "docker", "ansible_host": kit.host.container}
     try:
