@@ -20,7 +20,7 @@ def test_a():
 
 
 def test_files_and_tests_and_hosts_are_named_longest_first() -> None:
-    tests = {"a.py::x": 1.0, "b.py::y": 3.0, "a.py::z": 2.5, **{f"c.py::{n}": 0.1 for n in range(30)}}
+    tests = {"a.py::x": 1.0, "b.py::y": 3.0, "a.py::z": 2.5, **{f"c.py::{n}": 0.01 for n in range(30)}}
     hosts = {"one": {"boot": 3.0}, "two": {"boot": 2.0, "provision": 80.0}, "three": {"boot": 1.0}}
     said = list(times.summary(tests, hosts))
     assert [line.split()[-1] for line in said[1:4]] == ["a.py", "b.py", "c.py"]
