@@ -628,7 +628,6 @@ ps -ww -eo user:32,args | grep -E ' (ssh|git|/usr/bin/python3 -I -S -c) ' | grep
 exec sh -c "$SSH_ORIGINAL_COMMAND"
 END
 chmod 755 /home/forge/note; chown -R forge: /home/forge; chmod 700 /home/forge/.ssh
-echo AllowUsers forge > /etc/ssh/sshd_config.d/60-forge.conf; systemctl reload ssh
 """
 # All that a look or a killed run could leave something in.
 # But for the private folders of services, which come and go with releases that retire, and for backups.
@@ -692,7 +691,6 @@ def test_git_is_run_by_the_build_user_and_keeps_no_key(yard: Yard, tmp_path: Pat
     assert "name that in source.host_keys" in " ".join(run.output.split()), run.output
     kit.vault = {}
     host.sh("rm -rf /var/cache/berth/git/shop/known_hosts; userdel -r forge 2>/dev/null || true")
-    host.sh("rm /etc/ssh/sshd_config.d/60-forge.conf; systemctl reload ssh")
 
 
 TELL_ALL = """
