@@ -12,8 +12,8 @@ from testhost import Host
 
 from tests.support.kit import Kit
 from tests.support.pace import patience
+from tests.support.wal import REPOSITORY, archived
 
-REPOSITORY = "/var/lib/pgbackrest"
 RESTORED = "/var/lib/postgresql/restored"
 # Each row is noted once its commit has been acknowledged.
 WRITER = """
@@ -59,19 +59,6 @@ def sql(kit: Kit, query: str, server: str = "", database: str = "ledger") -> str
 def saved(kit: Kit) -> dict[str, Any]:
     found: dict[str, Any] = json.JSONDecoder().raw_decode(kit.berth("backups", "--json"))[0]
     return found
-
-
-def archived(kit: Kit) -> None:
-    """Have all that was written so far archived, and wait for it."""
-    # Something is written: a segment without anything in it would not be switched.
-    segment = sql(kit, "select pg_walfile_name(pg_create_restore_point('archived'))").strip()
-    sql(kit, "select pg_switch_wal()")
-    end = time.monotonic() + patience(60)
-    while segment not in kit.host.sh(f"find {REPOSITORY}/archive -name '{segment}-*'"):
-        assert time.monotonic() < end, segment
-        # Wakes the archiver, which rests for a minute where it has failed.
-        sql(kit, "select pg_reload_conf()")
-        time.sleep(0.5)
 
 
 def restored(kit: Kit) -> list[int]:
@@ -122,7 +109,7 @@ def test_what_was_written_before_and_during_a_backup_is_restored(
     kit.berth("backup")
     numbers = writer()
     assert len(numbers) > 5
-    archived(kit)
+    archived(kit.host)
     assert restored(kit) == numbers
     assert saved(kit)["backups"][-1]["kind"] == "incremental"
     kit.host.sh("systemctl start berth-backup-dump")
@@ -144,7 +131,7 @@ def test_an_archive_that_takes_nothing_is_named_and_nothing_is_lost(kit: Kit) ->
     assert "a segment waits" in said
     assert "archiving WAL fails" in kit.berth("status")
     kit.host.sh(f"chmod 750 {' '.join(folders)}")
-    archived(kit)
+    archived(kit.host)
     assert "Backups are well" in kit.berth("check-backups")
 
 

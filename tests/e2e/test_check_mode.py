@@ -9,6 +9,7 @@ import pytest
 from testhost import Host
 
 from tests.support.kit import Kit, demo_apps
+from tests.support.wal import archived
 
 # Everything a run could leave a trace in; logs and what a login itself touches are not the playbook's doing.
 SNAPSHOT = r"""
@@ -67,6 +68,7 @@ def untouched(site: Kit) -> set[str]:
 
 
 def test_a_rollback_predicts_and_changes_nothing(site: Kit) -> None:
+    archived(site.host)
     live, before = site.release("board"), untouched(site)
     run = site.play("playbooks/rollback.yml", "--check", "--diff", "-e", "app=board", succeed=None)
     assert site.release("board") == live
@@ -77,6 +79,7 @@ def test_a_rollback_predicts_and_changes_nothing(site: Kit) -> None:
 
 def test_changed_settings_are_predicted_by_a_deploy(site: Kit) -> None:
     env = site.app("board")["env"]
+    archived(site.host)
     title, before = env["BOARD_TITLE"], untouched(site)
     env["BOARD_TITLE"] = "Only predicted"
     run = site.play("playbooks/deploy.yml", "--check", "--diff", "-e", "app=board")

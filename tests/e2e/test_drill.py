@@ -14,8 +14,8 @@ from testhost import Host
 
 from tests.support.kit import Kit
 from tests.support.pace import patience
+from tests.support.wal import REPOSITORY
 
-REPOSITORY = "/var/lib/pgbackrest"
 FOLDER = "/var/lib/postgresql/berth-drill"
 SOCKET = f"-h {FOLDER}/socket"
 FLIP = (
