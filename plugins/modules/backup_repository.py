@@ -323,8 +323,8 @@ class Repository:
                 f"pgBackRest {'.'.join(map(str, version))} of this server knows no SFTP; write a "
                 "place of type s3, or move to Debian 13 or Ubuntu 24.04"
             )
-        config = str(KEY.with_name(f"offsite-{place['name']}.conf"))
-        return {"name": place["name"], "where": place["where"], "config": config, "problem": problem}
+        config = self.files_of_place(place["name"])[0]
+        return {"name": place["name"], "where": place["where"], "config": str(config), "problem": problem}
 
     def files_of(self, place: dict[str, Any]) -> dict[Path, tuple[str, int, str]]:
         """How a place is reached: postgres, which reaches it, may read that and not change it."""
@@ -333,11 +333,11 @@ class Repository:
         for name in ("access_key", "secret_key"):
             text = text.replace(f"${{{name}}}", opened.get(name) or "")
         text = text.replace("${key}", self.secrets.get("key") or "")
-        path = KEY.with_name(f"offsite-{place['name']}.conf")
-        found = {path: (text, 0o640, OWNER)}
+        config, hosts, key = self.files_of_place(place["name"])
+        found = {config: (text, 0o640, OWNER)}
         if place["type"] == "sftp":
-            found[path.with_suffix(".hosts")] = (place["known_hosts"], 0o640, OWNER)
-            found[path.with_suffix(".key")] = (opened.get("private_key", "").strip() + "\n", 0o640, OWNER)
+            found[hosts] = (place["known_hosts"], 0o640, OWNER)
+            found[key] = (opened.get("private_key", "").strip() + "\n", 0o640, OWNER)
         return found
 
     def folder(self, path: Path, mode: int, owner: str, group: str) -> None:
@@ -458,6 +458,7 @@ class Repository:
                     self.systemctl(verb, unit)
 
     def files_of_place(self, name: str) -> list[Path]:
+        """Configuration, host keys and private key: where they are, or would be."""
         path = KEY.with_name(f"offsite-{name}.conf")
         return [path, path.with_suffix(".hosts"), path.with_suffix(".key")]
 

@@ -117,7 +117,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         ),
         *("drill.count write_text", "drill.keep read_text"),
         *("backup.main read_text", "restore.main read_text", "exchange.main read_text"),
-        *("exchange.alone open", "exchange.fill write_text", "offsite.main read_text"),
+        *("exchange.fill write_text", "offsite.main read_text"),
     ),
     "the kernel's": (
         *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),

@@ -92,7 +92,7 @@ def _host(report: Report, host: str, path: str, example: str) -> None:
         return
     if not host:
         report.add(path, f'missing; write the host name, e.g. "{example}"')
-    elif not (names.is_host(host.lower()) or names.is_address(host)):
+    elif not _is_server(host):
         report.add(
             path, f'{show("", host)} is not a host name or an address; write it alone, e.g. "{example}"'
         )
@@ -104,7 +104,7 @@ def _host_key(report: Report, place: dict[str, Any], path: str) -> None:
         return
     port = f"-p {place['port']} " if place["port"] != 22 else ""
     scan = f"ssh-keyscan {port}{place['host']}" if _USER.fullmatch(place["host"]) else "ssh-keyscan HOST"
-    lines = [one for one in place["host_key"].splitlines() if one.strip() and not one.startswith("#")]
+    lines = _lines(place["host_key"])
     if not lines:
         text = "missing, and nobody is trusted at first sight; write what"
     elif re.match(r"(SHA256|MD5):", lines[0]):
@@ -127,8 +127,11 @@ def _public_part(line: str) -> tuple[str, str] | None:
 
 def host_keys(written: str) -> list[tuple[str, str]]:
     """The keys of a server, each with its kind, of what was written as its `host_key`."""
-    lines = (one for one in written.splitlines() if not one.startswith("#"))
-    return [found for line in lines if (found := _public_part(line))]
+    return [found for line in _lines(written) if (found := _public_part(line))]
+
+
+def _lines(written: str) -> list[str]:
+    return [one for one in written.splitlines() if one.strip() and not one.startswith("#")]
 
 
 def _s3(report: Report, place: dict[str, Any], path: str) -> None:
@@ -148,7 +151,7 @@ def _s3(report: Report, place: dict[str, Any], path: str) -> None:
     elif "://" in endpoint:
         said = "is an address; write the host name alone, it is asked by TLS"
         report.add(below, f"{show('', endpoint)} {said}")
-    elif not found or not 0 < int(found[2] or 443) < 65536 or not _is_endpoint(found[1]):
+    elif not found or not 0 < int(found[2] or 443) < 65536 or not _is_server(found[1]):
         report.add(
             below,
             f"{show('', endpoint)} is not a host name; write it alone or with a port, "
@@ -156,7 +159,7 @@ def _s3(report: Report, place: dict[str, Any], path: str) -> None:
         )
 
 
-def _is_endpoint(host: str) -> bool:
+def _is_server(host: str) -> bool:
     return names.is_host(host.lower()) or names.is_address(host)
 
 

@@ -162,8 +162,11 @@ def taken(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, patience: float = PATIENCE, name: str = "lock") -> Iterator[None]:
-    """Hold the lock of backups; kernel-held, so a backup that is killed frees it."""
+def alone(folder: Path, patience: float = PATIENCE, name: str = "lock", busy: str = "") -> Iterator[None]:
+    """Hold the lock of backups, or one of another name; kernel-held, so whoever is killed frees it.
+
+    `busy` is what to say of another holder that does not end in time.
+    """
     descriptor = os.open(folder / name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     end = time.monotonic() + patience
     try:
@@ -172,9 +175,9 @@ def alone(folder: Path, patience: float = PATIENCE, name: str = "lock") -> Itera
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > end:
+                if time.monotonic() >= end:
                     raise BackupError(
-                        f"another backup has been at work for {patience / 3600:.0f} h"
+                        busy or f"another backup has been at work for {patience / 3600:.0f} h"
                     ) from None
                 time.sleep(0.5)
         yield
@@ -187,7 +190,7 @@ def stamp(seconds: float) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """What `stamp` made a text of."""
+    """What `stamp` made a text of; ValueError where that was not its work."""
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
 
 

@@ -13,14 +13,13 @@ stays until it is dropped.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +165,16 @@ def beside(settings: Facts) -> side.Server:
     return side.beside(settings, backup.restored_folder(settings))
 
 
+def as_owner(request: Facts) -> list[str]:
+    """The words of a client that logs in to the live server as the database's owner."""
+    return ["-h", str(request["host"]), "-p", str(request["port"]), "-U", str(request["owner"])]
+
+
+def password() -> dict[str, str]:
+    """The owner's, for such a client alone."""
+    return {"PGPASSWORD": os.environ.get("PGPASSWORD", "")}
+
+
 # Copying ----------------------------------------------------------------------------------------------------
 
 
@@ -289,14 +298,13 @@ class Copy:
         ours.write_text(lists[0])
         others.write_text(lists[1])
         common = [program, "--exit-on-error", "--no-tablespaces", "-d", f"dbname={self.name}"]
-        tcp = ["-h", str(self.request["host"]), "-p", str(self.request["port"]), "-U", self.owner]
-        password = {"PGPASSWORD": os.environ.get("PGPASSWORD", "")}
         if lists[0]:
-            backup.run([*common, *tcp, "--no-owner", "-L", str(ours), str(dump)], None, **password)
+            words = [*common, *as_owner(self.request), "--no-owner", "-L", str(ours), str(dump)]
+            backup.run(words, None, **password())
         if lists[1]:
             backup.run([*common, *self.live.words(), "-L", str(others), str(dump)])
-        analyze = ["psql", "-XAtq", *tcp, "-d", f"dbname={self.name}", "-c", "analyze"]
-        backup.run(analyze, None, **password)
+        analyze = ["psql", "-XAtq", *as_owner(self.request), "-d", f"dbname={self.name}", "-c", "analyze"]
+        backup.run(analyze, None, **password())
 
 
 # Exchanging -------------------------------------------------------------------------------------------------
@@ -350,8 +358,7 @@ def table(settings: Facts, request: Facts) -> Facts:
     typed = ", ".join(f"{column} {kind}" for column, kind in columns)
     out = ["psql", "-XAtq", *restored.words(), "-d", f"dbname={database}", "-v", "ON_ERROR_STOP=1"]
     out += ["-c", f"COPY (SELECT {names} FROM {there}) TO STDOUT"]  # noqa: S608 (by the server, quoted)
-    tcp = ["-h", str(request["host"]), "-p", str(request["port"]), "-U", str(request["owner"])]
-    into = ["psql", "-XAtq", *tcp, "-d", f"dbname={database}", "-1", "-v", "ON_ERROR_STOP=1"]
+    into = ["psql", "-XAtq", *as_owner(request), "-d", f"dbname={database}", "-1", "-v", "ON_ERROR_STOP=1"]
     into += ["-c", f"CREATE SCHEMA {place}", "-c", f"CREATE TABLE {here} ({typed})"]
     into += ["-c", f"COPY {here} ({names}) FROM STDIN", "-c", f"SELECT count(*) FROM {here}"]  # noqa: S608
     try:
@@ -366,7 +373,7 @@ def table(settings: Facts, request: Facts) -> Facts:
 def piped(source: list[str], target: list[str]) -> str:
     """What the second program says to what the first one printed; BackupError where either fails."""
     env = {**backup.ENVIRONMENT, "PGAPPNAME": "berth-exchange", "PGCONNECT_TIMEOUT": "10"}
-    known = {**env, "PGPASSWORD": os.environ.get("PGPASSWORD", "")}
+    known = {**env, **password()}
     pipe = subprocess.PIPE
     first = subprocess.Popen(source, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL, env=env)
     second = subprocess.run(
@@ -389,19 +396,10 @@ def drop(settings: Facts, request: Facts) -> Facts:
     return {"dropped": dropped}
 
 
-@contextlib.contextmanager
-def alone(settings: Facts) -> Iterator[None]:
+def alone(settings: Facts) -> contextlib.AbstractContextManager[None]:
     """One that changes something at a time: it goes on when the run that asked for it is cut off."""
-    descriptor = os.open(
-        Path(settings["state"]) / "exchange.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-    )
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise backup.BackupError("an exchange that was cut off is still at work; wait for its end") from None
-    finally:
-        os.close(descriptor)
+    busy = "an exchange that was cut off is still at work; wait for its end"
+    return backup.alone(Path(settings["state"]), 0, "exchange.lock", busy)
 
 
 def main(argv: list[str]) -> int:

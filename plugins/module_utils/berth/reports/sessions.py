@@ -38,19 +38,19 @@ def psql(app: str, role: str, restored: bool, terminal: bool, root: Path = ROOT)
     else:
         # What a script prints is not to depend on somebody's settings.
         words.append("--no-psqlrc")
-    run = ["runuser", "-u", "postgres", "--"]
+    run = [*postgresql.AS_SUPERUSER, *words]
     if restored:
         made = restores.standing()
         # Its socket is open to postgres alone.
         server = [f"--host={made['socket']}", f"--port={made['port']}"]
-        return f"cd / && export HOME={_HOME} && exec {shlex.join([*run, *words, *server])}"
+        return f"cd / && export HOME={_HOME} && exec {shlex.join([*run, *server])}"
     password = root / postgresql.FOLDER / user
     if not password.exists():
         raise ReleaseError(f"This server has no role {user} yet; {UP} makes it.")
     host, port = postgresql.SERVICE.address({}, root, owner=True)
     ask = f"PGPASSWORD=$(cat {shlex.quote(str(password))})"
     given = f"export HOME={_HOME} PGPASSWORD PGAPPNAME=berth-psql"
-    opened = shlex.join([*run, *words, f"--host={host}", f"--port={port}"])
+    opened = shlex.join([*run, f"--host={host}", f"--port={port}"])
     return f"cd / && {ask} && {given} && exec {opened}"
 
 

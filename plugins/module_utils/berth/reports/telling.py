@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from ..payload.backup import seconds_of as seconds
+
+__all__ = ["capital", "columns", "minute", "seconds"]
 
 
 def columns(rows: list[list[str]]) -> list[str]:
@@ -11,11 +13,6 @@ def columns(rows: list[list[str]]) -> list[str]:
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-
-
-def seconds(stamp: str) -> float:
-    """A time stamp as seconds; ValueError where it is none."""
-    return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc).timestamp()
 
 
 def minute(stamp: str) -> str:
