@@ -31,8 +31,8 @@ def app(name: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
-    """A host without a Redis, a check run on it that changes nothing, then two apps with one each."""
-    host = boot("redis", provisioned=True)
+    """A bare host, a check run on it that changes nothing, then two apps with a Redis each."""
+    host = boot("redis")
     kit = Kit(tmp_path_factory.mktemp("redis"), host, apps=[app("one", memory="32M"), app("two-b")])
     before = host.sh(SNAPSHOT)
     predicted = kit.play("site.yml", "--check", "--diff")
