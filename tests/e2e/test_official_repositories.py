@@ -15,7 +15,7 @@ from testhost import Host
 from tests.support.aptrepo import AptRepository
 from tests.support.kit import Kit, Run
 
-DATABASE = {"name": "shop", "owner": "shop_owner", "user": "shop", "extensions": []}
+DATABASE = {"name": "shop", "owner": "shop_owner", "user": "shop", "reader": "shop_ro", "extensions": []}
 
 
 @dataclasses.dataclass
