@@ -237,7 +237,9 @@ def test_plain_is_ansible_playbook_itself(kit: Kit) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_stops_ansible_too(kit: Kit, number: int) -> None:
-    process = kit.start("up", "--", "-e", "nap=47")
+    # A nap of its own: another worker's may be running.
+    nap = f"47.{number:02}{os.getpid()}"
+    process = kit.start("up", "--", "-e", f"nap={nap}")
     waiting_since = time.monotonic()
     while not kit.out.exists() and time.monotonic() - waiting_since < patience(30):
         time.sleep(0.1)
@@ -248,7 +250,7 @@ def test_an_interrupted_run_stops_ansible_too(kit: Kit, number: int) -> None:
     assert "Stopped." in out
     assert "Traceback" not in out + err
     assert not list(kit.tmp.iterdir())
-    assert not _running("sleep 47")
+    assert not _running(f"sleep {nap}")
     assert not _running(str(kit.folder))
 
 
