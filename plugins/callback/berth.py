@@ -15,8 +15,10 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
+    from plugins.module_utils.berth import ansible_private
     from plugins.module_utils.berth.diagnosis import masking
 else:
+    from ansible.module_utils.berth import ansible_private
     from ansible.module_utils.berth.diagnosis import masking
 
 DOCUMENTATION = """
@@ -60,10 +62,7 @@ class CallbackModule(Default):  # type: ignore[misc] # Ansible ships no type inf
         if self._display.verbosity >= 2 or ignore_errors or loop or not isinstance(values.get("msg"), str):
             super().v2_runner_on_failed(result, ignore_errors)
             return
-        if self._last_task_banner != result.task._uuid:
-            self._print_task_banner(result.task)
-        self._handle_warnings(values)
-        self._clean_results(values, result.task.action)
+        ansible_private.begin_failure(self, result)
         text = f"fatal: [{self.host_label(result)}]: FAILED!\n{textwrap.indent(failure(values), '  ')}"
         self._display.display(
             text, color=constants.COLOR_ERROR, stderr=self.get_option("display_failed_stderr")

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ansible.module_utils
-from ansible._internal._datatag._tags import Origin
-from ansible._internal._templating._jinja_common import Marker
 from ansible.errors import AnsibleFilterError
 from ansible.utils.vars import load_extra_vars
 
@@ -25,10 +23,12 @@ if (_utils := str(ROOT / "plugins" / "module_utils")) not in ansible.module_util
     ansible.module_utils.__path__.append(_utils)
 
 if TYPE_CHECKING:
+    from plugins.module_utils.berth import ansible_private
     from plugins.module_utils.berth.contract import resolve as contract
     from plugins.module_utils.berth.contract import spec as contract_spec
     from plugins.module_utils.berth.contract import top as contract_top
 else:
+    from ansible.module_utils.berth import ansible_private
     from ansible.module_utils.berth.contract import resolve as contract
     from ansible.module_utils.berth.contract import spec as contract_spec
     from ansible.module_utils.berth.contract import top as contract_top
@@ -48,21 +48,13 @@ def _role_inputs() -> dict[str, str]:
     return inputs
 
 
-def _origin(value: object) -> tuple[str, int]:
-    """File and line where Ansible read a value or key; empty where it did not read it from a file."""
-    origin = Origin.get_tag(value)
-    if origin is None or not origin.path:
-        return "", 0
-    return str(origin.path), int(origin.line_num or 0)
-
-
 def _place(base: str) -> Callable[[object], str]:
     """Names places as a reader of the inventory does."""
     # Ansible resolves symlinks in some of its paths.
     folders = {base, os.path.realpath(base)} if base else set()
 
     def place(value: object) -> str:
-        path, line = _origin(value)
+        path, line = ansible_private.origin(value)
         if not path:
             return ""
         for folder in folders:
@@ -80,10 +72,7 @@ class _Values(Mapping[str, Any]):
         self._hostvars = hostvars
 
     def __getitem__(self, name: str) -> Any:
-        value = self._hostvars[name]
-        if isinstance(value, Marker):
-            value.trip()
-        return value
+        return ansible_private.settled(self._hostvars[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._hostvars  # the inherited one asks for the value
@@ -108,7 +97,7 @@ def _names(hostvars: Mapping[str, Any], inventory_dir: str) -> contract.Names:
     for name in hostvars:
         if name in extra or contract_top.is_free(name):
             continue
-        path, _line = _origin(name)
+        path, _line = ansible_private.origin(name)
         if path and _of_inventory(path, sources):
             inventory[contract_spec.plain(name)] = place(name)
     return contract.Names(inventory, extra, _role_inputs)

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from .. import ansible_private
+
 # Reads its own code from standard input into memory. Lines before the magic word are skipped: a password that
 # sudo turned out not to need ends there.
 BOOTSTRAP = """
@@ -59,10 +61,7 @@ def pack_engine(folder: Path) -> bytes:
 
 def ssh_argv(connection: Any, command: str, *options: str) -> list[str]:
     """The ssh command line that Ansible would use for a command on the host, without a password's helper."""
-    argv = connection._build_command(
-        connection.get_option("ssh_executable"), "ssh", *options, connection.host, command
-    )
-    words = [part.decode() if isinstance(part, bytes) else str(part) for part in argv]
+    words = ansible_private.ssh_argv(connection, *options, connection.host, command)
     if words and Path(words[0]).name == "sshpass":
         words = words[next(at for at, word in enumerate(words) if Path(word).name == "ssh") :]
     return words
@@ -72,7 +71,7 @@ def engine_argv(connection: Any, python: str) -> list[str]:
     """The local command whose input and output are the engine's."""
     command = f"{shlex.quote(python)} -I -c {shlex.quote(BOOTSTRAP)}"
     if connection.become:
-        command = connection.become.build_become_command(command, getattr(connection, "_shell", None))
+        command = connection.become.build_become_command(command, ansible_private.shell(connection))
     return _argv(connection, command)
 
 
@@ -87,7 +86,7 @@ def shell_argv(connection: Any, command: str, *, terminal: bool = False) -> list
         become.set_option("become_pass", None)
         if terminal and become.name == "sudo":
             become.set_option("become_flags", "-H")
-        command = become.build_become_command(command, getattr(connection, "_shell", None))
+        command = become.build_become_command(command, ansible_private.shell(connection))
         # Ansible's own mark, which nobody reads here.
         command = command.replace(f"echo {become.success} ; ", "", 1)
     return _argv(connection, command, terminal)
