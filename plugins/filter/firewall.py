@@ -43,8 +43,20 @@ def firewall_rules(
     return {"open": {protocol: sorted(found) for protocol, found in everybody.items()}, "rules": rules}
 
 
+def firewall_closed(
+    listening: Sequence[Mapping[str, Any]], opened: Sequence[Mapping[str, Any]], everybody: Mapping[str, Any]
+) -> list[str]:
+    """Of what listens, what nobody else reaches under these rules, as `tcp 8080 (python3)`."""
+    named = {(entry["protocol"], int(entry["port"])) for entry in opened}
+    return [
+        f"{one['protocol']} {one['port']}" + (f" ({one['program']})" if one["program"] else "")
+        for one in listening
+        if one["port"] not in everybody[one["protocol"]] and (one["protocol"], one["port"]) not in named
+    ]
+
+
 class FilterModule:
     """What Ansible asks for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"firewall_rules": firewall_rules}
+        return {"firewall_rules": firewall_rules, "firewall_closed": firewall_closed}

@@ -28,7 +28,8 @@ RETURN = r"""
 host:
   description:
     - C(ssh_ports), the ports that sshd listens on and that this run came in by, C(client), the address that
-      it comes from, C(filtered), whether the rules are there, and C(enabled), whether its unit is on.
+      it comes from, C(filtered), whether the rules are there, C(enabled), whether its unit is on, and
+      C(listening), what others may reach until then, as C(protocol), C(port) and C(program).
   type: dict
   returned: success
 """
@@ -44,6 +45,8 @@ from ansible.module_utils.berth.host.command import over_ssh  # noqa: E402
 
 RULES = Path("/etc/berth/firewall.nft")
 UFW = Path("/etc/ufw/ufw.conf")
+# Let in by the rules themselves.
+LEASES = {("udp", "68"), ("udp", "546")}
 
 
 def ports_of(settings: str, listening: str, connection: list[str]) -> list[int]:
@@ -61,6 +64,22 @@ def dropping(chains: dict[str, Any]) -> list[str]:
         if one.get("hook") == "input"
         and one.get("policy") == "drop"
         and (one["family"], one["table"]) != ("inet", "berth")
+    ]
+
+
+def listening(sockets: str) -> list[dict[str, Any]]:
+    """From `ss -Hltunp`: what listens on more than the loopback, but for a lease's own answers."""
+    found = {}
+    for line in sockets.splitlines():
+        words = line.split()
+        address, _, port = words[4].rpartition(":")
+        if address.startswith(("127.", "[::1]", "[::ffff:127.")) or (words[0], port) in LEASES:
+            continue
+        program = re.search(r'users:\(\("([^"]*)"', line)
+        found[words[0], int(port)] = program[1] if program else ""
+    return [
+        {"protocol": protocol, "port": port, "program": program}
+        for (protocol, port), program in sorted(found.items())
     ]
 
 
@@ -101,6 +120,7 @@ def main() -> None:
             ),
             "client": (connection or ["127.0.0.1"])[0],
             "filtered": RULES.exists(),
+            "listening": listening(ask("ss", "-Hltunp")[1]),
             "enabled": ask("systemctl", "is-enabled", "--quiet", "berth-firewall.service")[0] == 0,
         },
     )

@@ -11,8 +11,7 @@ from testhost import Host
 
 from tests.support.kit import Kit, Run
 
-# Not in `make test` as long as the role is off by default.
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +57,8 @@ def test_nothing_but_ssh_and_the_proxy_s_ports_comes_in(kit: Kit, other: Host) -
     assert provision(kit, "--check", "--diff").changed > 0
     assert 9999 in reached(kit, other)
     kit.host.sh("apt-get -q update; apt-get -q -y install nftables; nft add table inet somebody")
-    provision(kit)
+    said = provision(kit).output
+    assert "Closed to other machines from now on: tcp 5432 (python3). What is to be reached belongs" in said
     assert reached(kit, other) == {22, 80, 443}
     assert gets_in(kit)
     assert provision(kit).changed == 0

@@ -12,8 +12,7 @@ from testhost import Host
 
 from tests.support.kit import Kit, Run, environment
 
-# Not in `make test` as long as the role is off by default.
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = pytest.mark.e2e
 
 DROP_IN = "/etc/ssh/sshd_config.d/00-berth.conf"
 FOREIGN = "/etc/ssh/sshd_config.d/10-foreign.conf"

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import pytest
 
-from plugins.filter.firewall import firewall_rules
+from plugins.filter.firewall import firewall_closed, firewall_rules
 from plugins.modules import firewall_host as module
 from tests.unit.contract_case import ROOT
 
@@ -60,6 +60,24 @@ def test_another_firewall_is_found_by_what_it_drops() -> None:
     assert module.dropping(chains) == []
     chains["nftables"].append(chain("inet", "filter", "input", "drop"))
     assert module.dropping(chains) == ["inet filter input"]
+
+
+def test_what_is_reached_no_more_is_told() -> None:
+    sockets = """
+udp UNCONN 0 0 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=1,fd=1))
+udp UNCONN 0 0 10.0.0.2%eth0:68 0.0.0.0:* users:(("systemd-network",pid=2,fd=1))
+udp UNCONN 0 0 0.0.0.0:51820 0.0.0.0:*
+tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=3,fd=3))
+tcp LISTEN 0 200 127.0.0.1:5432 0.0.0.0:* users:(("postgres",pid=4,fd=6))
+tcp LISTEN 0 5 *:8080 *:* users:(("python3",pid=5,fd=3),("python3",pid=6,fd=3))
+tcp LISTEN 0 5 [::]:9100 [::]:* users:(("node",pid=7,fd=3))
+tcp LISTEN 0 200 [::1]:5432 [::]:* users:(("postgres",pid=4,fd=5))
+"""
+    found = module.listening(sockets.strip())
+    assert {"protocol": "udp", "port": 51820, "program": ""} in found
+    opened = [{"port": 9100, "protocol": "tcp", "from": ["192.0.2.7"]}]
+    given = firewall_rules(WEB, opened, [], [22])
+    assert firewall_closed(found, opened, given["open"]) == ["tcp 8080 (python3)", "udp 51820"]
 
 
 def rules(**given: Any) -> str:
