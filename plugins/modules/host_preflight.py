@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.berth.host import admins
+from ansible.module_utils.berth.host import admins, sshd
+from ansible.module_utils.berth.host.command import over_ssh
 
 DOCUMENTATION = r"""
 module: host_preflight
@@ -302,6 +303,7 @@ def main() -> None:
     if release.get("ID") == "debian":
         version = text_of("/etc/debian_version").strip() or version
     nodename = os.uname().nodename
+    login, connection = os.environ.get("SUDO_USER") or "root", over_ssh(os.getpid())
     base_host: dict[str, Any] = {
         "container": container,
         "swap_refusal": swap_refusal(container, file_system("/swapfile", text_of("/proc/mounts"))),
@@ -313,7 +315,9 @@ def main() -> None:
         "units": unit_states(),
         "sudo": Path("/etc/sudoers.d").is_dir(),
         "admins": admins.present(admins.recorded()),
-        "login": os.environ.get("SUDO_USER") or "root",
+        "login": login,
+        # A connection of before goes on beside settings that let nobody of this name in any more.
+        "kept_out": sshd.keeps_out(login, connection[0]) if connection else "",
         "authorities": Path("/usr/local/share/ca-certificates/berth").is_dir(),
     }
     facts = {

@@ -38,17 +38,15 @@ server:
   returned: success
 """
 
-import fnmatch  # noqa: E402
-import grp  # noqa: E402
 import os  # noqa: E402
 import pwd  # noqa: E402
 import re  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth.host import sshd  # noqa: E402
 from ansible.module_utils.berth.host.command import over_ssh  # noqa: E402
 
-SSHD = "/usr/sbin/sshd"
 CONFIG = Path("/etc/ssh/sshd_config")
 DROP_IN = Path("/etc/ssh/sshd_config.d/00-berth.conf")
 NOT_SHELLS = ("nologin", "false", "sync")
@@ -63,34 +61,6 @@ def version_of(text: str) -> str:
 def includes(text: str) -> bool:
     """Whether sshd_config has the folder of drop-ins read."""
     return bool(re.search(r"(?mi)^\s*Include\s+.*(?:/etc/ssh/)?sshd_config\.d/\*\.conf", text))
-
-
-def shut_out(settings: str, login: str, groups: list[str]) -> str:
-    """The setting of `sshd -T` that does not let a user in; empty where none keeps the user out."""
-    found: dict[str, list[str]] = {}
-    for line in settings.splitlines():
-        key, _, value = line.strip().partition(" ")
-        found.setdefault(key, []).append(value)
-
-    def named(key: str, mine: list[str]) -> bool:
-        patterns = [value.partition("@")[0] for value in found.get(key, [])]
-        return any(fnmatch.fnmatchcase(one, pattern) for pattern in patterns for one in mine)
-
-    for key, mine in (("denyusers", [login]), ("denygroups", groups)):
-        if named(key, mine):
-            return f"{key} {' '.join(found[key])}"
-    for key, mine in (("allowusers", [login]), ("allowgroups", groups)):
-        if key in found and not named(key, mine):
-            return f"{key} {' '.join(found[key])}"
-    return ""
-
-
-def groups_of(login: str) -> list[str]:
-    try:
-        entry = pwd.getpwnam(login)
-    except KeyError:
-        return []
-    return [grp.getgrgid(number).gr_name for number in os.getgrouplist(login, entry.pw_gid)]
 
 
 def with_keys() -> list[str]:
@@ -113,7 +83,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     login = module.params["login"]
-    if not Path(SSHD).exists():
+    if not Path(sshd.PROGRAM).exists():
         module.fail_json(
             msg="There is no sshd of OpenSSH here (/usr/sbin/sshd): write server.ssh.enabled: false."
         )
@@ -124,16 +94,14 @@ def main() -> None:
         )
     # Volatile, and there only once ssh.service has run: with ssh.socket that may never have been.
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    status, out, err = module.run_command([SSHD, "-t"])
+    status, out, err = module.run_command([sshd.PROGRAM, "-t"])
     if status != 0:
         module.fail_json(
             msg="sshd refuses the settings that it has, so it would not come back after a restart: "
             f"{' '.join((err or out).split())[:400]}. Correct them, and run again. Nothing was changed."
         )
-    # What is on the disk may not have been read yet, and putting something back would have it read.
     client = (over_ssh(os.getpid()) or ["127.0.0.1"])[0]
-    settings = module.run_command([SSHD, "-T", "-C", f"user={login},host={client},addr={client}"])[1]
-    if setting := shut_out(settings, login, groups_of(login)):
+    if setting := sshd.keeps_out(login, client):
         module.fail_json(
             msg=f"sshd would not let {login} in once it reads the settings on its disk: `{setting}` (grep "
             f"-rin {setting.split()[0]} /etc/ssh). Correct them, and run again. Nothing was changed."

@@ -163,6 +163,7 @@ def test_too_little_disk(bare: Host, tmp_path: Path) -> None:
     refused(kit, r"(?i)free.*disk|disk.*free|MB free", "-e", "base_minimum_disk_mb=99999999")
 
 
+@pytest.mark.long
 def test_an_unreachable_repository(site: Kit, tmp_path: Path) -> None:
     kit = Kit(tmp_path, site.host, apps=site.apps)
     kit.app("board")["source"] = {"git": f"ssh://git@127.0.0.1:{testhost.free_port()}/nobody/nothing.git"}

@@ -108,6 +108,7 @@ CASES = {
     "import error": Case(
         r"cannot import name 'DISCOUNT' from 'shop\.prices'.*shop/main\.py:\d+",
         {"shop/main.py": "+\nfrom shop.prices import DISCOUNT\n"},
+        long=True,
     ),
     "missing dependency": Case(
         r"No module named 'stripe'.*shop/main\.py:\d+.*dependenc", {"shop/main.py": "+\nimport stripe\n"}
@@ -127,6 +128,7 @@ CASES = {
                 settings = Settings()
                 """),
         },
+        long=True,
     ),
     "code that ends itself": Case(
         r"ended itself.*no licence", {"shop/main.py": '+\nraise SystemExit("no licence")\n'}, long=True
@@ -161,6 +163,7 @@ CASES = {
                     socket.create_connection(("127.0.0.1", 9), 2)
                 """)
         },
+        long=True,
     ),
     "crash after 3 s": Case(
         r"answered well.*after \d+ s.*exit status 7.*lost the message broker",
@@ -186,7 +189,7 @@ CASES = {
         },
     ),
     "hang at import": Case(
-        r"(?i)import.*shop/main\.py:\d+", {"shop/main.py": "+\nimport time\ntime.sleep(3600)\n"}
+        r"(?i)import.*shop/main\.py:\d+", {"shop/main.py": "+\nimport time\ntime.sleep(3600)\n"}, long=True
     ),
     "health 500": Case(
         r"500.*/health\b.*ZeroDivisionError.*shop/main\.py:\d+",
@@ -209,6 +212,7 @@ CASES = {
         },
         settings={"health": {"path": "/private"}},
         log=False,
+        long=True,
     ),
     "health under another host name only": Case(
         r"400.*Invalid host header.*host name shop\.localhost",
@@ -299,7 +303,7 @@ CASES = {
     ),
     # What it is built from.
     "requirements that do not resolve": Case(
-        r"(?i)no version of fastapi==999\.0", {"requirements.txt": "alembic\nfastapi==999.0\n"}
+        r"(?i)no version of fastapi==999\.0", {"requirements.txt": "alembic\nfastapi==999.0\n"}, long=True
     ),
     "requirements that contradict each other": Case(
         r"(?i)because.*fastapi.*starlette",
@@ -323,6 +327,7 @@ CASES = {
         r">=3\.99.*requires-python.*3\.\d+",
         {"pyproject.toml": '[project]\nname = "shop"\nversion = "1"\nrequires-python = ">=3.99"\n'},
         log=False,
+        long=True,
     ),
     "disk full while building": Case(
         r"(?i)disk.*full",

@@ -225,6 +225,7 @@ def test_nothing_fails_over_deploys_a_rollback_and_failing_deploys(
     assert results.count("ok") >= deploys + 1
 
 
+@pytest.mark.long
 def test_of_too_many_that_retire_the_oldest_ends_early(ship: Ship, authority: Path) -> None:
     port = ship.kit.host.published["443"]
     ship.kit.app("loadapp")["drain"] = {"releases": 2}
@@ -272,6 +273,7 @@ def test_of_too_many_that_retire_the_oldest_ends_early(ship: Ship, authority: Pa
     assert longest[0].took > 45
 
 
+@pytest.mark.long
 def test_the_switch_waits_for_all_workers(ship: Ship) -> None:
     app, host = ship.kit.app("loadapp"), ship.kit.host
     before = ship.kit.release("loadapp")

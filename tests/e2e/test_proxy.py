@@ -109,6 +109,7 @@ def test_a_header_that_the_app_sets_keeps_no_other_from_being_set(kit: Kit) -> N
     assert re.search("^x-request-id: [0-9a-f-]{36}\r?$", said, re.MULTILINE)
 
 
+@pytest.mark.long
 def test_a_release_is_asked_under_the_name_that_it_was_made_for(kit: Kit) -> None:
     """A new name reaches the release that is made for it, and none before."""
     seen = "https://strictapp.localhost/seen"

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from testhost import Host
 
-from tests.e2e.test_check_mode import SNAPSHOT
+from tests.e2e.test_check_mode import untouched
 from tests.support.kit import ROOT, Kit
+from tests.support.wal import archived
 
 SOURCE = str(ROOT / "tests/fixtures/redisapp")
 BROKER = "redis://${redis.user}:${redis.password}@${redis.host}:${redis.port}/1"
@@ -31,13 +32,14 @@ def app(name: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> Kit:
-    """A bare host, a check run on it that changes nothing, then two apps with a Redis each."""
-    host = boot("redis")
+    """A host without Redis, a check run on it that changes nothing, then two apps with a Redis each."""
+    host = boot("redis", provisioned=True)
     kit = Kit(tmp_path_factory.mktemp("redis"), host, apps=[app("one", memory="32M"), app("two-b")])
-    before = host.sh(SNAPSHOT)
+    archived(host)
+    before = untouched(kit)
     predicted = kit.play("site.yml", "--check", "--diff")
     assert predicted.count("failed") == 0
-    assert set(host.sh(SNAPSHOT).splitlines()) ^ set(before.splitlines()) == set()
+    assert untouched(kit) ^ before == set()
     kit.play("site.yml")
     return kit
 
@@ -208,6 +210,7 @@ def test_status_shows_it(kit: Kit) -> None:
     kit.host.sh("systemctl start redis-server@one")
 
 
+@pytest.mark.long
 def test_without_it_the_instance_runs_until_no_release_needs_it(kit: Kit) -> None:
     one = kit.app("one")
     one["redis"]["enabled"] = False

@@ -157,7 +157,11 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", BROKEN)
+# The others, and many more, are in test_broken_releases.py.
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=[] if kind == "crash at start" else [pytest.mark.long]) for kind in BROKEN],
+)
 def test_a_broken_release_never_goes_live(
     site: Kit, board: Path, authority: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

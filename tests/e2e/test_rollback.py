@@ -112,6 +112,7 @@ def test_everything_goes_back_together(kit: Kit) -> None:
     assert setting(kit, "BOARD_TITLE") == "Second"
 
 
+@pytest.mark.long
 def test_the_clock_of_a_job_does_not_mind_releases(kit: Kit) -> None:
     app, data = kit.app("board"), "/srv/board/data"
     slow = f"while ! test -e {data}/go; do sleep 0.2; done"
@@ -202,6 +203,7 @@ def test_a_full_disk_stops_no_rollback(kit: Kit) -> None:
     deploy(kit)
 
 
+@pytest.mark.long
 def test_a_database_that_says_nothing_stops_no_rollback(kit: Kit) -> None:
     """It takes connections and never answers; the schema is where the live release noted that it left it."""
     app = kit.app("board")
@@ -263,6 +265,7 @@ def test_what_only_site_can_apply_is_refused(kit: Kit) -> None:
     assert kit.play("playbooks/deploy.yml", "-e", "app=board").changed == 0
 
 
+@pytest.mark.long
 def test_the_static_map_goes_back_too(kit: Kit) -> None:
     app, source = kit.app("board"), board(kit)
     address, more = "https://board.localhost/static/which.txt", "https://board.localhost/more/it.txt"
@@ -286,6 +289,7 @@ def test_the_static_map_goes_back_too(kit: Kit) -> None:
     assert kit.curl(address) == "other"
 
 
+@pytest.mark.long
 def test_files_stay_as_long_as_their_release(kit: Kit) -> None:
     source = board(kit) / "other"  # served as /static since the test before
     asset, address = source / "x-0ld4ss3t.js", "https://board.localhost/static/x-0ld4ss3t.js"

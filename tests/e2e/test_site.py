@@ -189,6 +189,7 @@ def test_a_job_runs(site: Kit) -> None:
     assert result == "Result=success"
 
 
+@pytest.mark.long
 def test_former_keys_and_admins_let_nobody_in(site: Kit, tmp_path: Path) -> None:
     keys = {}
     for name in ("first", "second", "stranger"):
@@ -251,9 +252,19 @@ def test_former_keys_and_admins_let_nobody_in(site: Kit, tmp_path: Path) -> None
         assert site.host.sh("id -nG anna") == "anna"
         assert site.host.sh("cat /home/anna/.ssh/authorized_keys") == keys["stranger"]
         assert base().changed == 0
-        # Back again, and then nobody.
-        site.connection = dict(connection)
+        # As root again, over a connection that is still open: berta is not shut out by it.
         site.server["admin"] = {"name": "anna", "authorized_keys": [keys["first"]]}
+        berta, site.connection = site.connection, dict(connection)
+        refused = base(succeed=False)
+        assert re.search("allowusers berta`. Log in as somebody|Permission denied", refused.output)
+        assert gets_in("berta", "second")
+        # Back again, and then nobody.
+        site.connection = berta
+        site.server["ssh"] = {"allow_users": ["root"]}
+        base()
+        assert gets_in("anna", "first")
+        assert gets_in("berta", "second")
+        site.connection = dict(connection)
         base()
         assert gets_in("anna", "first")
         assert not gets_in("berta", "second")
@@ -265,3 +276,4 @@ def test_former_keys_and_admins_let_nobody_in(site: Kit, tmp_path: Path) -> None
     finally:
         site.connection = connection
         site.server.pop("admin", None)
+        site.server.pop("ssh", None)

@@ -81,6 +81,7 @@ def test_what_is_wrong_on_the_disk_already_is_told_before_anything_changes(kit: 
     assert gets_in(kit)
 
 
+@pytest.mark.long
 def test_what_wins_over_it_is_told_and_it_is_put_back(kit: Kit) -> None:
     """A Match block counts for the very user and address that this run comes from."""
     kit.server["ssh"] = {"enabled": True, "kex": "pq"}
@@ -95,6 +96,7 @@ def test_what_wins_over_it_is_told_and_it_is_put_back(kit: Kit) -> None:
     assert gets_in(kit)
 
 
+@pytest.mark.long
 def test_more_keys_in_the_agent_than_may_be_tried(kit: Kit, tmp_path: Path) -> None:
     """Six are within the distribution's limit and not within this one: the proof finds out, nobody else."""
     kit.server["ssh"] = {"enabled": False}
@@ -124,6 +126,7 @@ def test_more_keys_in_the_agent_than_may_be_tried(kit: Kit, tmp_path: Path) -> N
     assert gets_in(kit)
 
 
+@pytest.mark.long
 def test_with_ssh_socket_in_the_place_of_the_service(kit: Kit) -> None:
     """As Ubuntu has it since 22.10."""
     kit.server["ssh"] = {"enabled": True, "kex": "pq"}

@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from tests.support.kit import Kit, kill
 from tests.support.pace import patience
 
@@ -130,6 +132,7 @@ def test_a_run_that_holds_the_lock_and_one_that_was_cut_off_are_named(site: Kit)
     until_well(site)
 
 
+@pytest.mark.long
 def test_an_app_that_left_the_inventory_is_seen_and_goes_when_it_is_absent(site: Kit) -> None:
     host, whole = site.host, site.apps
     notes = site.app("notes")

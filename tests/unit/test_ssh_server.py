@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 import pytest
 import yaml
+from ansible.module_utils.berth.host import sshd
 from ansible.module_utils.berth.host.command import over_ssh
 
 from plugins.filter.ssh import ssh_refusal, ssh_who
@@ -61,7 +62,7 @@ def test_the_client_is_found_behind_sudo(tmp_path: Path) -> None:
     ],
 )
 def test_settings_on_the_disk_that_would_shut_this_run_out(settings: str, setting: str) -> None:
-    assert module.shut_out(settings, "anna", ["anna", "adm"]) == setting
+    assert sshd.shut_out(settings, "anna", ["anna", "adm"]) == setting
 
 
 def test_a_refusal_tells_what_sshd_noted_and_what_to_do() -> None:
