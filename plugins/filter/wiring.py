@@ -14,10 +14,12 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
 
 if TYPE_CHECKING:
     from plugins.module_utils.berth.contract.offsite import host_keys
+    from plugins.module_utils.berth.paths import build_user
     from plugins.module_utils.berth.services.postgresql import reader
     from plugins.module_utils.berth.store.receipts import given
 else:
     from ansible.module_utils.berth.contract.offsite import host_keys
+    from ansible.module_utils.berth.paths import build_user
     from ansible.module_utils.berth.services.postgresql import reader
     from ansible.module_utils.berth.store.receipts import given
 
@@ -88,6 +90,20 @@ def redis_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:
     ]
 
 
+def egress_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:
+    """The role firewall's `firewall_apps`: who each app and its builds are, and where they may connect to."""
+    return [
+        {
+            "name": app["name"],
+            "user": app["name"],
+            "build_user": build_user(app["name"]),
+            "database": app["database"]["enabled"],
+            **app["egress"],
+        }
+        for app in apps
+    ]
+
+
 def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
     """The role proxy's `proxy_sites` for these apps: one site each, at the app's live socket."""
     return [
@@ -137,6 +153,7 @@ class FilterModule:
         return {
             "archive_command": archive_command,
             "databases": databases,
+            "egress_of_apps": egress_of_apps,
             "deploy_summary": deploy_summary,
             "offsite": offsite,
             "proxy_sites": proxy_sites,

@@ -37,7 +37,7 @@ DIGESTS = {
 }
 KINDS = {
     *(applies.ENVIRONMENT, applies.UNIT, applies.RELEASE),
-    *(applies.PROXY, applies.NOTHING),
+    *(applies.PROXY, applies.FIREWALL, applies.NOTHING),
     *(service.key for service in services.ALL),
 }
 
@@ -114,6 +114,7 @@ def test_each_option_is_listed_once_and_nothing_is_nothing_else() -> None:
 
 def test_each_change_is_seen_where_it_is_said_to_be() -> None:
     app = entries("demo")[0]
+    app["egress"]["allow"] = [{"to": "192.0.2.0/24", "port": 443, "protocol": "tcp"}]
     whole = set(paths(app))
     assert whole == set(applies.APPLIES)
     before = (settings.provision_digest(app), digest_of_release(app))

@@ -78,6 +78,10 @@ def check_app(
             value = value[part]
         names.check_range(report, f"{path}.{key}", value, low, high, unit)
     check_tasks(report, app, f"{path}.limits.tasks", given)
+    for index, entry in enumerate(app["egress"]["allow"]):
+        below = f"{path}.egress.allow[{index}]"
+        names.check_network(report, f"{below}.to", entry["to"])
+        names.check_range(report, f"{below}.port", entry["port"], 1, 65535, "")
 
 
 def check_name(report: Report, name: str, path: str) -> None:

@@ -16,6 +16,7 @@ def check_across(report: Report, server: dict[str, Any], apps: list[dict[str, An
     _domains(report, server, apps)
     _databases(report, apps)
     _units(report, apps)
+    _egress(report, server, apps)
 
 
 def _app_names(report: Report, server: dict[str, Any], apps: list[dict[str, Any]]) -> None:
@@ -55,6 +56,16 @@ def _domains(report: Report, server: dict[str, Any], apps: list[dict[str, Any]])
                     f'"{domain}" can get no public certificate; write "tls: internal" under server.proxy '
                     f"or apps[{index}].proxy, or a public domain",
                 )
+
+
+def _egress(report: Report, server: dict[str, Any], apps: list[dict[str, Any]]) -> None:
+    """What is closed to an app is closed by the packet filter."""
+    for index, app in enumerate(apps):
+        if app["egress"]["policy"] == "listed" and not server["firewall"]["enabled"]:
+            report.add(
+                f"apps[{index}].egress.policy",
+                '"listed" needs the packet filter; write "open", or leave server.firewall.enabled on',
+            )
 
 
 def _databases(report: Report, apps: list[dict[str, Any]]) -> None:

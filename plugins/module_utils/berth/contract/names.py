@@ -147,6 +147,17 @@ def check_range(report: Report, path: str, value: float, low: float, high: float
         report.add(path, f"{show(path, value)} is out of range; write {low} to {high}{unit and ' '}{unit}")
 
 
+def check_network(report: Report, path: str, value: str) -> None:
+    """Report what is neither a network nor an address."""
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        report.add(
+            path,
+            f'{show(path, value)} is not a network; write e.g. "192.0.2.0/24", "2001:db8::/32" or an address',
+        )
+
+
 def is_line(value: str) -> bool:
     """Whether it is one line, without tabs and control characters."""
     return not ("\n" in value or "\t" in value or CONTROL.search(value))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import re
 import zoneinfo
 from collections.abc import Collection
@@ -143,14 +142,7 @@ def _firewall(report: Report, firewall: dict[str, Any]) -> None:
         networks[f"{path}.from"] = entry["from"]
     for path, values in networks.items():
         for index, value in enumerate(values):
-            try:
-                ipaddress.ip_network(value)
-            except ValueError:
-                report.add(
-                    f"{path}[{index}]",
-                    f'{show(path, value)} is not a network; write e.g. "192.0.2.0/24", "2001:db8::/32" or an '
-                    "address",
-                )
+            names.check_network(report, f"{path}[{index}]", value)
 
 
 def _certificate(report: Report, path: str, value: str, inventory_dir: str) -> str:

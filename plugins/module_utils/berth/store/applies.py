@@ -19,6 +19,7 @@ RELEASE = "release"
 # What a deploy only tells of, because site.yml alone applies it: the role of that name, and a service's role,
 # which goes by the key of the service.
 PROXY = "proxy"
+FIREWALL = "firewall"
 # Nothing that stands: each run reads it anew. What comes of a source is compared by itself.
 NOTHING = "nothing"
 
@@ -45,6 +46,7 @@ _OPTIONS: dict[tuple[str, ...], str] = {
         domains proxy.max_body proxy.read_timeout proxy.write_timeout proxy.upstream_host proxy.headers
         proxy.tls
     """,
+    (FIREWALL,): "egress.policy egress.allow.to egress.allow.port egress.allow.protocol egress.metadata",
     (NOTHING,): """
         source.path source.git source.version source.deploy_key source.host_keys
         packages.index_url packages.install_mirror packages.downloads_json

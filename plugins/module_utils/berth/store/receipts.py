@@ -17,6 +17,9 @@ from .lock import hostwide
 
 # The role that makes the units; each service names its own (`ansible_role`).
 UNITS = "service"
+# The role that keeps apps from connecting to what is not theirs, and what it is told of most apps.
+EGRESS = "firewall"
+ANYWHERE = {"policy": "open", "allow": [], "metadata": False}
 FORMAT = 4  # of env files and units; a newer one has them written again
 
 
@@ -24,6 +27,10 @@ def given(entry: Mapping[str, Any], role: str) -> str:
     """The digest of what a role is given of an app's entry; empty where that is nothing."""
     if role == UNITS:
         shape = {**applies.part(entry, applies.UNIT), "format": FORMAT}
+    elif role == EGRESS:
+        shape = applies.part(entry, applies.FIREWALL)
+        if shape.get("egress") in (None, ANYWHERE):
+            return ""
     else:
         service = next(one for one in services.ALL if one.ansible_role == role)
         if not (entry.get(service.key) and service.used(entry)):
@@ -58,7 +65,7 @@ def write(role: str, receipt: Mapping[str, str], check: bool, root: Path = Path(
 
 def forget(app: str, root: Path = Path("/")) -> None:
     """An app is about to be removed, and with it what was applied."""
-    for role in (UNITS, *(service.ansible_role for service in services.ALL)):
+    for role in (UNITS, EGRESS, *(service.ansible_role for service in services.ALL)):
         if app in read(role, root):
             with hostwide(root):
                 known = read(role, root)

@@ -97,6 +97,10 @@ def _problem(paths: Paths, app: dict[str, Any], predicted: Collection[str]) -> s
         for one in services.ALL
         if one.ansible_role not in predicted and _applied(paths, one) != receipts.given(app, one.ansible_role)
     ]
+    if receipts.EGRESS not in predicted:
+        applied = receipts.read(receipts.EGRESS, paths.root).get(paths.app, "")
+        if applied != receipts.given(app, receipts.EGRESS):
+            whats.append("The egress settings")
     if "proxy" not in predicted and _differs_from_site(paths, app):
         whats.append("domains, static or proxy")
     if not whats:

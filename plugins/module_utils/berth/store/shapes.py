@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 
 Record = dict[str, Any]
 
@@ -69,5 +69,10 @@ def _filled(value: Mapping[str, Any], missing: Mapping[str, Any]) -> dict[str, A
     return filled
 
 
+def _second(record: Record) -> Record:
+    app = record["app"]
+    return {**record, "app": {**app, "egress": {"policy": "open", "allow": [], "metadata": False}}}
+
+
 # The first makes format 1 of what had none, the second 2 of 1, and so on.
-_STEPS: list[Callable[[Record], Record]] = [_first]
+_STEPS: list[Callable[[Record], Record]] = [_first, _second]
