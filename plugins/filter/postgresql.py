@@ -255,17 +255,22 @@ def choose_version(wanted: str, release: str, clusters: Sequence[str]) -> int:
             f'postgresql_version: {wanted!r} is not a major version; write for example "17"'
         )
     if asked and present and int(asked) not in present:
+        move = (
+            f", or move the data first: berth upgrade-postgresql --to {asked}"
+            f" (upgrade-postgresql.yml -e to={asked})"
+            if int(asked) > present[-1]
+            else ""
+        )
         raise AnsibleFilterError(
             f"postgresql_version: this server's data is in version {present[-1]}, and {asked} would start"
-            f' empty; write "{present[-1]}", or move the data first with'
-            f" pg_upgradecluster {present[-1]} main and drop the old cluster"
+            f' without it; write server.postgresql.version: "{present[-1]}"{move}'
         )
     if asked:
         return int(asked)
     if len(present) > 1:
         raise AnsibleFilterError(
             f"postgresql_version: there are clusters of {', '.join(map(str, present))}; write the one that"
-            f' the apps use, for example "{present[-1]}"'
+            f' the apps use, for example server.postgresql.version: "{present[-1]}"'
         )
     if present:
         return present[0]

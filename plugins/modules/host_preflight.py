@@ -15,6 +15,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.berth.host import admins, sshd
 from ansible.module_utils.berth.host.command import over_ssh
+from ansible.module_utils.berth.services import clusters
 
 DOCUMENTATION = r"""
 module: host_preflight
@@ -339,7 +340,7 @@ def main() -> None:
         "pkg_mgr": "apt",
         # As package_facts names it: a role need not ask for what is here already.
         "packages": packages(),
-        "postgresql_clusters": sorted(str(path) for path in Path("/etc/postgresql").glob("*/main")),
+        "postgresql_clusters": [str(clusters.etc(one)) for one in clusters.in_use()],
     }
     module.exit_json(
         changed=False,

@@ -106,7 +106,14 @@ def test_versions(wanted: str, release: str, clusters: list[str], version: int) 
             "17",
             "trixie",
             ["/etc/postgresql/15/main"],
-            'data is in version 15, and 17 would start empty; write "15"',
+            'data is in version 15, and 17 would start without it; write server.postgresql.version: "15", or'
+            " move the data first: berth upgrade-postgresql --to 17",
+        ),
+        (
+            "15",
+            "trixie",
+            ["/etc/postgresql/17/main"],
+            'data is in version 17, and 15 would start without it; write server.postgresql.version: "17"$',
         ),
         (
             "",
