@@ -510,6 +510,48 @@ def psql(
     raise typer.Exit(subprocess.run(argv, input=command.encode(), check=False).returncode)
 
 
+@app.command(
+    "upgrade-postgresql",
+    epilog="berth upgrade-postgresql\n\nberth upgrade-postgresql --confirm 17\n\n"
+    "berth upgrade-postgresql --undo\n\nberth upgrade-postgresql --drop-old",
+)
+def upgrade_postgresql(
+    ctx: typer.Context,
+    to: Annotated[
+        str | None,
+        typer.Option(metavar="MAJOR", help="This version; without it, the next one that apt offers."),
+    ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option(metavar="MAJOR", help="Do it: the version that is moved to. Without it, only look."),
+    ] = None,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Back to the old cluster, without what was written since.")
+    ] = False,
+    drop_old: Annotated[
+        bool, typer.Option("--drop-old", help="Remove the cluster that is kept beside the live one.")
+    ] = False,
+    wait: Annotated[
+        int | None, typer.Option(metavar="SECONDS", min=0, help="Wait so long for deploys and jobs to end.")
+    ] = None,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Move Postgres to another major version, and back. (playbooks/upgrade-postgresql.yml)"""
+    _run(
+        ctx,
+        "upgrade-postgresql.yml",
+        inventory,
+        plain=plain,
+        answer=confirm is None and not drop_old,
+        to=to,
+        confirm=confirm,
+        undo=undo or None,
+        drop_old=drop_old or None,
+        wait=wait,
+    )
+
+
 @app.command(epilog="berth logs board\n\nberth logs board --process worker --lines 500")
 def logs(
     ctx: typer.Context,

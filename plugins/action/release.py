@@ -65,6 +65,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             *("apps", "vault", "secrets", "connections", "absent", "only"),
             *("to_time", "to_release", "place", "request"),
             *("role", "restored", "terminal", "handover"),
+            *("to", "confirm", "undo", "drop_old", "inventory"),
         }
     )
 
@@ -83,9 +84,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return {**result, "changed": False, "table": text, "refused": refused}
         try:
             request = {**args, "name": name, "check": check}
-            for flag in ("force", "purge", "declared", "restored", "terminal"):
+            for flag in ("force", "purge", "declared", "restored", "terminal", "undo", "drop_old"):
                 request[flag] = truthy(args.get(flag, False))
             engine = self._engine(task_vars or {})
+            if step == "upgrade":
+                request["holder"] = self._holder("")
             if step == "lock":
                 if check:
                     return {**result, "changed": False, "msg": "No lock is needed to look."}

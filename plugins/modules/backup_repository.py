@@ -397,7 +397,7 @@ class Repository:
                 raise WrongError(f"The repository cannot be made: {program.reason(err + out)}")
         elif not self.check or not self.actions:
             self.refuse_another_cluster(info)
-        return bool(info["backup"])
+        return bool(program.current(info))
 
     def refuse_another_cluster(self, info: dict[str, Any]) -> None:
         """A server that was set up anew must not write into what was saved of the one before."""

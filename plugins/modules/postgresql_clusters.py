@@ -9,8 +9,8 @@ DOCUMENTATION = r"""
 module: postgresql_clusters
 short_description: Tell which PostgreSQL clusters hold what the apps work with
 description:
-  - Leaves out a cluster that is kept beside the one it was moved to, which does not start at boot any more. Where
-    none starts at boot, all are told. Changes nothing.
+  - Leaves out a cluster that is kept beside the one it was moved to, which does not start at boot any more.
+    Where none starts at boot, all are told. Changes nothing.
 author: Berth (@berth)
 options: {}
 attributes:

@@ -49,6 +49,9 @@ REASONS: dict[str, tuple[str, ...]] = {
         ),
         *("postgresql.read_password read_text", "redis._born read_text"),
         *("index.configured parser.read", "source._deploy_key read_text", "source._plain_text read_text"),
+        *("upgrade.begin write_bytes", "upgrade.copy_over read_text", "upgrade.archive read_text"),
+        *("upgrade.point_backups read_text", "upgrades.read read_text", "upgrades.close touch"),
+        *("lasting.begin write_text", "lasting.begin chmod"),
         "admins.recorded read_text",
         *("bytecode._read read_bytes", "bytecode.keep write_bytes"),
         *("holding.still open", "holding.still rmtree", "holding._wait_before write_text"),
@@ -128,7 +131,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("facts._memory read_text", "running._started read_text", "facts.held_locks read_text"),
     ),
     "on the controller, in the checkout": ("session.pack_engine rglob",),
-    "the engine itself, in memory": ("bytecode.__init__ read_bytes",),
+    "the engine itself, in memory": ("bytecode.__init__ read_bytes", "upgrade.begin read_bytes"),
 }
 ALLOWED = {call for calls in REASONS.values() for call in calls}
 

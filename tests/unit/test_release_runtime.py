@@ -18,6 +18,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "reports/backups",
         "reports/places",
         "reports/findings",
+        "reports/upgrades",
         "services/postgresql",
     ),
 }

@@ -26,6 +26,8 @@ VERBS = (
     "to_release",
     "offsite",
     "drop",
+    "undo",
+    "drop_old",
 )
 _FREE = ("ansible_", "x_", "molecule_")
 # What Ansible itself puts among a host's variables.

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,12 @@ def status(stanza: Facts) -> Facts:
     if said["code"] == OTHER and causes:
         return {**said, "message": reason(re.sub(r"^\[.*?\] ", "ERROR: [0]: ", causes[0]))}
     return said
+
+
+def current(known: Facts) -> list[Facts]:
+    """The backups of the cluster that archives now: those from before an upgrade need the old version."""
+    newest = known["db"][-1].get("id") if known.get("db") else None
+    return [one for one in known["backup"] if newest in (None, one.get("database", {}).get("id", newest))]
 
 
 def free(path: Path) -> int:
@@ -297,7 +303,7 @@ def back_up(settings: Facts, kind: str) -> str:
     if before["status"]["code"] in (1, 3):
         raise BackupError(f"there is no repository for stanza {settings['stanza']}; berth up makes it")
     size = int(sql(settings, SIZE, AT_WORK))
-    need = needed(kind, before["backup"], size, written(settings, before))
+    need = needed(kind, current(before), size, written(settings, before))
     have_room(settings, before["backup"], need, f"{kind} backup")
     pgbackrest(settings, f"--type={KINDS[kind]}", "backup")
     made: Facts = info(settings, AT_WORK)["backup"][-1]
@@ -425,7 +431,8 @@ def state(settings: Facts) -> Facts:
 
     known = ask("What the repository holds", lambda: info(settings))
     archived = ask("Whether WAL is archived", lambda: archiving(settings))
-    backups = [backup_row(one) for one in known["backup"]] if known else []
+    versions = {one["id"]: int(one["version"]) for one in known.get("db", [])} if known else {}
+    backups = [backup_row(one, versions) for one in known["backup"]] if known else []
     return {
         "settings": settings,
         "stanza": {key: known["status"].get(key, "") for key in ("code", "message")} if known else None,
@@ -452,7 +459,7 @@ def state(settings: Facts) -> Facts:
     }  # fmt: skip
 
 
-def backup_row(backup: Facts) -> Facts:
+def backup_row(backup: Facts, versions: Mapping[int, int]) -> Facts:
     began, ended = backup["timestamp"]["start"], backup["timestamp"]["stop"]
     return {
         "label": backup["label"],
@@ -464,6 +471,8 @@ def backup_row(backup: Facts) -> Facts:
         "data_mb": round(int(backup.get("info", {}).get("size", 0)) / MB, 1),
         "damaged": bool(backup.get("error")),
         "where": "server",
+        # PostgreSQL's, which a restore needs.
+        "version": versions.get(backup.get("database", {}).get("id", 0)),
     }
 
 
@@ -499,7 +508,7 @@ def window(settings: Facts, known: Facts) -> Facts:
     the newest stretch without one that has a backup, `broken` where something came after it.
     """
     empty: Facts = {"from": "", "to": "", "missing": [], "broken": False}
-    backups = known["backup"]
+    backups = current(known)
     if not backups or not known["archive"]:
         return empty
     segments = archived(settings, known)

@@ -380,10 +380,10 @@ class Drill:
     def begin(self) -> Facts:
         """The backup that is to be restored, or why there can be no drill."""
         with self.step("begin", "no drill can begin"):
-            known = side.readable(self.source)
-            if not known["backup"]:
+            known = backup.current(side.readable(self.source))
+            if not known:
                 raise backup.BackupError("there is no backup yet; berth backup makes one")
-            newest: Facts = known["backup"][-1]
+            newest: Facts = known[-1]
             # Before the room is looked at: what a drill left that was killed is no reason against this one.
             side.remove(self.folder)
             need = side.needed(int(self.live.ask(backup.SIZE)), newest)

@@ -116,7 +116,7 @@ def words(request: Facts, chosen: Facts) -> list[str]:
 def plan(settings: Facts, request: Facts) -> Facts:
     """What would be restored and the room for it; BackupError where it cannot be."""
     settings = source(settings, request)
-    chosen = choose(request, side.readable(settings)["backup"])
+    chosen = choose(request, backup.current(side.readable(settings)))
     size = 0
     # One that does not answer is no reason against a restore.
     with contextlib.suppress(backup.BackupError):

@@ -6,9 +6,11 @@ import contextlib
 from collections.abc import Callable
 from typing import IO
 
+from ..errors import ReleaseError
 from ..paths import Paths
-from ..reports import backups, diff, history, restores, sessions, status
+from ..reports import backups, diff, history, restores, sessions, status, upgrades
 from ..store import presence, settings
+from . import upgrade
 from .deploy import Answer
 
 Body = IO[bytes] | None
@@ -45,6 +47,32 @@ def psql(args: Answer, _body: Body) -> Answer:
     return {"changed": False, "command": command}
 
 
+def upgradable(args: Answer, _body: Body) -> Answer:
+    return {"changed": False, **upgrades.plan(_asked(args))}
+
+
+def _asked(args: Answer) -> Answer:
+    words = {key: str(args.get(key) or "").strip() for key in ("to", "confirm", "inventory")}
+    return {**words, "undo": bool(args.get("undo")), "drop_old": bool(args.get("drop_old"))}
+
+
+def moved(args: Answer, _body: Body) -> Answer:
+    """Begins it, where it is not at work already, and waits for its end. It goes on without whoever asked."""
+    planned = upgrades.plan(_asked(args))
+    if not planned["go"]:
+        raise ReleaseError("It was not confirmed. Nothing was changed.")
+    if planned["kind"] == "drop":
+        return {"changed": True, "said": upgrades.drop(planned["drop"])}
+    if planned["kind"] != "wait":
+        upgrade.begin(
+            planned, str((args.get("holder") or {}).get("user") or "root"), float(args.get("wait") or 0)
+        )
+    upgrade.wait()
+    # What an inventory says that does not fit (after --undo) must not be brought about.
+    fits = _asked(args)["inventory"] in ("", str(planned["new"]))
+    return {"changed": True, "said": upgrades.describe(_asked(args)["inventory"]), "provision": fits}
+
+
 def census(args: Answer, _body: Body) -> Answer:
     return status.census(args["apps"], args.get("absent") or [])
 
@@ -71,6 +99,8 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "restorable": restorable,
     "restored": restored,
     "psql": psql,
+    "upgradable": upgradable,
+    "upgrade": moved,
     "census": census,
     "secrets": secrets,
     "diff": difference,

@@ -84,6 +84,11 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
     return sorted(said, key=lambda one: order.index(one[1]))
 
 
+def _of_before(one: Facts, found: Facts) -> bool:
+    """Whether a backup is of a cluster that was moved to another version since."""
+    return one.get("version") not in (None, found["settings"].get("version"))
+
+
 def too_old(when: str, expected: float, now: float) -> bool:
     """Later than it could be: the clock, half an hour at random, and the time that it takes."""
     return bool(expected) and now - seconds(when) > expected * 1.25 + 3600
@@ -91,7 +96,8 @@ def too_old(when: str, expected: float, now: float) -> bool:
 
 def _repository(found: Facts, now: float) -> list[Finding]:
     said = []
-    stanza, backups, expected = found["stanza"], found["backups"], found["settings"]["expected"]
+    stanza, expected = found["stanza"], found["settings"]["expected"]
+    backups = [one for one in found["backups"] if not _of_before(one, found)]
     if stanza and stanza["code"] in (1, 3):
         said.append(("stanza", "sick", "the repository of backups is gone or was never made", UP))
     elif stanza and stanza["code"] not in (0, 2):
@@ -196,7 +202,8 @@ def table(found: Facts | None, now: float) -> str:
     for one in [*found["backups"], *places.rows(found)]:
         sizes = [f"{one['stored_mb']} MB", f"{one['data_mb']} MB"]
         where = "this server" if one["where"] == "server" else one["where"]
-        made = [one["label"], one["kind"], minute(one["began"]), f"{one['seconds']} s"]
+        before = f" of PostgreSQL {one['version']}" if _of_before(one, found) else ""
+        made = [one["label"], f"{one['kind']}{before}", minute(one["began"]), f"{one['seconds']} s"]
         rows.append([*made, *sizes, where])
     for one in found["dumps"]:
         name = "roles" if one["roles"] else one["of"]

@@ -23,7 +23,7 @@ from ..runtime import gate, naming, noted
 from ..runtime import units as runtime
 from ..services import table as services
 from ..store import journal, lock, presence, proxy, releases, settings
-from . import backups, certificate, running
+from . import backups, certificate, running, upgrades
 from .asking import PATIENCE, Facts, Questions
 
 # Seconds for the size of releases, and for all about one app.
@@ -49,6 +49,7 @@ def server(root: Path = Path("/")) -> Facts:
         "disks": [],
         "memory": ask("The memory", _memory, {}),
         "backups": ask("How the backups are", lambda: backups.facts(root), None),
+        "postgresql_move": ask("Whether Postgres is being moved", lambda: upgrades.facts(root), {}),
         "reboot": ask("Whether a reboot is pending", lambda: _reboot(root), ""),
     }
     for disk in ask.all({f"The disk at {path}": _disk(path) for path in _PLACES}, {}, PATIENCE).values():

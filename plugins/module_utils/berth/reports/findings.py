@@ -11,7 +11,7 @@ import time
 
 from ..errors import UP
 from ..services import table as services
-from . import backups, telling
+from . import backups, telling, upgrades
 from .asking import Facts
 from .running import HOUR, ago
 
@@ -249,6 +249,7 @@ def of_server(server: Facts) -> list[dict[str, str]]:
         text = f"{memory['available_mb']} of {memory['total_mb']} MB of memory are available"
         found.append(_finding("memory", SICK, text, "systemd-cgtop -m on the server tells who has it"))
     found += [_finding(*one) for one in backups.judge(server["backups"], time.time())]
+    found += [_finding(*one) for one in upgrades.judge(server.get("postgresql_move") or {})]
     if server["reboot"]:
         found.append(_finding("reboot", NOTE, f"a reboot is pending: {server['reboot']}"))
     return found

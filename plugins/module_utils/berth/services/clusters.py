@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..host import untrusted
+from ..errors import ReleaseError
+from ..host import command, untrusted
+from ..host.command import Result
+from .postgresql import AS_SUPERUSER
 from .service import ROOT
 
 NAME = "main"
 PORT = 5432
+SOCKETS = "/var/run/postgresql"
 _ETC = Path("etc/postgresql")
 
 
@@ -47,3 +51,72 @@ def in_use(root: Path = ROOT) -> list[int]:
     """Those that hold what the apps work with: all that start at boot, or, where none does, all there are."""
     known = versions(root)
     return [one for one in known if starts(one, root)] or known
+
+
+def port(version: int, root: Path = ROOT) -> int:
+    """The one that its settings name."""
+    try:
+        text = untrusted.read_text(etc(version, root) / "postgresql.conf", errors="replace")
+    except OSError:
+        text = ""
+    found = re.findall(r"(?m)^\s*port\s*=?\s*'?(\d+)", text)
+    return int(found[-1]) if found else PORT
+
+
+def spare_port(root: Path = ROOT) -> int:
+    """One that no cluster is to have, for the one that is kept."""
+    taken = {PORT, *(port(version, root) for version in versions(root))}
+    return next(number for number in range(PORT + 1, PORT + 1000) if number not in taken)
+
+
+# Changing: as the owner of those folders. ------------------------------------------------------------------
+
+
+def as_owner(*words: str, stdin: str | None = None, timeout: float = 60) -> Result:
+    """A program of PostgreSQL's by its superuser, which asks nobody's database for a function of theirs."""
+    env = {"PGOPTIONS": "-c search_path=pg_catalog", "PGAPPNAME": "berth", "PGCONNECT_TIMEOUT": "10"}
+    return command.run([*AS_SUPERUSER, *words], env=env, stdin=stdin, timeout=timeout, cwd=Path("/"))
+
+
+def must(what: str, *words: str, stdin: str | None = None, timeout: float = 60) -> str:
+    """What it prints; ReleaseError in its own words where it fails."""
+    done = as_owner(*words, stdin=stdin, timeout=timeout)
+    if done.code != 0:
+        raise ReleaseError(f"{what}: {reason(done)}.")
+    return done.out
+
+
+def reason(done: Result) -> str:
+    """The line of what a program wrote that says why it failed."""
+    telling = [line for line in done.lines if re.search(r"error|fatal|could not|fail", line, re.IGNORECASE)]
+    line = (telling or done.lines or [f"exit status {done.code}"])[0].strip().rstrip(".")
+    return re.sub(r"^[\w-]+: (error: )?", "", line)
+
+
+def ask(query: str, database: str = "postgres", number: int = PORT, timeout: float = 60) -> str:
+    """The answer to one query, as psql prints it without decoration."""
+    words = ["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", SOCKETS, "-p", str(number), "-d", database, "-c", query]
+    return must("PostgreSQL answers no question", "psql", *words, timeout=timeout).strip()
+
+
+def set_start(version: int, word: str, root: Path = ROOT) -> None:
+    """`auto`: at boot; `manual`: not by itself."""
+    must("start.conf cannot be written", "tee", str(etc(version, root) / "start.conf"), stdin=f"{word}\n")
+
+
+def set_port(version: int, number: int) -> None:
+    must("The port cannot be set", "pg_conftool", str(version), NAME, "set", "port", str(number))
+
+
+def drop(version: int) -> None:
+    """Remove a cluster, running or not, with the settings that Berth added to it."""
+    done = command.run(["pg_dropcluster", "--stop", str(version), NAME], timeout=3700, cwd=ROOT)
+    if done.code != 0:
+        raise ReleaseError(f"The cluster of PostgreSQL {version} stays: {reason(done)}.")
+    must("What is left of its settings stays", "rm", "-rf", str(etc(version)))
+
+
+def write(version: int, file: str, text: str) -> None:
+    """One of its settings' files, whoever wrote it before."""
+    must(f"{file} cannot be replaced", "rm", "-f", str(etc(version) / file))
+    must(f"{file} cannot be written", "tee", str(etc(version) / file), stdin=text)
