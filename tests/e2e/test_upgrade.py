@@ -20,6 +20,7 @@ STATE = "/var/lib/berth/postgresql.upgrade/state.json"
 UNIT = "berth-upgrade-postgresql.service"
 # The old version is that of the suite before: of its packages nothing else comes.
 SUITE, BEFORE, OLD, NEW = "trixie", "bookworm", "15", "17"
+KEPT = "board_before_20261101_000000"
 # A client that notes each answer, for as long as its file is there.
 CLIENT = f"""
 touch /run/client; rm -f /run/answers
@@ -45,6 +46,8 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
     kit.play("site.yml")
     sql(kit, "create table ledger (n int primary key, t text)")
     sql(kit, "insert into ledger select g, md5(g::text) from generate_series(1, 20000) g")
+    sql(kit, f"create database {KEPT}")
+    sql(kit, f"alter database {KEPT} allow_connections false")
     return kit
 
 
@@ -65,6 +68,12 @@ def serves(kit: Kit, version: str) -> None:
     assert set(units) == {"active"}
     assert len(units) == 4  # socket, web, worker and the job's timer
     assert kit.host.sh(f"ls /run/berth/board; ls /etc/systemd/system/{UNIT} 2>&1 || true").count("\n") == 1
+    assert kept_is_shut(kit)
+
+
+def kept_is_shut(kit: Kit) -> bool:
+    """The database that berth restore --undo goes back to is there, and takes no connections."""
+    return sql(kit, f"select datallowconn from pg_database where datname = '{KEPT}'") == "f"
 
 
 def until(kit: Kit, phase: str) -> None:
@@ -113,7 +122,7 @@ def test_it_moves_and_every_row_and_the_backups_come_along(kit: Kit) -> None:
     assert f"PostgreSQL {NEW} serves, and every app that was well is well." in said
     serves(kit, NEW)
     assert sql(kit, "select count(*), sum(n) from ledger") == "20000|200010000"
-    assert set(kit.host.sh("cat /run/answers").splitlines()) <= {"200 ", "503 5"}
+    assert {line.strip() for line in kit.host.sh("cat /run/answers").splitlines()} <= {"200", "503 5"}
     found = json.loads(
         kit.host.sh("cd /; runuser -u postgres -- pgbackrest --stanza=main info --output=json")
     )[0]

@@ -48,6 +48,8 @@ class There:
         self.got: list[str] = []
         self.away = ""
         self.held: list[dict[str, Any]] = []
+        # Clusters of the place and of the local repository, the newest last.
+        self.there, self.here = [1], [1]
 
     def __call__(self, settings: dict[str, Any], *words: str, **_: Any) -> str:
         if words[0] == "archive-get":
@@ -57,6 +59,10 @@ class There:
         assert settings["config"] == "/etc/x.conf", "the place by its own configuration"
         if self.away:
             raise backup.BackupError(self.away)
+        if words[0] == "stanza-create" and self.there[-1:] != self.here[-1:]:
+            raise backup.BackupError("backup and archive info files exist but do not match the database")
+        if words[0] == "stanza-upgrade":
+            self.there.append(self.here[-1])
         if words[0] == "archive-push":
             assert Path(words[1]).exists()
             self.pushed.append(Path(words[1]).name)
@@ -67,9 +73,12 @@ class There:
 def there(monkeypatch: pytest.MonkeyPatch) -> There:
     made = There()
     monkeypatch.setattr(backup, "pgbackrest", made)
-    monkeypatch.setattr(
-        backup, "info", lambda *_: {"status": {"code": 0}, "archive": made.held, "backup": []}
-    )
+
+    def info(given: dict[str, Any], *_: Any) -> dict[str, Any]:
+        known = [{"system-id": one} for one in (made.there if given.get("config") else made.here)]
+        return {"status": {"code": 0}, "archive": made.held, "backup": [], "db": known}
+
+    monkeypatch.setattr(backup, "info", info)
     monkeypatch.setattr(backup, "segment_size", lambda _: backup.SEGMENT)
     return made
 
@@ -137,6 +146,47 @@ def test_a_new_timeline_comes_after_its_history_and_a_half_written_file_not_at_a
     assert offsite.read(settings, "storage", "relay")["gap"] is None
     relay.turn()
     assert len(there.pushed) == 3
+
+
+def test_a_place_goes_on_with_a_cluster_that_was_moved_and_never_with_another_one(
+    settings: dict[str, Any], archive: Callable[..., None], there: There
+) -> None:
+    archive(SEGMENTS[0], part="15-1")
+    relay = offsite.Relay(settings, "storage")
+    relay.turn()
+    relay.known["gap"] = {"after": "x", "before": "y", "segments": 1}
+    there.here = [1, 2]
+    archive(*SEGMENTS[1:3], part="17-2")
+    there.away = "libssh2 handshake failed"
+    relay.turn()
+    there.away = ""
+    relay.turn()
+    assert there.there == [1, 2]
+    assert there.pushed == [SEGMENTS[0], SEGMENTS[2]]
+    assert (relay.known["problem"], relay.known["gap"]) == ("", None)
+    # And back to the one before.
+    there.here = [1, 2, 1]
+    archive(SEGMENTS[3], part="15-3")
+    relay.turn()
+    assert there.there == [1, 2, 1]
+    assert there.pushed[2:] == [SEGMENTS[3]]
+    # A server that was set up anew.
+    there.here = [7]
+    relay = offsite.Relay(settings, "storage")
+    relay.turn()
+    assert there.there == [1, 2, 1]
+    assert relay.known["problem"].startswith("it holds the backups of another cluster")
+
+
+def test_a_backup_of_the_version_before_is_none_to_add_to() -> None:
+    of = {"database": {"id": 1}}
+    known = {
+        "db": [{"id": 1, "version": "15"}, {"id": 2, "version": "17"}],
+        "backup": [{**made("full", 1), **of}],
+    }
+    assert offsite.wanted([made("full", 5)], backup.current(known), None) == "full"
+    row = backup.backup_row(known["backup"][0], backup.versions(known))
+    assert row["version"] == 15
 
 
 def test_what_was_removed_here_before_it_was_there_is_a_gap(
@@ -233,13 +283,18 @@ def test_why_is_told_in_words_of_the_inventory(said: str, plain: str) -> None:
 
 
 def test_a_backup_there_waits_for_a_relay_that_is_at_work(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any], archive: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(offsite, "CAUGHT_UP", 0)
     with pytest.raises(backup.BackupError, match="its relay is not at work"):
         offsite.caught_up(settings, "storage")
     now = {"at": backup.stamp(time.time()), "behind": 0, "problem": ""}
     offsite.keep(settings, "storage", "relay", now)
+    offsite.caught_up(settings, "storage")
+    archive(SEGMENTS[0])
+    with pytest.raises(backup.BackupError, match="its relay is not at work"):
+        offsite.caught_up(settings, "storage")
+    offsite.keep(settings, "storage", "relay", {**now, "archive": "17-1"})
     offsite.caught_up(settings, "storage")
     offsite.keep(settings, "storage", "relay", {**now, "problem": "it does not answer"})
     with pytest.raises(backup.BackupError, match="it does not answer"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.payload import backup
 from ansible.module_utils.berth.release import upgrade
 from ansible.module_utils.berth.runtime import lasting, units
@@ -213,12 +214,47 @@ def test_backups_look_at_the_cluster_that_serves(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
     conf.write_text("[global]\nrepo1-path=/x\n[main]\npg1-path=/var/lib/postgresql/15/main\npg1-port=5432\n")
     settings.write_text(json.dumps({"version": 15, "stanza": "main"}))
+    place = settings.with_name("offsite-storage.conf")
+    place.write_text(conf.read_text())
     upgrade.point_backups(17, tmp_path)
     assert "\npg1-path=/var/lib/postgresql/17/main\npg1-port=5432\n" in conf.read_text()
+    assert place.read_text() == conf.read_text()
+    assert place.stat().st_mode & 0o777 == 0o640
     assert json.loads(settings.read_text()) == {"version": 17, "stanza": "main"}
     before = conf.stat().st_ino
     upgrade.point_backups(17, tmp_path)
     assert conf.stat().st_ino == before
+
+
+def test_databases_that_are_kept_are_copied_too_and_take_no_connections_on_either_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, asked = ["board", 'board_before_"x"', "template0"], []
+
+    def ask(query: str, *_: Any, **__: Any) -> str:
+        if "not datallowconn" in query:
+            return there[1]
+        if query.startswith("select"):
+            return "\n".join(there)
+        asked.append(query)
+        return ""
+
+    monkeypatch.setattr(clusters, "ask", ask)
+    monkeypatch.setattr(clusters, "write", lambda *_: None)
+    monkeypatch.setattr(upgrade, "SETTINGS", ())
+    monkeypatch.setattr(upgrade.command, "run", lambda *_, **__: command.Result(1, "", "no room"))
+    move = upgrade.Move({"kind": "upgrade", "old": 15, "new": 17, "phase": "asked"}, tmp_path)
+    with pytest.raises(ReleaseError, match="no room"):
+        move.copy_over()
+    name = '"board_before_""x"""'
+    assert asked.pop() == f"alter database {name} allow_connections true"
+    # Whoever begins again after a kill knows it from the state, and a way back from a copy, too.
+    state = upgrades.read(tmp_path)
+    upgrade.Move(state, tmp_path).let_into_kept(False)
+    assert asked == [f"alter database {name} allow_connections false"]
+    there.remove('board_before_"x"')
+    upgrade.Move(state, tmp_path).let_into_kept(False)
+    assert len(asked) == 1, "dropped in the meantime"
 
 
 class Clusters:

@@ -56,6 +56,15 @@ def plan(root: Path, **asked: Any) -> dict[str, Any]:
     return found
 
 
+def test_what_was_restored_beside_the_live_server_is_ended_first(server: Path) -> None:
+    (server / "var/lib/postgresql/berth-restored/data").mkdir(parents=True)
+    for asked in ({}, {"confirm": "17"}, {"undo": True}):
+        with pytest.raises(ReleaseError, match=r"berth restore --drop \(.*=true\)\. Nothing"):
+            plan(server, **asked)
+    with pytest.raises(ReleaseError, match="No cluster is kept"):
+        plan(server, drop_old=True)
+
+
 def test_without_confirm_it_is_only_told_what_would_be(server: Path) -> None:
     found = plan(server)
     assert (found["kind"], found["old"], found["new"], found["go"]) == ("upgrade", 15, 17, False)

@@ -148,6 +148,11 @@ def current(known: Facts) -> list[Facts]:
     return [one for one in known["backup"] if newest in (None, one.get("database", {}).get("id", newest))]
 
 
+def versions(known: Facts) -> dict[int, int]:
+    """PostgreSQL's major version by the number that the repository gives a cluster."""
+    return {one["id"]: int(one["version"]) for one in known.get("db", [])}
+
+
 def free(path: Path) -> int:
     """Bytes that others than root can still write there."""
     state = os.statvfs(path)
@@ -431,8 +436,7 @@ def state(settings: Facts) -> Facts:
 
     known = ask("What the repository holds", lambda: info(settings))
     archived = ask("Whether WAL is archived", lambda: archiving(settings))
-    versions = {one["id"]: int(one["version"]) for one in known.get("db", [])} if known else {}
-    backups = [backup_row(one, versions) for one in known["backup"]] if known else []
+    backups = [backup_row(one, versions(known)) for one in known["backup"]] if known else []
     return {
         "settings": settings,
         "stanza": {key: known["status"].get(key, "") for key in ("code", "message")} if known else None,

@@ -44,6 +44,8 @@ ALIVE = 30.0
 RECEIVED = 120
 # Seconds for a place to get the WAL that a backup needs, before the backup is begun and before it ends.
 CAUGHT_UP = 600
+# pgBackRest's words for a repository that is not of the cluster that it is asked for.
+OTHER_CLUSTER = r"do not match the database|system-id|version .* do not match"
 _SEGMENT = re.compile(r"([0-9A-F]{24})-")
 _FOLDER = re.compile(r"[0-9A-F]{16}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
@@ -109,7 +111,7 @@ _CAUSES = (
         "its certificate is not trusted; a CA of your own goes into server.extra_ca_certificates",
     ),
     (
-        r"do not match the database|system-id|version .* do not match",
+        OTHER_CLUSTER,
         "it holds the backups of another cluster; write another path for this one",
     ),
     (
@@ -207,9 +209,12 @@ class Relay:
         try:
             backup.pgbackrest(self.there, "stanza-create", timeout=PATIENCE)
         except backup.BackupError as error:
-            if not re.search(r"\.info is missing", str(error)):
+            if re.search(r"\.info is missing", str(error)):
+                self.begin_anew()
+            elif re.search(OTHER_CLUSTER, str(error), re.I) and self.is_of_before():
+                backup.pgbackrest(self.there, "stanza-upgrade", timeout=PATIENCE)
+            else:
                 raise
-            self.begin_anew()
         if not self.known["pushed"]:
             held = backup.info(self.there, PATIENCE)["archive"]
             here, folder = archive(self.local)
@@ -219,6 +224,14 @@ class Relay:
             elif folder and len(names := segments(folder)) > 1:
                 self.known.update(archive=here, pushed=names[-2])
         self.ready = True
+
+    def is_of_before(self) -> bool:
+        """Whether the place's cluster is one that was moved to another major version here, or back."""
+        here, there = (
+            [one["system-id"] for one in backup.info(settings, PATIENCE).get("db", [])]
+            for settings in (self.local, self.there)
+        )
+        return bool(there) and there[-1] in here[:-1]
 
     def begin_anew(self) -> None:
         """Make the repository of a place again whose making was cut off, where it holds nothing else."""
@@ -238,8 +251,9 @@ class Relay:
         if folder is None:
             return []
         if here != self.known["archive"]:
-            # Another major version, whose segments are numbered anew.
-            self.known.update(archive=here, pushed="", histories=[])
+            # Another major version, or back: begun anew there, whatever was not passed on of the one before.
+            self.known.update(archive=here, pushed="", histories=[], gap=None)
+            self.ready = False
         waiting = segments(folder, self.known["pushed"])
         self.known["behind"] = len(waiting)
         self.known["since"] = backup.stamp(since(folder, waiting[0])) if waiting else ""
@@ -350,7 +364,8 @@ def caught_up(settings: Facts, name: str) -> None:
     while True:
         known = read(settings, name, "relay")
         alive = known and time.time() - backup.seconds_of(known["at"]) < 2 * (ALIVE + AGAIN[1])
-        if alive and not known["problem"] and known["behind"] <= 1:
+        of_this = known.get("archive", "") == archive(settings)[0]
+        if alive and of_this and not known["problem"] and known["behind"] <= 1:
             return
         if time.monotonic() > end or known.get("problem"):
             raise backup.BackupError(
@@ -368,7 +383,7 @@ def back_up(settings: Facts, place: Facts, local: list[Facts]) -> str:
         known = backup.info(there, PATIENCE)
         if known["status"]["code"] not in (0, 1, 2, 3):
             raise backup.BackupError(str(known["status"].get("message")))
-        kind = wanted(local, known["backup"], read(settings, name, "relay").get("gap"))
+        kind = wanted(local, backup.current(known), read(settings, name, "relay").get("gap"))
         if kind:
             caught_up(settings, name)
             words = (f"--type={backup.KINDS[kind]}", f"--archive-timeout={CAUGHT_UP}")
@@ -379,7 +394,7 @@ def back_up(settings: Facts, place: Facts, local: list[Facts]) -> str:
             size = backup.stored(made) / backup.MB
             said = f"{kind} backup {made['label']} at {name}: {size:.1f} MB, {took:.0f} s"
         rows = [
-            {**backup.backup_row(one), "where": name, "from": one["archive"]["start"]}
+            {**backup.backup_row(one, backup.versions(known)), "where": name, "from": one["archive"]["start"]}
             for one in known["backup"]
         ]
     except backup.BackupError as error:
@@ -396,7 +411,7 @@ def back_up_everywhere(settings: Facts) -> int:
     status = 0
     # Apart from the local ones: a place that is slow holds up none of them.
     with backup.alone(Path(settings["state"]), name="lock-offsite"):
-        local = backup.info(settings, backup.AT_WORK)["backup"]
+        local = backup.current(backup.info(settings, backup.AT_WORK))
         for place in places(settings):
             try:
                 said = back_up(settings, place, local)

@@ -46,6 +46,8 @@ SETTINGS = ("conf.d/50-berth.conf", "pg_hba.berth.conf")
 _LONG, _START, _JOBS = 24 * 3600.0, 3700.0, 600.0
 _ARCHIVE = Path("/etc/pgbackrest/pgbackrest.conf")
 _BACKUPS = ("full", "incremental", "dump", "drill")
+# At places off the server: it is not waited for, since it may send for days. The next one makes up for it.
+_OFFSITE = "offsite"
 _FULL = naming.distributions("berth-backup-full")
 
 State = dict[str, Any]
@@ -54,9 +56,9 @@ State = dict[str, Any]
 def begin(plan: State, by: str, wait: float, root: Path = Path("/")) -> None:
     """Start it with the engine's own code, of which the server keeps a copy until it is done."""
     state = {"kind": plan["kind"], "old": plan["old"], "new": plan["new"], "by": by, "wait": wait}
-    state |= {"phase": "asked", "began": journal.now()}
+    known = upgrades.read(root)
+    state |= {"phase": "asked", "began": journal.now(), "shut_databases": known.get("shut_databases", [])}
     if plan["kind"] == "resume":
-        known = upgrades.read(root)
         state = {**known, "phase": known["step"], "problem": ""}
     upgrades.write(state, root)
     # The engine is a zip in memory: https://docs.python.org/3/library/zipimport.html
@@ -154,6 +156,7 @@ class Move:
         try:
             self.switch()
             self.freshen()
+            self.let_into_kept(False)
             self.prove()
         except ReleaseError as error:
             # Apps may have written into the new one: only somebody who knows decides to go back.
@@ -182,6 +185,8 @@ class Move:
         if self.state.get("shut"):
             units.stop([name for one in self.state["apps"].values() for name in one["web"]], patience=60)
         self.make_live(self.old, self.new)
+        with self.spare("Databases that are kept could not be shut again"):
+            self.let_into_kept(False)
         if self.copies and self.new in clusters.versions(self.root):
             with self.spare(f"What was made of {self.new} could not be removed"):
                 clusters.drop(self.new)
@@ -194,11 +199,11 @@ class Move:
     def quiet(self) -> None:
         """Jobs come to their end, then nobody is let in, and all that holds connections ends."""
         apps = running(self.root)
-        clock = [naming.by_the_clock(f"berth-backup-{kind}") for kind in _BACKUPS]
+        clock = [naming.by_the_clock(f"berth-backup-{kind}") for kind in (*_BACKUPS, _OFFSITE)]
         clock = [name for name, state in units.states(clock).items() if state == "active"]
         self.note("quiet", apps=apps, clock=clock, closed=time.time())
         timers = [name for one in apps.values() for name in one["timers"]]
-        units.stop([*clock, *timers], patience=30)
+        units.stop([*clock, *timers, naming.distributions(f"berth-backup-{_OFFSITE}")], patience=30)
         self.wait_for_jobs(apps)
         self.note("quiet", closed=time.time(), shut=True)
         for app in apps:
@@ -275,6 +280,10 @@ class Move:
         self.note("copy")
         if not self.copies:
             return
+        query = "select datname from pg_database where not datallowconn and datname <> 'template0'"
+        self.note("copy", shut_databases=clusters.ask(query).splitlines())
+        # pg_upgrade refuses one that it cannot look into, such as berth restore --undo goes back to.
+        self.let_into_kept(True)
         words = ["pg_upgradecluster", "-v", str(self.new), "-m", "upgrade", "--no-start", "--keep-port"]
         done = command.run([*words, str(self.old), clusters.NAME], timeout=_LONG, cwd=Path("/"))
         print(done.out, done.err, sep="\n", file=sys.stderr)
@@ -321,6 +330,13 @@ class Move:
         words = ["-h", clusters.SOCKETS, "-p", str(clusters.PORT), "--all", "--analyze-in-stages"]
         program = clusters.program(self.new, "vacuumdb")
         clusters.must("vacuumdb fails", program, *words, timeout=_LONG)
+
+    def let_into_kept(self, allowed: bool) -> None:
+        """Of databases that took no connections when the move began, in the cluster that serves."""
+        names = self.state.get("shut_databases") or []
+        there = clusters.ask("select datname from pg_database").splitlines() if names else []
+        for name in [one for one in there if one in names]:
+            clusters.ask(f"alter database {_quoted(name)} allow_connections {str(allowed).lower()}")
 
     # Backups ------------------------------------------------------------------------------------------------
 
@@ -373,6 +389,10 @@ def _systemd(verb: str, version: int) -> None:
         )
 
 
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def databases() -> list[str]:
     return clusters.ask("select datname from pg_database where datallowconn order by 1").splitlines()
 
@@ -394,7 +414,7 @@ def stale_collations(database: str, old: int) -> list[str]:
     unknown = old < 15 and not re.match(r"(C|POSIX)($|\.)", locale)
     if stale != "t" and not named and not unknown:
         return []
-    quoted = '"' + database.replace('"', '""') + '"'
+    quoted = _quoted(database)
     refresh = [f"alter database {quoted} refresh collation version"] if stale == "t" else []
     return [f"reindex database {quoted}", *refresh, *named]
 
@@ -404,11 +424,13 @@ def point_backups(version: int, root: Path = Path("/")) -> None:
     conf, known = (root / one.relative_to("/") for one in (_ARCHIVE, backup.SETTINGS))
     if not known.exists():
         return
-    text = conf.read_text()
-    wanted = re.sub(r"(?m)^pg1-path=.*$", f"pg1-path={clusters.data(version)}", text)
-    if wanted != text:
-        about = conf.stat()
-        journal.replace_text(conf, wanted, 0o640, about.st_uid, about.st_gid)
+    # Its own, and one for each place off the server, whose relay does the rest there.
+    for path in (conf, *sorted(known.parent.glob("offsite-*.conf"))):
+        text = path.read_text()
+        wanted = re.sub(r"(?m)^pg1-path=.*$", f"pg1-path={clusters.data(version)}", text)
+        if wanted != text:
+            about = path.stat()
+            journal.replace_text(path, wanted, 0o640, about.st_uid, about.st_gid)
     values = json.loads(known.read_text())
     if values["version"] != version:
         about, values["version"] = known.stat(), version

@@ -68,12 +68,23 @@ def plan(asked: Facts, root: Path = Path("/")) -> Facts:
             f"Clusters of PostgreSQL {named} start at boot; write manual for the one of no use into "
             f"/etc/postgresql/VERSION/main/start.conf. {_NOTHING}"
         )
+    if not asked["drop_old"]:
+        _refuse_restored(there[0], root)
     kept = [one for one in clusters.versions(root) if one != there[0]]
     if asked["drop_old"]:
         return _drop(there[0], kept)
     if asked["undo"]:
         return _undo(there[0], kept, state, asked, root)
     return _upgrade(there[0], kept, asked, root)
+
+
+def _refuse_restored(live: int, root: Path) -> None:
+    """One beside the live server could be neither compared nor ended with another version's programs."""
+    if (root / backup.RESTORED.lstrip("/") / "data").is_dir():
+        raise ReleaseError(
+            f"What was restored stands beside the live server, and is of PostgreSQL {live} too: end it "
+            f"first, with berth restore --drop (restore.yml -e drop=true). {_NOTHING}"
+        )
 
 
 # Forward ----------------------------------------------------------------------------------------------------
