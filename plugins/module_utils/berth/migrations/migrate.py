@@ -98,11 +98,16 @@ class Blockers(threading.Thread):
         mine = ", the app itself" if seen["role"] == self.user else ""
         name = f", application {seen['name']}" if seen["name"] else ""
         active = seen["state"] == "active"
+        holds = (
+            "is in one"
+            if not seen["what"] and seen["kind"] in ("virtualxid", "transactionid")
+            else "holds it"
+        )
         text = " ".join(_VALUES.sub("'…'", seen["query"] or "").split())
         query = cut(self.mask(text), _SHOWN).rstrip(";")
         doing = f"{'runs' if active else 'ran last'}: {query}" if query else "shows no query"
         return (
-            f"pid {seen['pid']} of Postgres holds it (role {seen['role']}{mine}{name}), in a transaction for "
+            f"pid {seen['pid']} of Postgres {holds} (role {seen['role']}{mine}{name}), in a transaction for "
             f"{seen['seconds'] or 0} s, {doing}"
         )
 
@@ -110,6 +115,12 @@ class Blockers(threading.Thread):
         """What to do about it; empty where nobody was seen."""
         if not self.last.get("pid") or self.last["autovacuum"]:
             return ""
+        if self.last["kind"] == "virtualxid":
+            # CREATE INDEX CONCURRENTLY, and its like.
+            return (
+                "let it wait, since nobody waits for it: SET lock_timeout = 0 before it, RESET lock_timeout "
+                "after it; then deploy again."
+            )
         return (
             "deploy again when it is done, or end it: runuser -u postgres -- psql -c "
             f"'select pg_terminate_backend({self.last['pid']})'"
