@@ -79,6 +79,7 @@ class Traced(upgrade.Move):  # type: ignore[misc]
 def quiet_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "stop", lambda *_, **__: None)
     monkeypatch.setattr(lasting, "forget", lambda *_: None)
+    monkeypatch.setattr(clusters, "sweep", lambda _: None)
 
 
 def run(move: Traced) -> list[str]:
@@ -109,6 +110,22 @@ def test_cut_off_before_the_new_one_served_it_goes_back(tmp_path: Path, phase: s
         f"it was cut off in step {phase}",
     )
     assert not upgrades.unfinished(state)
+
+
+@pytest.mark.parametrize(("kind", "removed"), [("upgrade", ["drop 17", "sweep 17"]), ("undo", [])])
+def test_what_was_begun_of_the_new_one_is_removed_and_one_that_was_there_before_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, removed: list[str]
+) -> None:
+    did: list[str] = []
+    monkeypatch.setattr(clusters, "drop", lambda version: did.append(f"drop {version}"))
+    monkeypatch.setattr(clusters, "sweep", lambda version: did.append(f"sweep {version}"))
+    # It has settings when its data folder was begun long before.
+    for made in (False, True):
+        did.clear()
+        if made:
+            cluster(tmp_path, 17)
+        run(Traced(tmp_path, "copy", kind))
+        assert did == (removed if made else removed[1:])
 
 
 @pytest.mark.parametrize("phase", ["switch", "prove"])

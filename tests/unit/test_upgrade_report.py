@@ -65,6 +65,13 @@ def test_what_was_restored_beside_the_live_server_is_ended_first(server: Path) -
         plan(server, drop_old=True)
 
 
+def test_a_data_folder_of_no_cluster_is_never_taken_for_the_new_one(server: Path) -> None:
+    (server / "var/lib/postgresql/17/main").mkdir(parents=True)
+    with pytest.raises(ReleaseError, match="17/main is there already, and no cluster's: move it away"):
+        plan(server, confirm="17")
+    assert plan(server, to="18")["new"] == 18
+
+
 def test_without_confirm_it_is_only_told_what_would_be(server: Path) -> None:
     found = plan(server)
     assert (found["kind"], found["old"], found["new"], found["go"]) == ("upgrade", 15, 17, False)

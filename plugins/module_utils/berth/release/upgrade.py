@@ -187,9 +187,11 @@ class Move:
         self.make_live(self.old, self.new)
         with self.spare("Databases that are kept could not be shut again"):
             self.let_into_kept(False)
-        if self.copies and self.new in clusters.versions(self.root):
+        if self.copies:
             with self.spare(f"What was made of {self.new} could not be removed"):
-                clusters.drop(self.new)
+                if self.new in clusters.versions(self.root):
+                    clusters.drop(self.new)
+                clusters.sweep(self.new)
         self.open_web()
         self.start_apps()
         self.note("failed", problem=problem, ended=journal.now(), back=True)

@@ -154,6 +154,10 @@ def _upgrade(live: int, kept: list[int], asked: Facts, root: Path) -> Facts:
         raise ReleaseError(
             f"A cluster of PostgreSQL {new} is kept here already. Remove it first: {_DROP}. {_NOTHING}"
         )
+    left = root / str(clusters.data(new)).lstrip("/")
+    if left.exists():
+        # pg_createcluster would take it for the new cluster's.
+        raise ReleaseError(f"{left} is there already, and no cluster's: move it away. {_NOTHING}")
     packages = _packages(live, new)
     databases = _databases()
     size, room = _room(live)

@@ -116,6 +116,11 @@ def drop(version: int) -> None:
     must("What is left of its settings stays", "rm", "-rf", str(etc(version)))
 
 
+def sweep(version: int) -> None:
+    """Remove what is left of one whose making was cut off, before there were settings of it."""
+    must("What was begun of it stays", "rm", "-rf", str(etc(version)), str(data(version)))
+
+
 def write(version: int, file: str, text: str) -> None:
     """One of its settings' files, whoever wrote it before."""
     must(f"{file} cannot be replaced", "rm", "-f", str(etc(version) / file))
