@@ -431,6 +431,29 @@ def restore(
     )
 
 
+@app.command(epilog="berth rescue\n\nberth rescue --wal /mnt/old/pg_wal")
+def rescue(
+    ctx: typer.Context,
+    wal: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Where pg_wal is left, if not in the data folder."),
+    ] = None,
+    confirm: Annotated[
+        str | None, typer.Option(metavar="rescue", help="That word; asked for without it.")
+    ] = None,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Restore Postgres in place whose data is lost, with the WAL that is left. (playbooks/rescue.yml)"""
+    if confirm is None:
+        check = ("--check",)
+        said = _of(ctx, "rescue.yml", inventory, plain=plain, options=check, returns=True, wal=wal).start()
+        if said or "--check" in (ctx.obj or ()):
+            raise typer.Exit(said)
+        confirm = typer.prompt("If that is meant, type rescue", prompt_suffix=": ", err=True)
+    _run(ctx, "rescue.yml", inventory, plain=plain, wal=wal, confirm=confirm)
+
+
 def _exchange(
     ctx: typer.Context, name: str, mode: str, confirm: str | None, *, force: bool, inventory: str, plain: bool
 ) -> None:

@@ -64,7 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             *("app", "name", "version", "wait"),
             *("apps", "vault", "secrets", "connections", "absent", "only"),
             *("to_time", "to_release", "place", "request"),
-            *("role", "restored", "terminal", "handover"),
+            *("role", "restored", "terminal", "handover", "wal"),
             *("to", "confirm", "undo", "drop_old", "inventory"),
         }
     )

@@ -107,7 +107,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.host.command import module_source  # noqa: E402
 from ansible.module_utils.berth.payload import backup as program  # noqa: E402
-from ansible.module_utils.berth.payload import drill, exchange, offsite, restore, side  # noqa: E402
+from ansible.module_utils.berth.payload import drill, exchange, offsite, rescue, restore, side  # noqa: E402
 from ansible.module_utils.berth.runtime import units  # noqa: E402
 from ansible.module_utils.berth.store import journal  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
@@ -125,6 +125,7 @@ PROGRAMS = {
     "restore": restore,
     "exchange": exchange,
     "offsite": offsite,
+    "rescue": rescue,
 }
 # What a power cut left of a drill goes when the server boots.
 LEFTOVERS = Path("/etc/tmpfiles.d/berth-drill.conf")

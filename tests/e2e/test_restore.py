@@ -10,6 +10,7 @@ import pytest
 from testhost import Host
 
 from tests.support.kit import Kit
+from tests.support.pace import patience
 
 FOLDER = "/var/lib/postgresql/berth-restored"
 SOCKET = f"-h {FOLDER}/socket"
@@ -106,3 +107,40 @@ def test_what_a_power_cut_left_does_not_come_back_and_is_dropped(kit: Kit) -> No
     assert kit.host.sh(f"systemctl is-active {UNIT} || true").strip() == "inactive"
     assert "lies here and does not run any more" in kit.berth("check-backups", status=0)
     assert "The restored server is gone" in kit.berth("restore", "--drop")
+
+
+# Takes the data folder away from under who writes rows, and notes each that was committed.
+DATA = "cd /; data=$(echo /var/lib/postgresql/*/main)"
+LOSE = """
+touch /run/writer
+write() { runuser -u postgres -- psql -qXAt -d ledger -c "insert into rows values ($1)" 2> /dev/null; }
+( n=2000; while [ -e /run/writer ]; do n=$((n + 1)); write $n && echo $n; done > /run/committed ) &
+until [ "$(wc -l < /run/committed)" -ge 10 ]; do sleep 0.1; done
+find $data -mindepth 1 -maxdepth 1 ! -name pg_wal -exec rm -r {} +
+sleep 1; rm /run/writer; systemctl kill -s KILL 'postgresql@*'; wait; systemctl stop 'postgresql@*'
+"""
+
+
+@pytest.mark.parametrize("disk", ["", pytest.param("mount --bind $data $data", marks=pytest.mark.long)])
+def test_a_data_folder_that_is_lost_under_a_writer_is_rescued_with_all_rows(kit: Kit, disk: str) -> None:
+    """Those that no archive has are in pg_wal alone. Also on a disk of its own, and cut off meanwhile."""
+    assert "Postgres is running" in kit.berth("rescue", "--confirm", "rescue", status=2)
+    sql(kit, "delete from rows where n > 1000")
+    if disk:
+        kit.host.sh(f"systemctl stop 'postgresql@*'; {DATA}; {disk}; systemctl restart postgresql")
+    kit.host.sh(f"{DATA}; {LOSE}")
+    assert "segments are left in" in kit.berth("rescue", "--", "--check")
+    assert "confirm: Restores all databases" in kit.berth("rescue", "--confirm", "no", status=2)
+    if disk:
+        run = kit.start("playbooks/rescue.yml", "-e", "confirm=rescue")
+        moved = "ls -d /var/lib/postgresql/*/main.lost-*/pg_wal"
+        kit.host.sh(f"timeout 120 sh -c 'until {moved}; do sleep 0.05; done' 2> /dev/null")
+        kit.host.sh("pkill -9 -f '/berth/[r]escue.py restore'; pkill -9 pgbackrest; true")
+        assert "Nothing is rescued yet: it was cut off." in run.communicate(timeout=patience(300))[0]
+    assert "Postgres is back" in kit.berth("rescue", "--confirm", "rescue")
+    committed = set(kit.host.sh("cat /run/committed").split())
+    assert committed <= set(sql(kit, "select n from rows").split())
+    assert len(committed) >= 10
+    assert sql(kit, "select pg_is_in_recovery()") == "f"
+    assert kit.play("playbooks/provision.yml", "--tags", "postgresql,backup").changed == 0
+    kit.host.sh("rm -r /var/lib/postgresql/*/main.lost-*")

@@ -121,6 +121,9 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("drill.count write_text", "drill.keep read_text"),
         *("backup.main read_text", "restore.main read_text", "exchange.main read_text"),
         *("exchange.fill write_text", "offsite.main read_text"),
+        *("rescue.__init__ read_text", "rescue.main read_text", "rescue.replay read_text"),
+        *("rescue.replay rmtree", "rescue.remove rmtree", "rescue.carry copytree", "rescue.carry copy2"),
+        *("rescue.bring open", "rescue.bring chmod"),
     ),
     "the kernel's": (
         *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),

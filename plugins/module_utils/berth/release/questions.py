@@ -8,7 +8,7 @@ from typing import IO
 
 from ..errors import ReleaseError
 from ..paths import Paths
-from ..reports import backups, diff, history, restores, sessions, status, upgrades
+from ..reports import backups, diff, history, rescues, restores, sessions, status, upgrades
 from ..store import presence, settings
 from . import upgrade
 from .deploy import Answer
@@ -39,6 +39,14 @@ def restorable(args: Answer, _body: Body) -> Answer:
 
 def restored(args: Answer, _body: Body) -> Answer:
     return {"changed": False, **restores.describe(args.get("request") or {})}
+
+
+def rescuable(args: Answer, _body: Body) -> Answer:
+    return {"changed": False, **rescues.plan(str(args.get("wal") or ""))}
+
+
+def rescued(args: Answer, _body: Body) -> Answer:
+    return {"changed": False, **rescues.describe(args["request"])}
 
 
 def psql(args: Answer, _body: Body) -> Answer:
@@ -98,6 +106,8 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "backups": saved,
     "restorable": restorable,
     "restored": restored,
+    "rescuable": rescuable,
+    "rescued": rescued,
     "psql": psql,
     "upgradable": upgradable,
     "upgrade": moved,
