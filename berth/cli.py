@@ -344,7 +344,7 @@ def drill(
 @app.command(
     epilog="berth restore\n\nberth restore --to-time '2026-11-30 11:59:00+00'\n\n"
     "berth restore --to-release 20261130T115900Z-1a2b3c4 --app board\n\nberth restore --go-live board\n\n"
-    "berth restore --undo board\n\nberth restore --drop",
+    "berth restore --undo board\n\nberth restore --drop\n\nberth restore --files board",
 )
 def restore(
     ctx: typer.Context,
@@ -398,6 +398,14 @@ def restore(
     force: Annotated[
         bool, typer.Option("--force", help="Also with another schema than the live release works with.")
     ] = False,
+    files: Annotated[
+        str | None,
+        typer.Option(
+            metavar="APP",
+            help="The files of this app instead, from a place off the server. (playbooks/restore-files.yml)",
+            autocompletion=_complete_app,
+        ),
+    ] = None,
     json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
@@ -405,6 +413,11 @@ def restore(
     """Restore beside the live server, to look at, and go live with it. (playbooks/restore.yml)"""
     asked = {"live": go_live, "undo": undo, "drop": drop_kept}
     meant = {mode: name for mode, name in asked.items() if name is not None}
+    if files is not None:
+        if meant or table or to_release or app_name or drop or json:
+            raise kit.BerthError("--files APP goes with --to-time and --from alone; leave the others away.")
+        more = {"app": files, "to_time": to_time, "offsite": place}
+        _run(ctx, "restore-files.yml", inventory, plain=plain, answer=True, **more)
     if table is not None:
         if meant or to_time or to_release or drop or json or not app_name:
             raise kit.BerthError("--table stands with --app alone: it says whose table it is.")

@@ -107,7 +107,15 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.host.command import module_source  # noqa: E402
 from ansible.module_utils.berth.payload import backup as program  # noqa: E402
-from ansible.module_utils.berth.payload import drill, exchange, offsite, rescue, restore, side  # noqa: E402
+from ansible.module_utils.berth.payload import (  # noqa: E402
+    drill,
+    exchange,
+    offsite,
+    reasons,
+    rescue,
+    restore,
+    side,
+)
 from ansible.module_utils.berth.runtime import units  # noqa: E402
 from ansible.module_utils.berth.store import journal  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
@@ -126,6 +134,7 @@ PROGRAMS = {
     "exchange": exchange,
     "offsite": offsite,
     "rescue": rescue,
+    "reasons": reasons,
 }
 # What a power cut left of a drill goes when the server boots.
 LEFTOVERS = Path("/etc/tmpfiles.d/berth-drill.conf")

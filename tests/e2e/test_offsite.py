@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,35 +13,25 @@ from testhost import Host
 
 from tests.support.kit import Kit
 from tests.support.pace import patience
+from tests.support.storage import make
 
 KEY = "kV9zQm3TrustNoOne7xWb2LpYc5Hd8Rf"
 STATE = "/var/lib/berth/backup/offsite/storage.relay.json"
 
 
-def address(host: Host) -> str:
-    return host.sh("hostname -I").split()[0]
-
-
 @pytest.fixture(scope="module")
 def storage(boot: Callable[..., Host]) -> Host:
-    """A bare host with a user of its own for backups."""
-    host = boot("storage")
-    host.sh("useradd -m berth; install -d -o berth -m 700 /berth ~berth/.ssh")
-    return host
+    """A bare host, to be another server."""
+    return boot("storage")
 
 
 @pytest.fixture(scope="module")
 def kit(boot: Callable[..., Host], storage: Host, tmp_path_factory: pytest.TempPathFactory) -> Kit:
     """A provisioned host that keeps its backups there as well."""
     folder: Path = tmp_path_factory.mktemp("offsite")
-    key = folder / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    public = key.with_suffix(".pub").read_text()
-    storage.sh("cat > ~berth/.ssh/authorized_keys; chown berth ~berth/.ssh/*", stdin=public)
-    keys = storage.sh("cat /etc/ssh/ssh_host_*_key.pub")
-    place = {"name": "storage", "type": "sftp", "host": address(storage), "user": "berth", "host_key": keys}
+    place, opens = make(storage, folder)
     server = {"proxy": {"tls": "internal"}, "backup": {"offsite": [place]}}
-    secrets = {"key": KEY, "offsite": {"storage": {"private_key": key.read_text()}}}
+    secrets = {"key": KEY, "offsite": {"storage": opens}}
     kit = Kit(folder, boot("offsite", provisioned=True), server=server, vault={"server": {"backup": secrets}})
     kit.play("playbooks/provision.yml", "--tags", "postgresql,backup")
     return kit

@@ -37,7 +37,7 @@ STATE: dict[str, Any] = {
              "dump": {"began": "2026-11-30T04:00:00Z", "ended": "2026-11-30T04:00:06Z", "problem": ""}},
     "drill": {}, "drills_since": "",
     "timers": {"full": "active", "incremental": "active", "dump": "active", "drill": "active"},
-    "at_work": [], "restored": {"there": False, "takes": 0, "unit": "active"},
+    "files": None, "at_work": [], "restored": {"there": False, "takes": 0, "unit": "active"},
     "unknown": [],
 }  # fmt: skip
 GAP = {"after": "000000010000000000000003", "before": "000000010000000000000005", "segments": 1}

@@ -236,10 +236,11 @@ def test_the_end_of_the_run_before_is_not_taken_for_this_ones(
 
 def test_whatever_keeps_backups_from_being_made_comes_last_and_is_said_last() -> None:
     (play,) = yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
-    *_, backups, last = play["tasks"]
-    assert [task["ansible.builtin.import_role"]["name"] for task in backups["block"]] == ["backup"]
-    (noted,) = (task["ansible.builtin.set_fact"] for task in backups["rescue"])
-    assert set(noted) == {"provision_backup_problem"}
+    *_, backups, files, last = play["tasks"]
+    for blocks, role in ((backups, "backup"), (files, "files")):
+        assert [task["ansible.builtin.import_role"]["name"] for task in blocks["block"]] == [role]
+        (noted,) = (task["ansible.builtin.set_fact"] for task in blocks["rescue"])
+        assert set(noted) == {"provision_backup_problem"}
     assert "provision_backup_problem" in last["ansible.builtin.fail"]["msg"]
     first, *_, last = yaml.safe_load((ROOT / "playbooks/site.yml").read_text())
     assert first["vars"] == {"provision_before_deploy": True}

@@ -314,6 +314,7 @@ def test_a_check_has_a_status_of_its_own(kit: Kit) -> None:
         (["status"], "holds no playbook status.yml"),
         (["up", "-i", "nowhere"], "There is no inventory nowhere."),
         (["init", "x", "--", "-v"], "nothing may stand after --"),
+        (["restore", "--files", "board", "--drop"], "--files APP goes with --to-time and --from alone"),
     ],
 )
 def test_nonsense_gets_one_clear_sentence(kit: Kit, arguments: list[str], complaint: str) -> None:

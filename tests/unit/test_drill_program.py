@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 import pytest
-from ansible.module_utils.berth.payload import backup, drill, offsite, side
+from ansible.module_utils.berth.payload import backup, drill, offsite, reasons, side
 
 LIVE: dict[str, Any] = {
     "board": {
@@ -600,7 +600,7 @@ def test_what_it_takes_is_counted_with_its_tablespaces_once(tmp_path: Path) -> N
 
 
 def test_it_runs_by_itself_beside_the_others(tmp_path: Path) -> None:
-    for module in (backup, side, drill, offsite):
+    for module in (backup, side, drill, offsite, reasons):
         path = tmp_path / "berth" / f"{Path(module.__file__).name}"
         path.parent.mkdir(exist_ok=True)
         path.write_text(Path(module.__file__).read_text())

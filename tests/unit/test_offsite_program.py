@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.payload import backup, drill, offsite, restore
+from ansible.module_utils.berth.payload import backup, drill, offsite, reasons, restore
 
 SEGMENTS = [f"0000000100000000000000{number:02X}" for number in range(1, 9)]
 TLI2 = "000000020000000000000009"
@@ -279,7 +279,7 @@ def test_a_backup_there_is_made_and_told_and_one_that_fails_leaves_the_others_al
     ],
 )  # fmt: skip
 def test_why_is_told_in_words_of_the_inventory(said: str, plain: str) -> None:
-    assert offsite.plainly(said).startswith(plain)
+    assert reasons.plainly(said).startswith(plain)
 
 
 def test_a_backup_there_waits_for_a_relay_that_is_at_work(

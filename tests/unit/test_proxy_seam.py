@@ -74,7 +74,7 @@ def test_each_provider_has_its_files_and_publishes_the_same(provider: str) -> No
     published = PUBLISHED[provider]
     shape = {
         "provider": str, "program": str, "unit": str, "group": str, "ports": dict, "upstream_idle": int,
-        "authority": dict, "logs": str,
+        "authority": dict, "logs": str, "state": str,
     }  # fmt: skip
     assert {key: type(value) for key, value in published.items()} == shape
     assert (published["provider"], set(published["ports"])) == (provider, {"tcp", "udp"})

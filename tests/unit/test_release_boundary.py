@@ -125,10 +125,18 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("rescue.replay rmtree", "rescue.remove rmtree", "rescue.carry copytree", "rescue.carry copy2"),
         *("rescue.bring open", "rescue.bring chmod"),
     ),
+    "root's own notes of what is stored off the server, and what opens the places": (
+        *("files.facts read_text", "files.main read_text", "files.plan read_text", "files.read read_text"),
+        *("parts._text read_text", "parts.copy_of_redis open"),
+    ),
+    "restored by root into a folder that nobody else may enter": (
+        *("files.give_back chmod", "files.give_back chown", "files.give_back walk"),
+        "files.restored rmtree",
+    ),
     "the kernel's": (
         *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),
         *("listening.accepting read_text", "listening._waited_for read_text"),
-        "memory._kilobytes read_text",
+        *("memory._kilobytes read_text", "mounts.guard read_text"),
         *("temporary._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
         *("command.over_ssh read_bytes", "command.over_ssh read_text"),
         *("facts._memory read_text", "running._started read_text", "facts.held_locks read_text"),

@@ -17,6 +17,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "tells where the logs are of what is no app's": (
         "reports/backups",
         "reports/places",
+        "reports/files",
         "reports/findings",
         "reports/upgrades",
         "services/postgresql",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.berth.payload import backup, drill, offsite, restore, side
+from ansible.module_utils.berth.payload import backup, drill, offsite, reasons, restore, side
 
 # 2026-11-29T02:00:30Z, a day later, and 12:00 of that day.
 FIRST, SECOND, NOW = 1795917630, 1796004000, 1796040000.0
@@ -232,7 +232,7 @@ def test_without_backups_only_drop_works(
 def test_the_program_runs_by_itself_where_it_is_installed(tmp_path: Path) -> None:
     folder = tmp_path / "berth"
     folder.mkdir()
-    for module in (backup, drill, offsite, restore, side):
+    for module in (backup, drill, offsite, reasons, restore, side):
         (folder / Path(str(module.__file__)).name).write_text(Path(str(module.__file__)).read_text())
     command = [sys.executable, "-I", str(folder / "restore.py"), "look"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))

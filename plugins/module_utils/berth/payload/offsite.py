@@ -29,7 +29,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from . import backup
+from . import backup, reasons
 
 Facts = dict[str, Any]
 
@@ -44,8 +44,6 @@ ALIVE = 30.0
 RECEIVED = 120
 # Seconds for a place to get the WAL that a backup needs, before the backup is begun and before it ends.
 CAUGHT_UP = 600
-# pgBackRest's words for a repository that is not of the cluster that it is asked for.
-OTHER_CLUSTER = r"do not match the database|system-id|version .* do not match"
 _SEGMENT = re.compile(r"([0-9A-F]{24})-")
 _FOLDER = re.compile(r"[0-9A-F]{16}")
 _HISTORY = re.compile(r"[0-9A-F]{8}\.history")
@@ -76,57 +74,6 @@ def received(settings: Facts, segment: str) -> bool:
             return False
         time.sleep(0.5)
     return True
-
-
-# Telling why ------------------------------------------------------------------------------------------------
-
-# What pgBackRest says of a place → what is to be said of it.
-_CAUSES = (
-    (
-        r"known hosts? failure|fingerprint",
-        "it shows a host key that is not in its host_key: another server answers there, or host_key lacks a "
-        "kind of key (ssh-keyscan prints all)",
-    ),
-    (r"public key authentication failed", "it does not let in the user with this private_key"),
-    (r"unable to get address for '([^']*)'", "no address is known of {0}"),
-    (r"unable to connect to '([^']*)'(?:: \[\d+\] (.*))?", "{0} cannot be reached ({1})"),
-    (r"handshake failed|timeout (?:waiting|while)|banner", "it does not answer"),
-    (
-        r"sftp error \[3\]|permission denied",
-        "it does not let the user write there: make its folder, and give it to the user",
-    ),
-    (r"sftp error \[1[45]\]|no space|quota", "its disk is full"),
-    (
-        r"unable to (?:create|make) path '([^']*)'",
-        "its folder {0} cannot be made; make it there, and give it to the user",
-    ),
-    (r"NoSuchBucket", "it has no such bucket"),
-    (
-        r"InvalidAccessKeyId|SignatureDoesNotMatch|InvalidSecurity|AuthFailure",
-        "it refuses access_key and secret_key",
-    ),
-    (r"AccessDenied|\b403\b", "it refuses access: its access_key may not read and write there"),
-    (
-        r"certificate",
-        "its certificate is not trusted; a CA of your own goes into server.extra_ca_certificates",
-    ),
-    (
-        OTHER_CLUSTER,
-        "it holds the backups of another cluster; write another path for this one",
-    ),
-    (
-        r"CryptoError|FormatError|cipher|decrypt",
-        "what lies there was written with another key than vault.server.backup.key, or is damaged",
-    ),
-)
-
-
-def plainly(said: str) -> str:
-    """Why a place cannot be used, in words of the inventory where they are known."""
-    for pattern, text in _CAUSES:
-        if found := re.search(pattern, said, re.I):
-            return text.format(*(one or "no reason known" for one in found.groups()))
-    return said
 
 
 # What is kept -----------------------------------------------------------------------------------------------
@@ -211,7 +158,7 @@ class Relay:
         except backup.BackupError as error:
             if re.search(r"\.info is missing", str(error)):
                 self.begin_anew()
-            elif re.search(OTHER_CLUSTER, str(error), re.I) and self.is_of_before():
+            elif re.search(reasons.OTHER_CLUSTER, str(error), re.I) and self.is_of_before():
                 backup.pgbackrest(self.there, "stanza-upgrade", timeout=PATIENCE)
             else:
                 raise
@@ -272,7 +219,7 @@ class Relay:
             try:
                 backup.pgbackrest(self.there, "archive-push", path, timeout=PATIENCE)
             except backup.BackupError as error:
-                raise backup.BackupError(plainly(str(error))) from None
+                raise backup.BackupError(reasons.plainly(str(error))) from None
         if _HISTORY.fullmatch(name):
             self.known["histories"] = [*self.known["histories"], name]
             return
@@ -294,7 +241,7 @@ class Relay:
             try:
                 self.begin()
             except backup.BackupError as error:
-                raise backup.BackupError(plainly(str(error))) from None
+                raise backup.BackupError(reasons.plainly(str(error))) from None
             waiting = self.look()
         for name in waiting:
             self.push(name)
@@ -398,7 +345,7 @@ def back_up(settings: Facts, place: Facts, local: list[Facts]) -> str:
             for one in known["backup"]
         ]
     except backup.BackupError as error:
-        problem = plainly(str(error))
+        problem = reasons.plainly(str(error))
     asked = backup.stamp(time.time())
     keep(settings, name, "backups", {"asked": asked, "problem": problem, "backups": rows})
     if problem:

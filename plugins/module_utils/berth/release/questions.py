@@ -8,7 +8,7 @@ from typing import IO
 
 from ..errors import ReleaseError
 from ..paths import Paths
-from ..reports import backups, diff, history, rescues, restores, sessions, status, upgrades
+from ..reports import backups, diff, files, history, rescues, restores, sessions, status, upgrades
 from ..store import presence, settings
 from . import upgrade
 from .deploy import Answer
@@ -81,6 +81,15 @@ def moved(args: Answer, _body: Body) -> Answer:
     return {"changed": True, "said": upgrades.describe(_asked(args)["inventory"]), "provision": fits}
 
 
+def restorable_files(args: Answer, _body: Body) -> Answer:
+    name, to_time, place = (str(args.get(key) or "") for key in ("name", "to_time", "place"))
+    return {"changed": False, **files.plan(name, to_time, place)}
+
+
+def restored_files(args: Answer, _body: Body) -> Answer:
+    return {"changed": False, **files.describe(args.get("request") or {})}
+
+
 def census(args: Answer, _body: Body) -> Answer:
     return status.census(args["apps"], args.get("absent") or [])
 
@@ -111,6 +120,8 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "psql": psql,
     "upgradable": upgradable,
     "upgrade": moved,
+    "restorable_files": restorable_files,
+    "restored_files": restored_files,
     "census": census,
     "secrets": secrets,
     "diff": difference,

@@ -17,7 +17,7 @@ from ..payload import backup
 from ..payload.drill import span
 from ..runtime import naming, units
 from ..services.postgresql import AS_SUPERUSER
-from . import drills, places, restores, telling
+from . import drills, files, places, restores, telling
 from .telling import capital, minute, seconds
 
 Facts = dict[str, Any]
@@ -69,6 +69,7 @@ def _with_units(found: Facts) -> Facts:
         kind for kind, name in names.items() if states.get(naming.distributions(name)) == "activating"
     ]
     found["restored"]["unit"] = states.get(restores.UNIT, "unknown")
+    found["files"] = files.facts()
     return found
 
 
@@ -79,7 +80,7 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
     said = [("unknown", "unknown", text.rstrip("."), _CHECKS) for text in found["unknown"]]
     said += _repository(found, now) + _archiving(found) + _window(found) + _dumps(found, now) + _runs(found)
     said += places.judge(found, now) + drills.judge(found, now) + restores.judge(found["restored"])
-    said += restores.judge_kept(found.get("kept") or [])
+    said += restores.judge_kept(found.get("kept") or []) + files.judge(found["files"], now)
     order = ("sick", "unknown", "note")
     return sorted(said, key=lambda one: order.index(one[1]))
 
@@ -209,10 +210,13 @@ def table(found: Facts | None, now: float) -> str:
         name = "roles" if one["roles"] else one["of"]
         of = [f"dump of {name}", f"{one['kept']} kept", minute(one["at"]), "-", f"{one['stored_mb']} MB"]
         rows.append([*of, "-", "this server"])
+    rows += files.rows(found["files"])
     lines = [*telling.columns(rows), "", restorable(found["window"])]
     lines += map(capital, places.summary(found, now))
     if drilled := drills.summary(found, now):
         lines.append(capital(drilled))
+    if stored := files.summary(found["files"], now):
+        lines.append(capital(stored))
     if found["at_work"]:
         lines.append(f"At work now: {', '.join(found['at_work'])}.")
     said = [f"{'(note) ' if one[1] == 'note' else ''}{sentence(one)}" for one in judge(found, now)]
@@ -231,12 +235,13 @@ def summary(found: Facts | None, now: float) -> str:
     """A line for a status, and one of the last drill; empty where there are none."""
     if found is None:
         return ""
-    if not found["backups"]:
-        return "backups: none was made yet."
-    newest = found["backups"][-1]
-    kind, age = newest["kind"], span(max(0.0, now - seconds(newest["ended"])))
-    said = f"backups: the newest ({kind}) {age} ago. {restorable(found['window'])}"
-    return "\n".join([said, *places.summary(found, now), *filter(None, [drills.summary(found, now)])])
+    said = "backups: none was made yet."
+    if found["backups"]:
+        newest = found["backups"][-1]
+        kind, age = newest["kind"], span(max(0.0, now - seconds(newest["ended"])))
+        said = f"backups: the newest ({kind}) {age} ago. {restorable(found['window'])}"
+    more = [*places.summary(found, now), drills.summary(found, now), files.summary(found["files"], now)]
+    return "\n".join([said, *filter(None, more)])
 
 
 def sentence(one: Finding) -> str:
