@@ -16,7 +16,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 endif
 
-.PHONY: help setup demo demo-down quick test test-all lint unit e2e e2e-long molecule bench bench-long bench-backups lock clean
+.PHONY: help setup demo demo-down quick test test-all lint unit e2e e2e-long molecule bench bench-long bench-proxy bench-backups lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench: $(VENV)/.dev ## the figures of the README, measured here and now
 
 bench-backups: $(VENV)/.dev ## what backups cost a busy server, and how long a restore takes
 	@$(BIN)/python tests/bench/backups.py
+
+bench-proxy: $(VENV)/.dev ## what each part of the proxy's sites costs beside a plain Caddyfile
+	@$(BIN)/python tests/bench/proxy.py
 
 bench-long: $(VENV)/.dev ## a hundred deploys beside a million requests, of which none may fail
 	@$(BIN)/python tests/bench/long.py

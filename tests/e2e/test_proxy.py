@@ -137,6 +137,20 @@ def test_what_the_proxy_was_not_told_is_not_taken_for_served(kit: Kit) -> None:
     assert "domains, static or proxy of strictapp changed" in refused.output
 
 
+@pytest.mark.parametrize("http", ["--http1.1", "--http2"])
+def test_a_slow_answer_comes_as_the_app_writes_it(kit: Kit, http: str) -> None:
+    """Also one whose length is known, which Caddy would gather."""
+    say = ("-o", "/dev/null", "-w", "%{time_starttransfer} %{time_total}")
+    first, last = map(float, kit.curl("https://loadapp.localhost/trickle", http, *say).split())
+    assert last - first > 2
+
+
+def test_an_app_is_told_that_its_client_has_left(kit: Kit) -> None:
+    kit.curl("https://loadapp.localhost/wait", "--max-time", "1", check=False)
+    said = f"journalctl -u 'loadapp-web@{kit.release('loadapp')}' -o cat | grep -q 'the client has left'"
+    kit.host.sh(f"for _ in $(seq {round(patience(20))}); do {said} && exit; sleep 1; done; exit 1")
+
+
 def test_what_takes_a_worker_down_gets_one_only(kit: Kit) -> None:
     live = kit.release("loadapp")
     count = f"journalctl -u loadapp-web@{live} -o cat | grep -c 'asked to crash' || true"

@@ -96,6 +96,22 @@ def test_each_header_is_offered_for_itself() -> None:
     assert not re.search(r"^\s+\?", text, re.MULTILINE)
 
 
+def test_files_are_looked_for_below_their_path_only() -> None:
+    """Caddy asks the matchers of a set in any order: beside a path, the look at the disk may come first."""
+    for site in render(EVERYTHING).split("\nhttps:// {")[1].split("\n}\n"):
+        for found in re.finditer(r"^(\t+)@(?:static|kept)_\d+ \{", site, re.MULTILINE):
+            outside = found[1][1:]
+            (route,) = re.findall(rf"^{outside}(\S.*) \{{$", site[: found.start()], re.MULTILINE)[-1:]
+            assert re.fullmatch(r"route /\S+/\*", route)
+
+
+def test_the_journal_is_told_no_headers() -> None:
+    """Whatever Caddy has to say of a request there, no API key is part of it."""
+    (said,) = re.findall(r"^\tlog default \{\n(.*?)^\t\}$", render([]), re.MULTILINE | re.DOTALL)
+    assert "exclude http.log.access\n" in said
+    assert "request>headers delete\n" in said
+
+
 @pytest.mark.parametrize("limit", [0, 1, 9, 10, 99, 100, 1999, 10_000_000, 1_073_741_824, 999_999_999])
 def test_larger_numbers_and_no_others_are_matched(limit: int) -> None:
     known = re.compile(larger_than(limit))
