@@ -16,7 +16,7 @@ from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import exchange
 from ansible.module_utils.berth.reports import restores
-from ansible.module_utils.berth.runtime import gate, holding, units
+from ansible.module_utils.berth.runtime import gate, health, holding, units
 from ansible.module_utils.berth.store import journal, releases
 
 LIVE = "20261130T120000Z-1a2b3c4"
@@ -299,7 +299,7 @@ def test_health_is_judged_by_what_came_after_the_exchange(
 ) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(exchange.settings, "served", lambda _, app, __: app)
-    monkeypatch.setattr(gate, "probe", lambda *_: None)
+    monkeypatch.setattr(health, "probe", lambda *_: None)
     monkeypatch.setattr(gate, "wait_healthy", lambda *words: asked.append(words))
     exchange.Exchange(deploy)._prove(7.0)
     _, unit, once, _, past = asked[0]

@@ -12,7 +12,7 @@ from ansible.module_utils.berth.diagnosis import cause
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.packaging import start_scripts
-from ansible.module_utils.berth.runtime import gate, units
+from ansible.module_utils.berth.runtime import gate, health, public_route, units
 from ansible.module_utils.berth.runtime.transient import Work, transient
 from ansible.module_utils.berth.runtime.units import Past
 
@@ -28,8 +28,8 @@ def wait(monkeypatch: pytest.MonkeyPatch, states: list[dict[str, str]], past: Pa
 
     monkeypatch.setattr(units, "show", show)
     monkeypatch.setattr(units, "journal", lambda *_, **__: [])
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 0 if len(states) > 1 else 200)
-    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: 0 if len(states) > 1 else 200)
+    probe = health.Probe(Path("s"), "board.localhost", "/healthz")
     gate.wait_healthy(probe, "web", HEALTH, cause.About(), past)
 
 
@@ -71,8 +71,8 @@ def test_only_what_was_written_since_the_start_counts(
     journalctl(monkeypatch, [(100.0, OLD)])
     monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "active", "NRestarts": "0"})
     answers = iter([0] * 30 + [200] * 9)
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: next(answers))
-    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: next(answers))
+    probe = health.Probe(Path("s"), "board.localhost", "/healthz")
     if refused:
         with pytest.raises(ReleaseError, match="more memory than it may"):
             gate.wait_healthy(probe, "web", HEALTH, cause.About(), Past(since))
@@ -82,8 +82,8 @@ def test_only_what_was_written_since_the_start_counts(
 
 def test_a_slow_systemd_and_a_slow_journal_fail_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "run", _slow)
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 200)
-    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: 200)
+    probe = health.Probe(Path("s"), "board.localhost", "/healthz")
     gate.wait_healthy(probe, "web", {**HEALTH, "hold": 0.01}, cause.About(), Past(1.0))
 
 
@@ -132,9 +132,11 @@ def public(monkeypatch: pytest.MonkeyPatch, statuses: list[int], before_is_well:
         def getheader(self, *_: object) -> str:
             return "r2"
 
-    monkeypatch.setattr(gate, "_LoopbackHTTPS", Proxy)
-    probe = gate.Probe(Path("s"), "board.localhost", "/readyz")
-    said: str = gate.verify_public("board.localhost", "/readyz", probe, "r2", 2, lambda: before_is_well)
+    monkeypatch.setattr(public_route, "_LoopbackHTTPS", Proxy)
+    probe = health.Probe(Path("s"), "board.localhost", "/readyz")
+    said: str = public_route.verify_public(
+        "board.localhost", "/readyz", probe, "r2", 2, lambda: before_is_well
+    )
     return said
 
 
@@ -171,7 +173,7 @@ def test_the_page_that_answers_every_path_is_not_taken_for_health(
 
     with socketserver.UnixStreamServer(str(tmp_path / "s"), App) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        probe = gate.Probe(tmp_path / "s", "board.localhost", "")
+        probe = health.Probe(tmp_path / "s", "board.localhost", "")
         assert probe.good(probe.ask(5))
         server.shutdown()
     assert probe.path == found
@@ -181,17 +183,17 @@ def test_a_host_name_that_is_refused_is_known_at_once(monkeypatch: pytest.Monkey
     monkeypatch.setattr(units, "show", lambda *_: {"ActiveState": "active", "NRestarts": "0"})
     monkeypatch.setattr(units, "journal", lambda *_, **__: [])
     monkeypatch.setattr(gate, "_SURE", 0.1)
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 400)
-    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
-    health = {**HEALTH, "timeout": 60}
-    monkeypatch.setattr(gate.Probe, "get", lambda *_: gate.Reply(400, body="Invalid host header"))
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: 400)
+    probe = health.Probe(Path("s"), "board.localhost", "/healthz")
+    wanted = {**HEALTH, "timeout": 60}
+    monkeypatch.setattr(health.Probe, "get", lambda *_: health.Reply(400, body="Invalid host header"))
     with pytest.raises(ReleaseError, match=r"host name board\.localhost"):
-        gate.wait_healthy(probe, "web", health, cause.About(), NEW)
+        gate.wait_healthy(probe, "web", wanted, cause.About(), NEW)
     # Any other 400 may still end: the app may be starting.
-    monkeypatch.setattr(gate.Probe, "get", lambda *_: gate.Reply(400, body="not yet"))
+    monkeypatch.setattr(health.Probe, "get", lambda *_: health.Reply(400, body="not yet"))
     answers = iter([400] * 20 + [200] * 3)
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: next(answers))
-    gate.wait_healthy(probe, "web", health, cause.About(), NEW)
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: next(answers))
+    gate.wait_healthy(probe, "web", wanted, cause.About(), NEW)
 
 
 class Time:
@@ -218,16 +220,16 @@ def crew(
     state = {"ActiveState": "active", "NRestarts": "0", "MainPID": "7"}
     monkeypatch.setattr(units, "show", lambda *_: state)
     monkeypatch.setattr(units, "journal", lambda *_, **__: lines or [])
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 200)
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: 200)
 
     def accepting(path: Path, server: int) -> int:
         assert (path, server) == (Path("s"), 7)
         return min(8, 1 + int((clock.now - 100) / boots)) if boots else 0
 
     monkeypatch.setattr(gate.listening, "accepting", accepting)
-    probe = gate.Probe(Path("s"), "board.localhost", "/healthz")
-    health = {"timeout": 30, "interval": 0.5, "successes": 2, "hold": 3}
-    gate.wait_healthy(probe, "web", health, cause.About(), NEW, gate.Crew(8, needed))
+    probe = health.Probe(Path("s"), "board.localhost", "/healthz")
+    wanted = {"timeout": 30, "interval": 0.5, "successes": 2, "hold": 3}
+    gate.wait_healthy(probe, "web", wanted, cause.About(), NEW, gate.Crew(8, needed))
     return clock.now - 100
 
 

@@ -28,7 +28,7 @@ from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import prune as prune_step
 from ansible.module_utils.berth.release.steps import retire as retire_step
 from ansible.module_utils.berth.reports import history
-from ansible.module_utils.berth.runtime import gate, naming, units
+from ansible.module_utils.berth.runtime import gate, naming, public_route, units
 from ansible.module_utils.berth.store import journal, lock, prune, releases
 
 from tests.support.entry import board
@@ -73,7 +73,7 @@ def systemd(monkeypatch: pytest.MonkeyPatch) -> Systemd:
     fake = Systemd()
     monkeypatch.setattr(command, "run", fake.run)
     monkeypatch.setattr(gate, "wait_healthy", lambda *_: None)
-    monkeypatch.setattr(gate, "verify_public", lambda *_, **__: "")
+    monkeypatch.setattr(public_route, "verify_public", lambda *_, **__: "")
     monkeypatch.setattr(units, "fallen", lambda *_: "")
     monkeypatch.setattr(start_scripts, "grow", lambda *_: None)
     return fake
@@ -334,7 +334,7 @@ def test_the_first_cause_is_told_whatever_fails_after_it(
         systemd.broken.add(broken)
         raise ReleaseError("The public route failed.")
 
-    monkeypatch.setattr(gate, "verify_public", verify)
+    monkeypatch.setattr(public_route, "verify_public", verify)
     if broken == "audit":
         monkeypatch.setattr(journal, "audit", _raise)
     with pytest.raises(ReleaseError) as failed:
@@ -433,7 +433,7 @@ def test_a_run_that_fails_after_the_switch_leaves_nothing_unproved(
     engine.deploys["board"] = deploy(paths, systemd)
     step(engine.deploys["board"], "switch")
     if not good:
-        monkeypatch.setattr(gate, "verify_public", lambda *_, **__: _fail("The public route failed."))
+        monkeypatch.setattr(public_route, "verify_public", lambda *_, **__: _fail("The public route failed."))
     answer = engine.run("unlock", {"name": "board"}, None)
     assert not engine.deploys
     assert releases.live(paths) == ("r2" if good else "r1")

@@ -12,7 +12,7 @@ from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release import plan
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import settings as step
-from ansible.module_utils.berth.runtime import gate, naming
+from ansible.module_utils.berth.runtime import health, naming
 from ansible.module_utils.berth.store import proxy, public, receipts, settings
 
 from plugins.filter.proxy import proxy_receipt
@@ -331,11 +331,11 @@ def test_a_release_is_asked_under_the_names_of_today(place: Paths) -> None:
     public.mark(made(place, "r2"), "app.internal", keepalive=True)
     served = settings.served(place, {**APP, **with_proxy(upstream_host="old.internal")}, "r2")
     assert served["proxy"] == {**APP["proxy"], "upstream_host": "app.internal"}
-    probe = gate.probe(place.web_sock, served, "/healthz")
+    probe = health.probe(place.web_sock, served, "/healthz")
     assert (probe.domain, probe.host) == ("new.example.com", "app.internal")
-    assert gate._headers(probe.domain, probe.host)["Host"] == "app.internal"
-    assert gate._headers(probe.domain, probe.host)["X-Forwarded-Host"] == "new.example.com"
-    assert gate._headers(probe.domain, "")["Host"] == "new.example.com"
+    assert health._headers(probe.domain, probe.host)["Host"] == "app.internal"
+    assert health._headers(probe.domain, probe.host)["X-Forwarded-Host"] == "new.example.com"
+    assert health._headers(probe.domain, "")["Host"] == "new.example.com"
 
 
 def made(place: Paths, release: str) -> Path:

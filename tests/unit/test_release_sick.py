@@ -12,7 +12,7 @@ from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import gate as gate_step
 from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import verify
-from ansible.module_utils.berth.runtime import gate, naming, units
+from ansible.module_utils.berth.runtime import gate, health, naming, units
 from ansible.module_utils.berth.sources import source
 from ansible.module_utils.berth.store import disk, journal
 
@@ -50,13 +50,13 @@ def deploy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deploy:
 def test_the_plan_asks_the_live_release(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch, status: int, action: str, said: str
 ) -> None:
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: status)
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: status)
     answer = plan_step.run(deploy, {"app": APP, "digest": "d"})
     assert (answer["action"], answer["msg"], answer["changed"]) == (action, said, False)
 
 
 def test_check_mode_says_it_too(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 500)
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: 500)
     answer = plan_step.run(deploy, {"app": APP, "digest": "d", "check": True})
     assert answer["action"] == "nothing"
     assert answer["msg"] == "r1 is live and is what is wanted, but it answers 500 on /readyz."
@@ -65,8 +65,8 @@ def test_check_mode_says_it_too(deploy: Deploy, monkeypatch: pytest.MonkeyPatch)
 def test_one_that_does_not_get_well_fails_the_run_and_runs_on(
     deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate.Probe, "ask", lambda *_: 500)
-    monkeypatch.setattr(gate.Probe, "get", lambda *_: gate.Reply(500))
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: 500)
+    monkeypatch.setattr(health.Probe, "get", lambda *_: health.Reply(500))
     monkeypatch.setattr(gate, "_state", lambda _: {"ActiveState": "active"})
     monkeypatch.setattr(units, "journal", lambda *_, **__: [])
     asked: list[tuple[str, ...]] = []

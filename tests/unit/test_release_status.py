@@ -409,7 +409,7 @@ def test_marks_tell_which_apps_are_here_and_removed_ones_are_not(server: Path) -
 def test_a_run_that_was_cut_off_counts_while_the_app_is_here(
     server: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts.gate.Probe, "ask", lambda *_: 200)
+    monkeypatch.setattr(facts.health.Probe, "ask", lambda *_: 200)
     for name in ("board", "gone"):
         journal.note(Paths(name, server), "r2", "build", "begin")
     cut = facts.app(Paths("board", server), "present", [], set())["cut_off"]
@@ -421,7 +421,7 @@ def test_a_run_that_was_cut_off_counts_while_the_app_is_here(
 
 
 def test_a_live_release_without_a_record_is_live(server: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts.gate.Probe, "ask", lambda *_: 200)
+    monkeypatch.setattr(facts.health.Probe, "ask", lambda *_: 200)
     found = facts.app(Paths("board", server), "present", [], set())
     assert (found["release"], found["record"]) == ("r1", False)
     assert status.judged(SERVER, [found])["apps"][0]["state"] == "sick"

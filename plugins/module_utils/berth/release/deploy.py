@@ -18,7 +18,7 @@ from ..host import untrusted
 from ..packaging import pythons
 from ..paths import Paths
 from ..reading import places
-from ..runtime import gate, naming, units
+from ..runtime import health, naming, units
 from ..sources import source
 from ..store import journal, settings
 from ..store.lock import Lock
@@ -136,16 +136,16 @@ class Deploy:
                 self.paths, self.release, step, state, old=self.previous, kind=self.kind.value, **more
             )
 
-    def probe(self) -> gate.Probe:
+    def probe(self) -> health.Probe:
         path = self.app["health"].get("path") or self.record.get("health_path", "")
-        return gate.probe(naming.socket(self.paths, self.release), self.app, path)
+        return health.probe(naming.socket(self.paths, self.release), self.app, path)
 
-    def ask_previous(self) -> tuple[gate.Probe, int]:
+    def ask_previous(self) -> tuple[health.Probe, int]:
         """What that release answers on its own socket, asked once."""
         record = journal.read_record(self.paths.release(self.previous))
         served = settings.served(self.paths, self.previous_app(), self.previous)
         socket = naming.socket(self.paths, self.previous)
-        probe = gate.probe(socket, served, str(record.get("health_path") or ""))
+        probe = health.probe(socket, served, str(record.get("health_path") or ""))
         return probe, probe.ask(5)
 
     def open_repository(self, check: bool = False) -> source.Repository:

@@ -12,7 +12,7 @@ from ..errors import ReleaseError
 from ..host import untrusted
 from ..migrations import database
 from ..reports import history
-from ..runtime import gate, jobs, naming, units
+from ..runtime import gate, health, jobs, naming, units
 from ..store import journal, prune, releases, settings
 from .deploy import Deploy, Kind
 from .plan import Action
@@ -230,7 +230,7 @@ def _wake(deploy: Deploy, release: str, app: dict[str, Any]) -> None:
     past = units.begin(deploy.paths, release)
     path = journal.read_record(deploy.paths.release(release)).get("health_path", "")
     served = settings.served(deploy.paths, app, release)
-    probe = gate.probe(naming.socket(deploy.paths, release), served, path)
+    probe = health.probe(naming.socket(deploy.paths, release), served, path)
     once = {**app["health"], "successes": 1, "hold": 0}
     about = cause.About(str(deploy.paths.release(release)), called=f"{release}, to go back to,")
     gate.wait_healthy(probe, web, once, about, past)

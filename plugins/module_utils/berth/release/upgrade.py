@@ -32,7 +32,7 @@ from ..errors import ReleaseError
 from ..host import command
 from ..paths import Paths
 from ..payload import backup
-from ..runtime import gate, lasting, naming, units
+from ..runtime import gate, health, lasting, naming, units
 from ..services import clusters
 from ..services.postgresql import SERVICE
 from ..store import journal, presence, releases, settings, upgrades
@@ -440,12 +440,12 @@ def point_backups(version: int, root: Path = Path("/")) -> None:
         journal.replace_text(known, text, 0o640, about.st_uid, about.st_gid)
 
 
-def probed(paths: Paths, release: str) -> tuple[dict[str, Any], gate.Probe]:
+def probed(paths: Paths, release: str) -> tuple[dict[str, Any], health.Probe]:
     """A release's own entry, and how its health is asked for."""
     record = journal.read_record(paths.release(release))
     entry = settings.served(paths, record["app"], release)
     path = record.get("health_path") or ""
-    return entry, gate.probe(naming.socket(paths, release), entry, path)
+    return entry, health.probe(naming.socket(paths, release), entry, path)
 
 
 def running(root: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import ReleaseError
 from ..host import command
 from ..paths import Paths
-from ..runtime import gate, naming, noted
+from ..runtime import health, naming, noted, public_route
 from ..runtime import units as runtime
 from ..services import table as services
 from ..store import journal, lock, presence, proxy, releases, settings
@@ -226,7 +226,7 @@ def _routes(paths: Paths, ask: Questions, found: Facts, record: Facts, live: str
     known = settings.served(paths, record.get("app") or {}, live)
     domain = str((known.get("domains") or [""])[0])
     path = str(record.get("health_path") or "/")
-    probe = gate.probe(naming.socket(paths, live), {"domains": [domain or "localhost"], **known}, path)
+    probe = health.probe(naming.socket(paths, live), {"domains": [domain or "localhost"], **known}, path)
     status = ask("What the release answers", lambda: probe.ask(PATIENCE), None)
     well = None if status is None else probe.good(status)
     found["socket"] = {"path": probe.path or path, "status": status, "well": well}
@@ -247,15 +247,15 @@ def _routes(paths: Paths, ask: Questions, found: Facts, record: Facts, live: str
         )
 
 
-def _public(probe: gate.Probe, domain: str, path: str) -> tuple[Facts, bytes]:
+def _public(probe: health.Probe, domain: str, path: str) -> tuple[Facts, bytes]:
     silent = {"status": 0, "well": False}
     try:
-        reply = gate.ask_public(domain, path, PATIENCE)
+        reply = public_route.ask_public(domain, path, PATIENCE)
     except ssl.SSLError as error:
         return {**silent, "problem": "certificate", "said": error.reason or "TLS alert"}, b""
     except (OSError, http.client.HTTPException) as error:
         return {**silent, "problem": "silent", "said": str(error) or "no answer"}, b""
-    well = gate.open_to_all(probe, reply.status)
+    well = public_route.open_to_all(probe, reply.status)
     return {"status": reply.status, "well": well, "problem": "", "said": ""}, reply.certificate
 
 

@@ -13,7 +13,7 @@ from ..migrations import database, schema
 from ..packaging import pythons
 from ..paths import Paths
 from ..reading import alembic, places
-from ..runtime import gate, naming, units
+from ..runtime import health, naming, units
 from ..store import journal, lock, releases, settings, shapes
 from . import telling
 
@@ -172,7 +172,7 @@ def describe(paths: Paths) -> dict[str, Any]:
 def _health(paths: Paths, name: str, record: dict[str, Any], live: bool, state: str) -> str:
     if live:
         app = settings.served(paths, {"domains": ["localhost"], **record.get("app", {})}, name)
-        probe = gate.probe(naming.socket(paths, name), app, record.get("health_path") or "/")
+        probe = health.probe(naming.socket(paths, name), app, record.get("health_path") or "/")
         code = probe.ask(5)
         return "well" if probe.good(code) else f"answers {code}" if code else "does not answer"
     if state == "active" and releases.served(record):

@@ -1,14 +1,9 @@
-"""Asking a release whether it is well: HTTP over its own socket, and through the public route."""
+"""Waiting until a release is well; where it does not become so, why."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import re
-import socket
-import ssl
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,149 +11,14 @@ from typing import Any
 from ..diagnosis import cause
 from ..errors import UP, ReleaseError, cut, next_run
 from . import listening, units
+from .health import REFUSALS, Probe
 from .units import Past
 
-HEALTH_PATHS = (
-    "/healthz",
-    "/health",
-    "/readyz",
-    "/healthcheck",
-    "/livez",
-    "/api/health",
-    "/api/healthz",
-    "/health/",
-    "/ping",
-    "/status",
-)
 _POLL = 0.05
 # Seconds that a process gets to write its stack down: on a busy machine its turn comes late.
 _TO_ANSWER = 3.0
-# What a host name of no list gets, and for how long until it is taken for the answer.
-_REFUSALS = (400, 421)
+# For how long an app refuses its host name until that is taken for the answer.
 _SURE = 2.0
-
-
-class _UnixHTTP(http.client.HTTPConnection):
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self.unix_path = str(path)
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.unix_path)
-
-
-class _LoopbackHTTPS(http.client.HTTPSConnection):
-    """To this machine's proxy, under the public name, at the port that its address leaves out.
-
-    Its certificate may still be on its way, so it is not checked.
-    """
-
-    # What the proxy showed, as DER.
-    certificate = b""
-
-    def __init__(self, domain: str, timeout: float) -> None:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        super().__init__(domain, timeout=timeout, context=context)
-        self.context = context
-
-    def connect(self) -> None:
-        plain = socket.create_connection(("127.0.0.1", self.port), self.timeout)
-        secure = self.context.wrap_socket(plain, server_hostname=self.host)
-        self.certificate = secure.getpeercert(binary_form=True) or b""
-        self.sock = secure
-
-
-def _headers(domain: str, host: str) -> dict[str, str]:
-    """What the proxy sends, so that host checks and client addresses work as they will."""
-    return {
-        "Host": host or domain,
-        "X-Forwarded-For": "127.0.0.1",
-        "X-Forwarded-Proto": "https",
-        "X-Forwarded-Host": domain,
-        "User-Agent": "berth-health",
-        "Connection": "close",
-    }
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One answer; status 0 when nobody answered."""
-
-    status: int
-    location: str = ""
-    body: str = ""
-
-
-def ask(path: Path, url: str, domain: str, timeout: float = 10, host: str = "") -> Reply:
-    """One request over a release's socket, as the proxy would send it."""
-    connection = _UnixHTTP(path, timeout)
-    try:
-        connection.request("GET", url, headers=_headers(domain, host))
-        response = connection.getresponse()
-        body = response.read()
-    except (OSError, http.client.HTTPException):
-        return Reply(0)
-    finally:
-        connection.close()
-    return Reply(response.status, response.getheader("Location", ""), body.decode(errors="replace"))
-
-
-def _serves(status: int) -> bool:
-    """Whether an app without a health path is there. 400 and 421 are what a host name of no list gets."""
-    return 0 < status < 500 and status not in (400, 421)
-
-
-@dataclass
-class Probe:
-    """Which path tells the health of an app, and what counts as well."""
-
-    socket: Path
-    domain: str
-    path: str  # "" until found
-    host: str = ""  # what the proxy sends as Host where that is not the domain
-
-    def get(self, url: str, timeout: float) -> Reply:
-        return ask(self.socket, url, self.domain, timeout, self.host)
-
-    def ask(self, timeout: float) -> int:
-        if self.path:
-            return self.get(self.path, timeout).status
-        for path in HEALTH_PATHS:
-            reply = self.get(path, timeout)
-            status = reply.status
-            if status == 0:
-                return 0
-            # A single-page app answers every path that it does not know with its page.
-            page = reply.body.lstrip()[:1] == "<"
-            if status >= 500 or (200 <= status < 300 and not page):
-                self.path = path  # it exists; an error is a health path that says no
-                return status
-        status = self.get("/", timeout).status
-        if _serves(status):
-            self.path = "/"
-        return status
-
-    def good(self, status: int) -> bool:
-        return 200 <= status < 300 or (self.path == "/" and _serves(status))
-
-    def routes(self) -> list[str]:
-        """Paths that exist, those that sound like health first; empty where the app does not tell."""
-        try:
-            paths = json.loads(self.get("/openapi.json", 3).body)["paths"]
-            known = [path for path, verbs in paths.items() if "get" in verbs and "{" not in path]
-        except (ValueError, KeyError, TypeError, AttributeError):
-            known = [path for path in HEALTH_PATHS if self.good(self.get(path, 2).status)]
-        return sorted(known, key=lambda path: not re.search(r"health|ready|live|ping|status", path))
-
-
-def probe(socket: Path, app: dict[str, Any], path: str) -> Probe:
-    """For a release of this app, under the names that the proxy uses."""
-    host = str((app.get("proxy") or {}).get("upstream_host") or "")
-    return Probe(socket, str(app["domains"][0]), path, host)
 
 
 @dataclass(frozen=True)
@@ -215,7 +75,7 @@ def wait_healthy(
         else:
             good = ready = 0
             # Its list of host names is read once: waiting changes nothing.
-            refused = (refused or now) if status in _REFUSALS else 0.0
+            refused = (refused or now) if status in REFUSALS else 0.0
             if refused and now - refused >= _SURE and _refuses_name(probe):
                 raise _not_well(probe, unit, status, now - began, about, past)
             if now - looked > 1:
@@ -236,7 +96,7 @@ def wait_healthy(
 def _refuses_name(probe: Probe) -> bool:
     """Whether a 400 is a host check's, by what it says."""
     reply = probe.get(probe.path or "/", 5)
-    return reply.status in _REFUSALS and bool(re.search(r"(?i)\bhosts?\b|misdirected", reply.body))
+    return reply.status in REFUSALS and bool(re.search(r"(?i)\bhosts?\b|misdirected", reply.body))
 
 
 def _state(unit: str) -> dict[str, str]:
@@ -271,7 +131,7 @@ def _not_well(
     elif status >= 500:
         why = cause.reason(lines, about)
         sentence += f": {why}" if why else _quoted(reply.body)
-    elif status in (400, 421):
+    elif status in REFUSALS:
         sentence += f"{_quoted(reply.body)}: it has to accept the host name {probe.host or probe.domain}"
         sentence += ", or proxy.upstream_host has to name one that it accepts"
     else:
@@ -335,73 +195,3 @@ def _failed(sentence: str, unit: str, lines: list[str]) -> ReleaseError:
     # What a deploy would not apply is worth a word; the rest is as often a matter of the code.
     first = f"write it, then: {UP}. " if next_run("deploy", "", sentence) == UP else ""
     return ReleaseError(sentence, log=lines[-20:], advice=first + log)
-
-
-@dataclass(frozen=True)
-class PublicReply:
-    """What came through the proxy, with the certificate that it showed."""
-
-    status: int
-    release: str = ""
-    certificate: bytes = b""
-
-
-def ask_public(domain: str, path: str, timeout: float, release: str = "") -> PublicReply:
-    """One request as the world makes it, but to this machine. OSError or HTTPException without an answer."""
-    headers = {"Host": domain, "User-Agent": "berth-verify", "X-Berth-Verify": release}
-    connection = _LoopbackHTTPS(domain, timeout)
-    try:
-        connection.request("GET", path or "/", headers=headers)
-        response = connection.getresponse()
-        response.read()
-        return PublicReply(response.status, response.getheader("X-Berth-Release", ""), connection.certificate)
-    finally:
-        connection.close()
-
-
-def open_to_all(probe: Probe, status: int) -> bool:
-    """Whether a visitor gets to the app: it is well, or asks who is there."""
-    return probe.good(status) or status in (401, 403)
-
-
-def verify_public(
-    domain: str,
-    path: str,
-    probe: Probe,
-    release: str = "",
-    limit: float = 10,
-    before_is_well: Callable[[], bool] = lambda: True,
-) -> str:
-    """Through the proxy as the world sees it. Empty when well, a note when it cannot be told.
-
-    The proxy may still hold connections to the release before, and each answers once more. So it is asked
-    until `release` itself answers, where its server can say so. Where the release before is no better (its
-    database restarts in this moment), going back helps nobody, and there is time to wait.
-    """
-    began = time.monotonic()
-    deadline = began + limit
-    said = ""
-    while True:
-        try:
-            reply = ask_public(domain, path, 10, release)
-            itself = not release or reply.release == release
-            if open_to_all(probe, reply.status):
-                if itself or reply.status >= 400 or time.monotonic() >= began + 3:
-                    return ""
-                continue
-            said = f"https://{domain}{path or '/'} answers {reply.status}"
-            # Everybody gets this answer now, so there is no time to be patient.
-            if before_is_well():
-                deadline = min(deadline, time.monotonic() + (0.2 if release and itself else 1))
-        except ssl.SSLError as error:
-            if time.monotonic() >= deadline:
-                return (
-                    f"the proxy has no certificate for {domain} yet ({error.reason or 'TLS alert'}), so the "
-                    f"public "
-                    "route was not checked"
-                )
-        except (OSError, http.client.HTTPException) as error:
-            said = f"the proxy does not answer on port 443 ({error})"
-        if time.monotonic() >= deadline:
-            raise ReleaseError(f"The public route failed after the switch: {said}.")
-        time.sleep(0.1)

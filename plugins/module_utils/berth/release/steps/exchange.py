@@ -14,7 +14,7 @@ from ...host import command
 from ...migrations import points
 from ...payload import backup
 from ...reports import restores, telling
-from ...runtime import gate, holding, naming, units
+from ...runtime import gate, health, holding, naming, units
 from ...services import postgresql
 from ...store import journal, releases, settings
 from ..deploy import Answer, Deploy
@@ -226,7 +226,7 @@ class Exchange:
         app = self.record["app"]
         served = settings.served(self.deploy.paths, app, self.live)
         path = str(self.record.get("health_path") or "")
-        probe = gate.probe(naming.socket(self.deploy.paths, self.live), served, path)
+        probe = health.probe(naming.socket(self.deploy.paths, self.live), served, path)
         about = cause.About(str(self.deploy.paths.release(self.live)), called="The live release")
         once = {**app["health"], "successes": 1, "hold": 0}
         gate.wait_healthy(probe, naming.web(self.app, self.live), once, about, units.Past(since))

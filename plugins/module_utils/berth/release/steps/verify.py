@@ -7,7 +7,7 @@ from typing import Any
 
 from ...diagnosis import cause
 from ...errors import ReleaseError, next_run
-from ...runtime import gate, jobs, naming, units
+from ...runtime import jobs, naming, public_route, units
 from ...store import journal, releases
 from ..deploy import SAID, Answer, Deploy, Kind
 
@@ -16,7 +16,7 @@ _SETTLED = (0.5, 3.0)
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
-    note = gate.verify_public(
+    note = public_route.verify_public(
         deploy.domain,
         deploy.record.get("health_path", ""),
         deploy.probe(),
