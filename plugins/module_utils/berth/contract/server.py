@@ -28,6 +28,8 @@ def check_server(report: Report, server: dict[str, Any], inventory_dir: str, giv
         rule = 'write the name of a user, e.g. "backup-puller"'
         names.check_pattern(report, f"server.ssh.allow_users[{index}]", user, names.USER, rule)
     _firewall(report, server["firewall"])
+    for index, value in enumerate(server["fail2ban"]["ignore"]):
+        names.check_network(report, f"server.fail2ban.ignore[{index}]", value)
     server["extra_ca_certificates"] = [
         _certificate(report, f"server.extra_ca_certificates[{index}]", value, inventory_dir)
         for index, value in enumerate(server["extra_ca_certificates"])
