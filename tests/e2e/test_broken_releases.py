@@ -459,6 +459,7 @@ def yard(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) ->
         boot("broken", provisioned=True, publish={"443": 0}),
         apps=[shop, stall],
     )
+    kit.server["ssh"] = {"allow_users": ["forge"]}  # whose repositories are on this very server
     shutil.copytree(FIXTURE, source, ignore=shutil.ignore_patterns("__pycache__"))
     kit.play("site.yml")
     kit.host.sh(
