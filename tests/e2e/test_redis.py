@@ -11,7 +11,6 @@ from testhost import Host
 
 from tests.e2e.test_check_mode import untouched
 from tests.support.kit import ROOT, Kit
-from tests.support.wal import archived
 
 SOURCE = str(ROOT / "tests/fixtures/redisapp")
 BROKER = "redis://${redis.user}:${redis.password}@${redis.host}:${redis.port}/1"
@@ -35,13 +34,17 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
     """A host without Redis, a check run on it that changes nothing, then two apps with a Redis each."""
     host = boot("redis", provisioned=True)
     kit = Kit(tmp_path_factory.mktemp("redis"), host, apps=[app("one", memory="32M"), app("two-b")])
-    archived(host)
-    before = untouched(kit)
+    before = kept(kit)
     predicted = kit.play("site.yml", "--check", "--diff")
     assert predicted.count("failed") == 0
-    assert untouched(kit) ^ before == set()
+    assert kept(kit) ^ before == set()
     kit.play("site.yml")
     return kit
+
+
+def kept(kit: Kit) -> set[str]:
+    """Without WAL, which is archived by the clock."""
+    return {line for line in untouched(kit) if not line.startswith("/var/lib/pgbackrest/")}
 
 
 def born(kit: Kit, name: str, what: str) -> str:
