@@ -67,9 +67,9 @@ from ansible.module_utils.berth.store import journal, receipts  # noqa: E402
 RULES = Path("/etc/berth/egress.nft")
 TABLE = ("inet", "berth_apps")
 NFT = "/usr/sbin/nft"
-# Where Debian's clusters, and PgBouncer, listen; and where role redis puts instances (6379 is nobody's).
+# Where Debian's clusters, and PgBouncer, listen; and around that one, where instances of Redis do.
 DATABASES = "5432-5439, 6432"
-INSTANCES = "6380-6431, 6433-7379"
+INSTANCES = f"{redis.PORTS[0]}-6431, 6433-{redis.PORTS[-1]}"
 # Where clouds hand out a server's credentials: nearly all of them; AWS over IPv6; Azure; Alibaba. Names and
 # time are asked at some of these addresses, too.
 METADATA = (
@@ -145,10 +145,7 @@ def ports_of(apps: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """An instance that is switched off may have a release to go back to: it is the app's own still."""
     found = {}
     for one in apps:
-        try:
-            port = (redis.Redis(one["name"]).born / "port").read_text().strip()
-        except OSError:
-            continue
+        port = text_of(redis.Redis(one["name"]).born / "port").strip()
         if port.isdecimal():
             found[one["name"]] = port
     return found

@@ -75,7 +75,6 @@ from ansible.module_utils.berth.services import redis as place  # noqa: E402
 from ansible.module_utils.berth.store import journal, presence, receipts  # noqa: E402
 from ansible.module_utils.berth.store.lock import hostwide  # noqa: E402
 
-PORTS = range(6380, 7380)
 # Directives that CONFIG SET changes while Redis runs.
 LIVE = {"maxmemory", "maxmemory-policy", "appendonly"}
 WAIT = 30.0
@@ -138,10 +137,11 @@ def birth(one: place.Redis, taken: set[int], check_mode: bool) -> dict[str, str]
     born = {name: read(one.born / name).strip() for name in ("port", "password", "admin")}
     fresh: dict[str, str] = {}
     if not born["port"].isdecimal():
-        port = next((port for port in PORTS if port not in taken and is_free(port)), 0)
+        port = next((port for port in place.PORTS if port not in taken and is_free(port)), 0)
         if not port:
             raise WrongError(
-                f"Redis of {one.app}: no port from {PORTS[0]} to {PORTS[-1]} is free on the server"
+                f"Redis of {one.app}: no port from {place.PORTS[0]} to {place.PORTS[-1]} is free on "
+                "the server"
             )
         taken.add(port)
         fresh["port"] = str(port)

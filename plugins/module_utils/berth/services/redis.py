@@ -15,6 +15,8 @@ from .service import PREDICTED, ROOT, App, Service, Settings
 
 FOLDER = Path("/etc/berth/redis")
 HOST = "127.0.0.1"
+# Where instances listen; 6379 is left to a Redis that is not ours.
+PORTS = range(6380, 7380)
 # Each app has an instance to itself, so the user that every client takes for granted is that app's alone.
 USER = "default"
 _DB = "0"
