@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -137,7 +138,9 @@ def test_a_data_folder_that_is_lost_under_a_writer_is_rescued_with_all_rows(kit:
         kit.host.sh(f"timeout 120 sh -c 'until {moved}; do sleep 0.05; done' 2> /dev/null")
         kit.host.sh("pkill -9 -f '/berth/[r]escue.py restore'; pkill -9 pgbackrest; true")
         assert "Nothing is rescued yet: it was cut off." in run.communicate(timeout=patience(300))[0]
-    assert "Postgres is back" in kit.berth("rescue", "--confirm", "rescue")
+    said = kit.berth("rescue", "--confirm", "rescue")
+    assert "Postgres is back" in said
+    assert re.search(r"Last commit: \d{4}-", said), said
     committed = set(kit.host.sh("cat /run/committed").split())
     assert committed <= set(sql(kit, "select n from rows").split())
     assert len(committed) >= 10

@@ -34,7 +34,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(side, "readable", lambda _: {"backup": [{"label": "F"}]})
     monkeypatch.setattr(side, "have_room", lambda *_: None)
     monkeypatch.setattr(backup, "pgbackrest", lambda *_: restored(data))
-    monkeypatch.setattr(rescue.Rescue, "replay", lambda _: None)
+    monkeypatch.setattr(rescue.Rescue, "replay", lambda _: "then")
     return data
 
 
@@ -52,6 +52,7 @@ def test_what_is_there_is_kept_and_its_wal_is_read_again(cluster: Path) -> None:
     assert begin().plan()["segments"] == 1
     made = begin().restore()
     assert (made["segments"], made["copied"], made["kept"]) == (1, 1, str(cluster.with_name(LOST)))
+    assert made["last_commit"] == "then"
     assert (cluster / "global/pg_control").read_text() == "restored"
     assert (cluster / "pg_wal" / SEGMENT).read_text() == "rows"
     # It was not archived yet; what was need not be again, and a half-written file is no segment.
@@ -242,15 +243,27 @@ def test_all_wal_is_replayed_where_no_app_connects(cluster: Path, monkeypatch: p
         asked.append(argv)
         return 0, ""
 
+    def ask(server: side.Server, _query: str) -> str:
+        # Once that server has ended, nobody knows it any more.
+        assert (server.socket, len(asked)) == (f"{cluster}/berth-rescue", 1)
+        return "then"
+
     made = begin()
     made.settings.update(version=17, stanza="main")
     monkeypatch.setattr(side, "outcome", outcome)
-    REPLAY(made)
+    monkeypatch.setattr(side.Server, "ask", ask)
+    assert REPLAY(made) == "then"
     start, stop = asked
     assert "-c hot_standby='off'" in start[-1]
     assert f"-c unix_socket_directories='{cluster}/berth-rescue' -c listen_addresses=''" in start[-1]
     assert stop[-5:] == ["stop", "-m", "fast", "-t", "3600"]
     assert not (cluster / "berth-rescue").exists()
+
+    def refuse(*_: object) -> str:
+        raise backup.BackupError("no")
+
+    monkeypatch.setattr(side.Server, "ask", refuse)
+    assert REPLAY(made) == ""
     monkeypatch.setattr(side, "outcome", lambda *_: (1, "pg_ctl: could not start server"))
     with pytest.raises(backup.BackupError, match="what was restored does not start: pg_ctl: could"):
         REPLAY(made)

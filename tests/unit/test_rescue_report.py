@@ -16,7 +16,7 @@ from ansible.module_utils.berth.runtime import units
 PLANNED: dict[str, Any] = {
     "backup": "F", "wal": "/d/main/pg_wal", "segments": 3, "data": "/d/main", "keeps": "/d/main"
 }  # fmt: skip
-MADE = {**PLANNED, "kept": "/d/main.lost-x", "copied": 3, "seconds": 13.0}
+MADE = {**PLANNED, "kept": "/d/main.lost-x", "copied": 3, "last_commit": "then", "seconds": 13.0}
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_it_is_back_when_all_wal_is_replayed(
 ) -> None:
     monkeypatch.setattr(units, "state", lambda *_: "active")
     answers.append(command.Result(2, "", "the database system is starting up"))
-    answers.append(command.Result(0, json.dumps({"recovers": True, "last": None}), ""))
-    answers.append(command.Result(0, json.dumps({"recovers": False, "last": "then"}), ""))
+    answers.append(command.Result(0, json.dumps({"recovers": True}), ""))
+    answers.append(command.Result(0, json.dumps({"recovers": False}), ""))
     said = rescues.describe(MADE, tmp_path)["said"]
     assert said.startswith("Postgres is back, from backup F and all WAL, of which 3 segments")
     assert "Last commit: then." in said

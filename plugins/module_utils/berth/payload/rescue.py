@@ -38,6 +38,12 @@ WAL = re.compile(r"[0-9A-F]{24}|[0-9A-F]{8}\.history")
 PARTIAL = ".berth-partial"
 STAMP = "%Y%m%dT%H%M%SZ"
 UNMOVABLE = (errno.EXDEV, errno.EBUSY)
+# Only the server that replayed it knows: one that is started after that has forgotten it.
+LAST = """
+    select case when current_setting('track_commit_timestamp')::bool then
+      (select to_char(timestamp at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS.US "UTC"')
+       from pg_last_committed_xact()) end
+"""
 READY = re.compile(r"([0-9A-F]{24}|[0-9A-F]{8}\.history)\.ready")
 
 
@@ -121,10 +127,10 @@ class Rescue:
         except backup.BackupError as error:
             raise backup.BackupError(side.plain(str(error))) from None
         copied = self.bring_wal()
-        self.replay()
+        last = self.replay()
         self.mark.unlink()
-        kept = " and ".join(self.asides)
-        return {**planned, "kept": kept, "copied": copied, "seconds": round(time.monotonic() - began, 1)}
+        kept, took = " and ".join(self.asides), round(time.monotonic() - began, 1)
+        return {**planned, "kept": kept, "copied": copied, "last_commit": last, "seconds": took}
 
     def clear(self) -> None:
         """Put aside what is there, and remove what a try that was cut off had begun to restore.
@@ -150,8 +156,8 @@ class Rescue:
                 remove(path)
         self.data.mkdir(mode=0o700, exist_ok=True)
 
-    def replay(self) -> None:
-        """Come to the end of all WAL where nobody else can connect, and stop again.
+    def replay(self) -> str:
+        """Come to the end of all WAL where nobody else can connect, and stop again. The last commit's time.
 
         A server lets sessions in before that, into what its databases were called and held by then; and
         there they would stay.
@@ -173,8 +179,13 @@ class Rescue:
             raise backup.BackupError(
                 f"what was restored does not start: {side.why(log) or backup.reason(said)}"
             )
+        last = ""
+        # One that cannot say it is as well restored.
+        with contextlib.suppress(backup.BackupError):
+            last = side.Server(str(private), int(self.settings["port"])).ask(LAST)
         self.control("stop", "-m", "fast", "-t", "3600")
         shutil.rmtree(private)
+        return last
 
     def control(self, *words: str) -> tuple[int, str]:
         return side.outcome([side.program(self.settings, "pg_ctl"), "-D", str(self.data), "-s", "-w", *words])

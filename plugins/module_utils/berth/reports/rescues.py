@@ -19,12 +19,7 @@ PROGRAM = Path("/usr/local/lib/berth/rescue.py")
 _PATIENCE = 150.0
 # Seconds for all WAL to be replayed, and between two looks.
 _REPLAY, _AGAIN = 24 * 3600.0, 1.0
-_ASK = """
-select json_build_object('recovers', pg_is_in_recovery(), 'last', case
-  when current_setting('track_commit_timestamp')::bool and not pg_is_in_recovery()
-  then (select to_char(timestamp at time zone 'utc', 'YYYY-MM-DD HH24:MI:SS.US "UTC"')
-        from pg_last_committed_xact()) end)
-"""
+_ASK = "select json_build_object('recovers', pg_is_in_recovery())"
 
 
 def unit(root: Path = Path("/")) -> str:
@@ -89,6 +84,7 @@ def describe(made: Facts, root: Path = Path("/")) -> Facts:
     )
     said = (
         f"Postgres is back, from backup {made['backup']} and {_wal(made)}. It was restored in "
-        f"{made['seconds']:.0f} s. Last commit: {found['last'] or 'unknown'}. A full backup begins.{kept}"
+        f"{made['seconds']:.0f} s. Last commit: {made['last_commit'] or 'unknown'}. A full backup "
+        f"begins.{kept}"
     )
     return {"said": said}
