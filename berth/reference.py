@@ -177,6 +177,7 @@ def _type(option: Option) -> str:
         "bool": "`true` or `false`",
         "path": "path on your machine",
         "dict": "mapping",
+        "raw": "mapping",
     }
     kind = option.get("type", "str")
     if option.get("choices"):

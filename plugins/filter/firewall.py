@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ansible.module_utils
+
+# Ansible ships module_utils to hosts, but does not put this folder where filters could import from it.
+if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(_utils)
+
+if TYPE_CHECKING:
+    from plugins.module_utils.berth.host import metadata
+else:
+    from ansible.module_utils.berth.host import metadata
 
 
 def _match(networks: Sequence[str], protocol: str, ports: Sequence[int]) -> list[str]:
@@ -25,7 +37,8 @@ def firewall_rules(
     admin_networks: Sequence[str],
     ssh_ports: Sequence[int],
 ) -> dict[str, Any]:
-    """`open`, the ports for everybody by protocol, and `rules`, what is open to some networks alone.
+    """`open`, ports for everybody by protocol; `rules`, what is open to some networks; `metadata`, where no
+    container gets to.
 
     Raises ValueError for what is no network; the contract refuses it before.
     """
@@ -40,7 +53,11 @@ def firewall_rules(
             rules += _match(entry["from"], entry["protocol"], [entry["port"]])
         else:
             everybody[entry["protocol"]].add(int(entry["port"]))
-    return {"open": {protocol: sorted(found) for protocol, found in everybody.items()}, "rules": rules}
+    return {
+        "open": {protocol: sorted(found) for protocol, found in everybody.items()},
+        "rules": rules,
+        "metadata": list(metadata.MATCHES),
+    }
 
 
 def firewall_closed(

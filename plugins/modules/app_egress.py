@@ -61,6 +61,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth.host import metadata  # noqa: E402
 from ansible.module_utils.berth.services import redis  # noqa: E402
 from ansible.module_utils.berth.store import journal, receipts  # noqa: E402
 
@@ -70,14 +71,6 @@ NFT = "/usr/sbin/nft"
 # Where Debian's clusters, and PgBouncer, listen; and around that one, where instances of Redis do.
 DATABASES = "5432-5439, 6432"
 INSTANCES = f"{redis.PORTS[0]}-6431, 6433-{redis.PORTS[-1]}"
-# Where clouds hand out a server's credentials: nearly all of them; AWS over IPv6; Azure; Alibaba. Names and
-# time are asked at some of these addresses, too.
-METADATA = (
-    "ip daddr 169.254.0.0/16 tcp dport != { 53, 123 }",
-    "ip6 daddr fd00:ec2::254",
-    "ip daddr 168.63.129.16 tcp dport { 80, 32526 }",
-    "ip daddr 100.100.100.200",
-)
 HEAD = """# Ansible managed
 # One transaction. The first two lines are for where there is no table yet.
 table inet berth_apps
@@ -102,7 +95,7 @@ def chain(app: Mapping[str, Any], port: str, *, builds: bool) -> list[str]:
             found.append(f'oif "lo" tcp dport {{ {", ".join(own)} }} accept')
     found.append(f'oif "lo" tcp dport {{ {DATABASES}, {INSTANCES} }} reject with tcp reset')
     if not app["metadata"]:
-        found += [f"{where} counter reject" for where in METADATA]
+        found += [f"{where} counter reject" for where in metadata.MATCHES]
     if app["policy"] == "listed" and not builds:
         found += [
             'oif "lo" accept',

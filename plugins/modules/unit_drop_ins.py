@@ -54,6 +54,7 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth.paths import UNITS  # noqa: E402
+from ansible.module_utils.berth.runtime import others  # noqa: E402
 from ansible.module_utils.berth.store.journal import replace_text  # noqa: E402
 
 NAME = "60-berth-hardening.conf"
@@ -88,16 +89,6 @@ def in_use() -> bool:
     return any((path / "web.sock").is_symlink() for path in SERVED.glob("*"))
 
 
-def running(module: AnsibleModule, unit: str) -> tuple[float | None, bool]:
-    """Since how many seconds a unit runs, if it does; and whether systemd knows its files of before."""
-    keys = ("ActiveState", "InactiveExitTimestampMonotonic", "NeedDaemonReload")
-    said = module.run_command(["systemctl", "show", "-p", ",".join(keys), unit], check_rc=True)[1]
-    values = dict(line.partition("=")[::2] for line in said.splitlines())
-    runs = values[keys[0]] in ("active", "reloading")
-    age = time.monotonic() - int(values[keys[1]]) / 1e6 if runs else None
-    return age, values[keys[2]] == "yes"
-
-
 def is_confined(unit: str, age: float) -> bool:
     """Whether a unit that runs for so many seconds was started with the drop-in that is there now.
 
@@ -114,8 +105,7 @@ def restart(module: AnsibleModule, unit: str, before: str | None) -> None:
     """Restart a unit with its new drop-in; with the former one where it does not come up."""
     if module.run_command(["systemctl", "restart", unit])[0] == 0:
         return
-    said = module.run_command(["journalctl", "-q", "--no-pager", "-o", "cat", "-u", unit, "-n", "5"])[1]
-    words = " / ".join(said.splitlines())
+    words = others.last_words(module, unit)
     put(unit, before)
     reload(module)
     again = module.run_command(["systemctl", "restart", unit])[0] == 0
@@ -144,11 +134,11 @@ def confine(module: AnsibleModule, wanted: dict[str, str]) -> dict[str, Any]:
     if module.check_mode:
         return result
     # Asked before: what is taken away leaves nothing whose age could be compared.
-    ages = {unit: running(module, unit)[0] for unit in removed}
+    ages = {unit: others.age(module, unit) for unit in removed}
     waiting = {unit for unit, age in ages.items() if age is not None and is_confined(unit, age)}
     for unit in written + removed:
         put(unit, wanted.get(unit))
-    states = {unit: running(module, unit) for unit in wanted}
+    states = {unit: others.state(module, unit) for unit in wanted}
     # A run before this one may have ended between writing and this.
     if removed or any(stale for _, stale in states.values()):
         reload(module)

@@ -11,8 +11,8 @@ import pytest
 import testhost
 from testhost import Host
 
-from tests.e2e.test_firewall import address
 from tests.support.kit import Kit, demo_apps
+from tests.support.knocking import address
 from tests.support.pace import patience
 
 TRY = (

@@ -6,9 +6,9 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-import testhost
 from testhost import Host
 
+from tests.support import knocking
 from tests.support.kit import Kit, Run
 
 pytestmark = pytest.mark.e2e
@@ -26,9 +26,7 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="module")
 def other(boot: Callable[..., Host]) -> Host:
     """A second host on the same network, that knocks."""
-    host = boot("knocker")
-    host.sh("apt-get -q update; apt-get -q -y install --no-install-recommends nmap")
-    return host
+    return knocking.knocker(boot("knocker"))
 
 
 def provision(kit: Kit, *arguments: str, succeed: bool = True) -> Run:
@@ -36,16 +34,8 @@ def provision(kit: Kit, *arguments: str, succeed: bool = True) -> Run:
     return Run(run.status, " ".join(run.output.split()), run.seconds)
 
 
-def address(host: Host) -> str:
-    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-    return testhost.run("docker", "inspect", "-f", form, host.container).strip()
-
-
 def reached(kit: Kit, other: Host) -> set[int]:
-    """The TCP ports that the other host gets any answer from, be it that nobody listens."""
-    said = other.sh(f"nmap -Pn -n -sS -p 22,80,443,5432,9100,9999 -oG - {address(kit.host)}")
-    ports = said.partition("Ports: ")[2].split(",")
-    return {int(one.split("/")[0]) for one in ports if one.split("/")[1] in ("open", "closed")}
+    return knocking.reached(other, knocking.address(kit.host), (22, 80, 443, 5432, 9100, 9999))
 
 
 def gets_in(kit: Kit) -> bool:
@@ -73,7 +63,11 @@ def test_nothing_but_ssh_and_the_proxy_s_ports_comes_in(kit: Kit, other: Host) -
 def test_what_is_opened_is_open_to_whom_it_says(kit: Kit, other: Host) -> None:
     kit.server["firewall"] = {
         "enabled": True,
-        "open": [{"port": 9999}, {"port": 9100, "from": [address(other)]}, {"port": 5432, "from": ["::/0"]}],
+        "open": [
+            {"port": 9999},
+            {"port": 9100, "from": [knocking.address(other)]},
+            {"port": 5432, "from": ["::/0"]},
+        ],
     }
     provision(kit)
     assert reached(kit, other) == {22, 80, 443, 9100, 9999}

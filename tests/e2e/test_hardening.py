@@ -66,7 +66,6 @@ def test_postgres_is_confined_from_the_first_run_on_and_works(kit: Kit) -> None:
     assert sql(kit, "select count(*) from rows") == "3"
 
 
-@pytest.mark.long
 def test_it_ends_with_its_switch_and_restarts_nothing_that_serves(kit: Kit) -> None:
     unit = postgres(kit)
     kit.host.sh("mkdir -p /srv/somebody; ln -s /run/somebody/1.sock /srv/somebody/web.sock")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from testhost import Host, run
 
+from tests.support.knocking import address
+
 ROOT = "/srv/apt"
 PORT = 8000
 KEYRING = "GNUPGHOME=/root/aptrepo-gnupg"
@@ -43,14 +45,7 @@ class AptRepository:
     @property
     def url(self) -> str:
         """Where other hosts on the same Docker network reach it."""
-        address = run(
-            "docker",
-            "inspect",
-            "-f",
-            "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-            self.host.container,
-        ).strip()
-        return f"http://{address}:{PORT}"
+        return f"http://{address(self.host)}:{PORT}"
 
     @property
     def key_url(self) -> str:

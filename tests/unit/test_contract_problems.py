@@ -27,6 +27,8 @@ SHAPES: list[Case] = [
     ({"apps": "board"}, 'apps: "board" is not a list; write a list, each entry beginning with a dash: - name: …'),
     ({"apps[2]": "board"}, 'apps[2]: "board" is not a mapping; write a mapping of key: value, e.g. name: …'),
     ({"apps[2]": None}, "apps[2]: is empty; remove it or fill it in"),
+    ({"server.docker.settings": "mtu"}, 'server.docker.settings: "mtu" is not a mapping; write a mapping of key: value, e.g. registry-mirrors: …'),
+    ({"server.docker.settings": {"dns": None}}, 'server.docker.settings.dns: has no value; write "" for an empty one'),
     ({"server": []}, "server: a list is not a mapping; write a mapping of key: value, e.g. hostname: …"),
     ({"apps[0].domains": ...}, "apps[0].domains: missing; write a list, e.g. [board.example.com, www.board.example.com]"),
     ({"apps[0].name": ...}, 'apps[0].name: missing; write text in quotes, e.g. "board"'),

@@ -119,6 +119,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "firewall": {"enabled": True, "open": [], "admin_networks": []},
         "fail2ban": {"enabled": True, "ignore": [], "proxy": False},
         "hardening": {"enabled": True, "units": True},
+        "docker": {"enabled": False, "settings": {}},
         "extra_ca_certificates": [],
         "updates": {"enabled": True, "reboot_at": ""},
         "postgresql": {"repository": "distribution", "version": "", "settings": {}},
@@ -249,3 +250,8 @@ def test_defaults_are_not_shared_between_runs() -> None:
 def test_the_right_inventory_has_no_problem() -> None:
     assert problems() == []
     assert inventory()["apps"][0]["name"] == "board"
+
+
+def test_another_program_s_settings_stay_as_they_are() -> None:
+    written = {"debug": True, "mtu": 1400, "dns": ["192.0.2.1"], "log-opts": {"max-file": "3"}}
+    assert resolved({"server.docker.settings": written})["server"]["docker"]["settings"] == written

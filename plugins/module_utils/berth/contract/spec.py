@@ -77,6 +77,8 @@ class Walker:
             return self._dict(option, value, path)
         if kind == "list":
             return self._list(option, value, path)
+        if kind == "raw":
+            return self._tree(value, path) if isinstance(value, Mapping) else self._dict(option, value, path)
         converters = {"str": _text, "path": _text, "int": _integer, "float": _number, "bool": _boolean}
         try:
             return converters[kind](value)
@@ -111,6 +113,22 @@ class Walker:
                 )
             else:
                 yield key, scalar(item)
+
+    def _tree(self, value: object, path: str) -> Any:
+        """Whatever JSON can hold, as it is: the keys are those of another program."""
+        if isinstance(value, Mapping):
+            found = self.items(value, path, keep_empty=True)
+            return {key: self._tree(item, _join(path, key)) for key, item in found}
+        if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+            return [self._tree(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        if value is None:
+            self.report.add(path, 'has no value; write "" for an empty one')
+        # Each made anew: Ansible's tags stay behind.
+        if isinstance(value, bool):
+            return bool(value)
+        if isinstance(value, int):
+            return int(value)
+        return float(value) if isinstance(value, float) else scalar(value)
 
     def _list(self, option: Spec, value: object, path: str) -> Any:
         if isinstance(value, Mapping) and option.get("elements") == "dict":
@@ -335,7 +353,7 @@ def _wanted(option: Spec) -> str:
         return "write a list, each entry beginning with a dash: - name: …"
     if kind == "list":
         return f"write a list, e.g. [{', '.join(map(str, example))}]" if example else "write a list"
-    if kind == "dict":
+    if kind in {"dict", "raw"}:
         names = list(option.get("options", {})) or list(example or {"KEY": ""})
         return f"write a mapping of key: value, e.g. {names[0]}: …"
     return f'write text in quotes, e.g. "{example}"' if example else "write text in quotes"
