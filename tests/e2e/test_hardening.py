@@ -51,6 +51,15 @@ def test_postgres_is_confined_from_the_first_run_on_and_works(kit: Kit) -> None:
     assert exposure(kit, unit) <= 3
     assert exposure(kit, "caddy.service") <= 1.5
     assert provision(kit).changed == 0
+    # The whole server: of the kernel only what is a container's own.
+    assert kit.host.sh(
+        "sysctl -n net.ipv4.conf.all.accept_redirects net.ipv4.conf.default.send_redirects"
+    ).split() == ["0", "0"]
+    assert kit.host.sh("systemd-run -q --pipe --wait sh -c 'ulimit -H -c'") == "0"
+    assert (
+        kit.host.sh("ls /etc/sysctl.d/60-berth-kernel.conf /etc/modprobe.d/60-berth.conf 2>/dev/null || true")
+        == ""
+    )
     # As it is at work: archiving, settings, files of its own, and the distribution's commands.
     archived(kit.host)
     kit.host.sh("install -d -o postgres /srv/somewhere")
@@ -75,6 +84,13 @@ def test_it_ends_with_its_switch_and_restarts_nothing_that_serves(kit: Kit) -> N
     assert f"{unit} will be no more confined from the next restart on" in off.output
     assert is_confined(kit)
     assert provision(kit, units=False).changed == 0
+    gone = provision(kit, units=False, network=False, coredumps=False)
+    assert "The kernel's own settings are back with the next boot" in gone.output
+    assert (
+        kit.host.sh("ls /etc/sysctl.d/60-berth* /etc/systemd/system.conf.d/60-berth* 2>/dev/null || true")
+        == ""
+    )
+    assert kit.host.sh("systemd-run -q --pipe --wait sh -c 'ulimit -H -c'") != "0"
     kit.host.sh(f"systemctl restart {unit}; test ! -e /etc/systemd/system/{unit}.d")
     assert not is_confined(kit)
     assert exposure(kit, unit) > 9

@@ -118,7 +118,9 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "ssh": {"enabled": True, "kex": "strong", "forwarding": True, "allow_users": []},
         "firewall": {"enabled": True, "open": [], "admin_networks": []},
         "fail2ban": {"enabled": True, "ignore": [], "proxy": False},
-        "hardening": {"enabled": True, "units": True},
+        "hardening": {
+            **dict.fromkeys(("enabled", "units", "kernel", "network", "modules", "coredumps"), True),
+        },
         "docker": {"enabled": False, "settings": {}},
         "extra_ca_certificates": [],
         "updates": {"enabled": True, "reboot_at": ""},
