@@ -5,19 +5,24 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.migrations import points
 from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.payload import hold
+from ansible.module_utils.berth.release import engine
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import exchange
 from ansible.module_utils.berth.reports import restores
-from ansible.module_utils.berth.runtime import gate, health, holding, units
-from ansible.module_utils.berth.store import journal, releases
+from ansible.module_utils.berth.runtime import gate, health, holding, listening, transient, units
+from ansible.module_utils.berth.store import journal, public, releases
 
 LIVE = "20261130T120000Z-1a2b3c4"
 SCHEMA = {"public.alembic_version": "0002"}
@@ -231,6 +236,10 @@ def test_an_app_without_a_database_and_an_earlier_berth_are_told(deploy: Deploy)
         exchange.run(deploy, {"mode": "undo"})
 
 
+# Of a release whose server does not say when it retires.
+NO_MARK = Path("/nowhere/keepalive")
+
+
 class Systemd:
     """Units that wait before they begin as long as the lock is held."""
 
@@ -262,7 +271,7 @@ def systemd(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 
 def test_processes_wait_for_a_lock_that_the_kernel_frees(deploy: Deploy, systemd: Systemd) -> None:
     folder = deploy.paths.root / "run/systemd/system"
-    with holding.still(deploy.paths, APP, LIVE) as held:
+    with holding.still(deploy.paths, APP, LIVE, NO_MARK) as held:
         files = {path.parent.name: path.read_text() for path in folder.glob("*/*.conf")}
         assert set(files) == {f"board-{name}@{LIVE}.service.d" for name in ("web", "worker", "nightly")}
         for text in files.values():
@@ -275,7 +284,7 @@ def test_processes_wait_for_a_lock_that_the_kernel_frees(deploy: Deploy, systemd
 
 
 def test_what_fails_meanwhile_lets_them_go_too(deploy: Deploy, systemd: Systemd) -> None:
-    with pytest.raises(RuntimeError), holding.still(deploy.paths, APP, LIVE):
+    with pytest.raises(RuntimeError), holding.still(deploy.paths, APP, LIVE, NO_MARK):
         raise RuntimeError
     assert not systemd.held()
 
@@ -289,9 +298,108 @@ def test_one_that_does_not_end_is_told(
         units, "shown", lambda names, *_: [{"Id": name, "SubState": "stop"} for name in names]
     )
     app = {**APP, "drain": {"requests": -10}}
-    with pytest.raises(ReleaseError, match=r"did not end within 0 s"), holding.still(deploy.paths, app, LIVE):
+    with (
+        pytest.raises(ReleaseError, match=r"did not end within 0 s"),
+        holding.still(deploy.paths, app, LIVE, NO_MARK),
+    ):
         pass
     assert not systemd.held()
+
+
+class Queue:
+    """Stands for what has requests wait: the socket is laid aside until the lock is free."""
+
+    def __init__(self, deploy: Deploy, systemd: Systemd) -> None:
+        self.paths, self.systemd, self.words = deploy.paths, systemd, []  # type: Paths, Systemd, list[str]
+        self.socket = deploy.paths.root_socket(LIVE)
+        unit = deploy.paths.units / f"board-web@{LIVE}.socket"
+        for path in (self.socket, unit):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+    def begin(self, unit: str, _: str, argv: list[str]) -> Result:
+        assert unit.startswith("berth-hold-board-")
+        self.words = argv[4:]
+        self.systemd.did.append("requests wait")
+        hold.aside(self.socket).touch()
+        threading.Thread(target=self.wait, daemon=True).start()
+        return Result(0, "", "")
+
+    def wait(self) -> None:
+        while self.systemd.held():
+            time.sleep(0.01)
+        self.systemd.did.append("requests go on")
+        hold.put_back(self.socket)
+
+
+@pytest.fixture
+def queue(deploy: Deploy, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    made = Queue(deploy, systemd)
+    monkeypatch.setattr(transient, "in_background", made.begin)
+    monkeypatch.setattr(holding, "ids", lambda _: (1234, 1234))
+    monkeypatch.setattr(holding, "_READ", 0.3)
+    return made
+
+
+def test_requests_wait_before_a_server_is_asked_to_end(
+    deploy: Deploy, systemd: Systemd, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = deploy.paths.root / "keepalive"
+    left = [2, 1, 0]
+    monkeypatch.setattr(listening, "waiting", lambda _: left.pop(0))
+    with holding.still(deploy.paths, APP, LIVE, mark) as held:
+        assert left == []
+    ended = [f"stop board-nightly@{LIVE}.service", "requests wait", "restart 2"]
+    assert systemd.did == ["reload", *ended, "requests go on", "reload"]
+    assert queue.words == [str(systemd.lock), str(queue.socket), str(mark), "2.0", "1234"]
+    # It stands still from when requests wait: what was asked before that was answered.
+    assert 0.3 <= held.seconds < 5
+    assert not hold.aside(queue.socket).exists()
+
+
+def test_a_web_that_makes_its_socket_is_waited_for_and_waits_for_its_relay(
+    deploy: Deploy, systemd: Systemd, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relay's start comes first, so the web only starts when the lock is free."""
+    relayed = {**APP, "processes": [{**APP["processes"][0], "command": "x {socket}"}]}
+    state = {"Id": f"board-web@{LIVE}.service", "SubState": "dead"}
+    monkeypatch.setattr(units, "shown", lambda *_: [state])
+    with holding.still(deploy.paths, relayed, LIVE, NO_MARK):
+        assert systemd.held()
+    assert queue.words[5:] == [str(deploy.paths.own_socket(LIVE))]
+
+
+@pytest.mark.usefixtures("queue")
+def test_an_app_whose_requests_cannot_wait_goes_on(
+    deploy: Deploy, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transient, "in_background", lambda *_: Result(1, "", "Failed: no.\n"))
+    with (
+        pytest.raises(ReleaseError, match=r"^Requests for board could not be made to wait: Failed: no\."),
+        holding.still(deploy.paths, APP, LIVE, NO_MARK),
+    ):
+        pass
+    assert "restart 2" not in systemd.did
+    assert not systemd.held()
+
+
+def test_a_mark_that_a_power_cut_left_aside_is_back_with_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths("board", tmp_path)
+    monkeypatch.setattr(engine, "Paths", lambda _: paths)
+    monkeypatch.setattr(engine.temporary, "sweep", lambda: None)
+    paths.state.mkdir(parents=True)
+    paths.base.mkdir(parents=True)
+    paths.web_sock.symlink_to(paths.root_socket(LIVE))
+    mark = public.lasting(paths.release(LIVE))
+    mark.parent.mkdir(parents=True)
+    for _ in range(2):
+        hold.aside(mark).touch()
+        one = engine.Engine()
+        one.run("lock", {"name": "board", "holder": {}}, None)
+        one.run("unlock", {"name": "board"}, None)
+        assert [path.name for path in mark.parent.iterdir()] == ["keepalive"]
 
 
 def test_health_is_judged_by_what_came_after_the_exchange(

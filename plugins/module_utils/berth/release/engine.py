@@ -7,7 +7,7 @@ from typing import IO
 
 from ..errors import ReleaseError, next_run
 from ..paths import Paths
-from ..store import journal, temporary
+from ..store import journal, public, releases, temporary
 from . import recover
 from .deploy import Answer, Deploy
 from .perform import perform
@@ -58,6 +58,8 @@ class Engine:
         deploy.lock.take({**args["holder"], "since": journal.now()}, float(args.get("wait") or 0))
         self.deploys[name] = deploy
         temporary.sweep()
+        # A host that lost its power while an app was held has the mark of its release laid aside.
+        public.mend(deploy.paths.release(releases.live(deploy.paths)))
         return {"changed": False, "msg": f"{name} is locked for this run."}
 
     def _unlock(self, name: str) -> Answer:

@@ -30,6 +30,11 @@ def accepting(path: Path, server: int, proc: Path = Path("/proc")) -> int:
     return sum(1 for pid in pids if inodes & _waited_for(proc / pid))
 
 
+def waiting(path: Path, proc: Path = Path("/proc")) -> int:
+    """How many connections to a unix socket no process has taken yet."""
+    return sum(1 for fields in _table(proc / "net" / "unix") if fields[5:] == ["02", "0", str(path)])
+
+
 def _waited_for(process: Path) -> set[int]:
     """The inodes of all files that a process has in epoll sets."""
     found: set[int] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ def alone(app: dict[str, Any], release: str) -> list[str]:
 def retiring(app: str, release: str) -> str:
     """What waits for the end of a release."""
     return f"{transient('retire', app)}-{release}{_SERVICE}"
+
+
+def holding(app: str) -> str:
+    """What has requests wait, a new one each time: an earlier one may still pass on a WebSocket."""
+    return f"{transient('hold', app)}-{time.time_ns()}{_SERVICE}"
 
 
 def service(stem: str, release: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ReleaseError
 from ..host.untrusted import shown
+from ..payload import hold
 
 # Leads to the release's folder of files, all of root's making.
 STATIC = ".berth/static"
@@ -103,7 +104,17 @@ def mark(release: Path, host: str, keepalive: bool) -> None:
     _make(release / HOSTS)
     (release / HOSTS / host).touch()
     if keepalive:
-        (release / KEEPALIVE).touch()
+        lasting(release).touch()
+
+
+def lasting(release: Path) -> Path:
+    """The mark by which the proxy keeps connections to this release; away while the app is held."""
+    return release / KEEPALIVE
+
+
+def mend(release: Path) -> None:
+    """Connections to it may be kept again."""
+    hold.put_back(lasting(release))
 
 
 def expects(release: Path, host: str) -> bool:

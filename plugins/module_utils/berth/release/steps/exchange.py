@@ -16,7 +16,7 @@ from ...payload import backup
 from ...reports import restores, telling
 from ...runtime import gate, health, holding, naming, units
 from ...services import postgresql
-from ...store import journal, releases, settings
+from ...store import journal, public, releases, settings
 from ..deploy import Answer, Deploy
 
 Facts = dict[str, Any]
@@ -216,7 +216,8 @@ class Exchange:
         request = {"other": other, "said": said, "aside": aside}
         if not self.live:
             return {**self._ask("swap", request), "cut": [], "stood": 0.0, "since": time.time()}
-        with holding.still(self.deploy.paths, self.record["app"], self.live) as held:
+        mark = public.lasting(self.deploy.paths.release(self.live))
+        with holding.still(self.deploy.paths, self.record["app"], self.live, mark) as held:
             swapped = self._ask("swap", request)
         return {**swapped, "cut": held.cut, "stood": held.seconds, "since": held.let_go}
 
