@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,12 @@ import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.migrations import migrate, objects, schema
 from ansible.module_utils.berth.migrations.objects import Thing
+from ansible.module_utils.berth.paths import Paths
+from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import migrate as step
+from ansible.module_utils.berth.reports import history
+
+from tests.support.entry import board
 
 TABLE = Thing("table", "public.things", "", broken=False)
 ID = Thing("column", "public.things.id bigint not null", "public.things", broken=False)
@@ -118,6 +124,35 @@ def test_a_failure_says_what_it_left(
     assert len(failed.value.also) == len(said)
     for sentence, start in zip(failed.value.also, said, strict=True):
         assert sentence.startswith(start)
+
+
+def test_what_is_about_to_run_is_known_whatever_becomes_of_its_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback asks what it did when the only files that tell are gone."""
+    paths = Paths("shop", tmp_path)
+    paths.state.mkdir(parents=True)
+    known: list[set[str]] = []
+
+    def fails(*_: Any) -> int:
+        known.append(set(history.ran(paths)))
+        raise ReleaseError("No.")
+
+    asked: Any = SimpleNamespace(advisory_lock=contextlib.nullcontext)
+    decision: Any = SimpleNamespace(command="alembic upgrade head", directory=tmp_path)
+    monkeypatch.setattr(step, "look", lambda _: step.Look(decision, asked, "digest", "4", pending=True))
+    for name in ("_prove_import", "_lint", "_may_run"):
+        monkeypatch.setattr(step, name, lambda *_: None)
+    monkeypatch.setattr(step, "_revisions", lambda *_: PENDING)
+    monkeypatch.setattr(step, "_migrate", fails)
+    monkeypatch.setattr(step.tables, "is_transactional", lambda *_: True)
+    deploy = Deploy(paths, {})
+    deploy.app, deploy.release = board(name="shop"), "r2"
+    deploy.folder.mkdir(parents=True)
+    (deploy.folder / "pyproject.toml").touch()
+    with pytest.raises(ReleaseError, match="No"):
+        step.run(deploy, {})
+    assert known == [{"5", "6"}]
 
 
 def test_where_the_app_is_the_owner_the_command_alone_is_limited() -> None:

@@ -24,8 +24,22 @@ def test_a_unit_and_a_build_are_in_the_same_sandbox() -> None:
     assert not {line for line in unit if line.startswith("MemoryDenyWriteExecute")}, "node and numba end"
 
 
+def test_doors_to_what_the_host_shares_are_closed() -> None:
+    shared = "TemporaryFileSystem=/dev/shm:mode=1777,nosuid,nodev"
+    assert {shared, "PrivateIPC=yes", "LimitCORE=0"} <= set(sandbox.COMMON)
+    for path in ("/run/dbus", "/run/docker.sock", "/etc/berth", "/var/lib/berth", "/var/log/berth"):
+        assert f"InaccessiblePaths=-{path}" in sandbox.COMMON
+    # Beside what serves, and the first to go: an app's own processes have no such lines.
+    beside = {"CPUWeight=50", "IOWeight=50", "OOMScoreAdjust=800"}
+    for lines in (sandbox.proof(), sandbox.build(BOARD, board()), sandbox.git(board(), "")):
+        assert beside <= set(lines)
+        assert [line for line in lines if line.startswith("MemoryMax=")]
+    assert not beside & set(sandbox.unit())
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="there is no systemd-analyze")
 def test_what_systemd_thinks_of_it(tmp_path: Path) -> None:
+    # The 1.1 of a unit is what any app may need: the network, sockets, just-in-time compilers, /proc.
     wanted = {
         "unit": (["UMask=0077", *sandbox.unit()], 1.1),
         "proof": (sandbox.proof(), 1.5),

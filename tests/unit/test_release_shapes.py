@@ -88,6 +88,8 @@ def test_a_record_of_today_is_read_as_it_was_written(tmp_path: Path) -> None:
     record = {"id": "r1", "app": TODAY}
     journal.write_record(tmp_path, record)
     assert journal.read_record(tmp_path) == {"format": shapes.FORMAT, **record}
+    # It holds the app's variables, and other apps pass through the folders above it.
+    assert (tmp_path / "release.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_record_of_a_later_version_is_left_as_it_is(tmp_path: Path) -> None:

@@ -14,15 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.berth import venv
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import untrusted
 from ansible.module_utils.berth.host.command import Result
 from ansible.module_utils.berth.host.untrusted import Owner
-from ansible.module_utils.berth.packaging import folders
+from ansible.module_utils.berth.packaging import folders, once
+from ansible.module_utils.berth.packaging.environments import Environments
+from ansible.module_utils.berth.packaging.tree import Tree
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.payload import seed
 from ansible.module_utils.berth.reading import (
     dependencies,
+    interpreters,
     launch,
     places,
     pools,
@@ -395,6 +399,38 @@ def test_detect_says_what_a_deploy_would_refuse(tmp_path: Path) -> None:
     assert said[0].startswith("requirements.txt:2: names ../shared, which is outside of the source")
 
 
+def test_who_builds_reads_and_compiles_what_others_wrote(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root compiles nothing: it would follow a __pycache__ that is a link, and write there."""
+    paths = Paths("board", tmp_path)
+    (tree / venv.LINK).symlink_to(tmp_path / "env")
+    ran: list[Work] = []
+
+    def transient(work: Work) -> Result:
+        ran.append(work)
+        return Result(0, "", "")
+
+    monkeypatch.setattr(once, "transient", transient)
+    for name in ("link_persistent", "open_scratch"):
+        monkeypatch.setattr(folders, name, lambda *_: None)
+    monkeypatch.setattr("ansible.module_utils.berth.packaging.tree.ids", lambda _: (ME.uid, ME.gid))
+    Tree(paths, board(), "r1", tree).seal("/usr/bin/python3")
+    assert [work.user for work in ran] == [paths.build_user]
+    # Nor do the source's own sitecustomize and path files run before it.
+    assert list(ran[0].argv[:5]) == ["/usr/bin/python3", "-I", "-S", "-m", "compileall"]
+
+
+def test_dependencies_are_looked_at_before_anything_is_installed(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "requirements.txt").write_text("fastapi\n-e /srv/other/current\n")
+    monkeypatch.setattr(interpreters, "host_pythons", lambda: {(3, 13): "/usr/bin/python3.13"})
+    environments = Environments(Tree(Paths("board", tmp_path), board(), "r1", tree))
+    with pytest.raises(ReleaseError, match="names /srv/other/current, which is outside of the source"):
+        environments.choose()
+
+
 # The app's own folders ---------------------------------------------------------------------------
 
 
@@ -406,6 +442,8 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Paths:
     monkeypatch.setattr(folders, "ids", lambda _name: (os.getuid(), os.getgid()))
 
     def run(work: Work) -> object:
+        # The app owns what is filled: root would be led by what lies in it.
+        assert (work.user, list(work.writable)) == ("board", [found.data])
         done = subprocess.run([sys.executable, *work.argv[1:]], capture_output=True, text=True, check=False)
         return Result(done.returncode, done.stdout, done.stderr)
 
