@@ -520,30 +520,40 @@ def psql(
     """Open psql on an app's database, read-only unless told otherwise. (playbooks/psql.yml)"""
     if owner and runtime:
         raise kit.BerthError("--owner and --runtime are both given; write one of them.")
-    terminal = command is None and sys.stdin.isatty()
-    with tempfile.TemporaryDirectory(prefix="berth-", dir=private_tmp()) as folder:
-        handover = Path(folder) / "argv.json"
-        run = Run(
-            playbook="psql.yml",
-            inventory=inventory,
-            variables={
-                "app": app_name,
-                "role": "owner" if owner else "runtime" if runtime else "readonly",
-                "restored": restored,
-                "terminal": terminal,
-                "handover": str(handover),
-            },
-            passthrough=ctx.obj or (),
-            answer=True,
-            returns=True,
-        )
-        if status := run.start():
-            raise typer.Exit(status)
-        argv = json.loads(handover.read_text())
-    if command is None:
-        os.execvp(argv[0], argv)  # noqa: S606 - no shell wanted
-    # Over its input: an argument can be read by others on the server.
-    raise typer.Exit(subprocess.run(argv, input=command.encode(), check=False).returncode)
+    role = "owner" if owner else "runtime" if runtime else "readonly"
+    _session(ctx, "psql.yml", inventory, command, app=app_name, role=role, restored=restored)
+
+
+@app.command(
+    epilog="berth run board\n\nberth run board -c 'python -m board.seed'\n\n"
+    "berth run board < repair.sh\n\nberth run board --job nightly"
+)
+def run(
+    ctx: typer.Context,
+    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    command: Annotated[
+        str | None, typer.Option("-c", "--command", metavar="COMMAND", help="Run this, and leave.")
+    ] = None,
+    job: Annotated[
+        str | None, typer.Option(metavar="NAME", help="One of the app's jobs instead, now, by its own unit.")
+    ] = None,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+) -> None:
+    """Run a command, or open a shell, in an app's live release, as its processes run. (playbooks/run.yml)"""
+    if job is not None and command is not None:
+        raise kit.BerthError("--job and --command are both given; write one of them.")
+    _session(ctx, "run.yml", inventory, command, quiet=job is not None, app=app_name, job=job or "")
+
+
+@app.command(epilog="berth secret board SESSION_SECRET")
+def secret(
+    ctx: typer.Context,
+    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As it stands under secrets.")],
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+) -> None:
+    """Show one secret of an app, as it is on the server. (playbooks/secret.yml)"""
+    _session(ctx, "secret.yml", inventory, quiet=True, app=app_name, secret=name)
 
 
 @app.command(
@@ -588,7 +598,9 @@ def upgrade_postgresql(
     )
 
 
-@app.command(epilog="berth logs board\n\nberth logs board --process worker --lines 500")
+@app.command(
+    epilog="berth logs board\n\nberth logs board --process worker --lines 500\n\nberth logs board -f"
+)
 def logs(
     ctx: typer.Context,
     app_name: MaybeApp = None,
@@ -596,10 +608,17 @@ def logs(
         str | None, typer.Option(metavar="NAME", help="One process or job: web, worker, nightly …")
     ] = None,
     lines: Annotated[int, typer.Option(min=1, max=100_000, help="The newest so many lines.")] = 100,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", help="And on from there, over deploys, until Ctrl-C.")
+    ] = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
     """Show the newest lines that the apps logged. (playbooks/logs.yml)"""
+    if follow:
+        asked = {"app": app_name, "process": process}
+        given = {key: value for key, value in asked.items() if value is not None}
+        _session(ctx, "logs.yml", inventory, quiet=True, follow=True, lines=lines, **given)
     _run(ctx, "logs.yml", inventory, plain=plain, answer=True, app=app_name, process=process, lines=lines)
 
 
@@ -631,6 +650,39 @@ def remove(
         purge=purge or None,
         wait=wait,
     )
+
+
+def _session(
+    ctx: typer.Context,
+    playbook: str,
+    inventory: str,
+    command: str | None = None,
+    *,
+    quiet: bool = False,
+    **variables: Any,
+) -> None:
+    """Become the command that a playbook hands over: what is typed and shown there passes no Ansible.
+
+    `command` is its input then, since an argument can be read by others on the server. Without one it has
+    this terminal; one that is `quiet` reads nothing, and has it to be interrupted by.
+    """
+    terminal = command is None and sys.stdin.isatty() and (not quiet or sys.stdout.isatty())
+    with tempfile.TemporaryDirectory(prefix="berth-", dir=private_tmp()) as folder:
+        handover = Path(folder) / "argv.json"
+        asked = Run(
+            playbook=playbook,
+            inventory=inventory,
+            variables={**variables, "terminal": terminal, "handover": str(handover)},
+            passthrough=ctx.obj or (),
+            answer=True,
+            returns=True,
+        )
+        if status := asked.start():
+            raise typer.Exit(status)
+        argv = json.loads(handover.read_text())
+    if command is None:
+        os.execvp(argv[0], argv)  # noqa: S606 - no shell wanted
+    raise typer.Exit(subprocess.run(argv, input=command.encode(), check=False).returncode)
 
 
 def _run(ctx: typer.Context, playbook: str, inventory: str, *, plain: bool, **more: Any) -> None:

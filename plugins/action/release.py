@@ -65,6 +65,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             *("apps", "vault", "secrets", "connections", "absent", "only"),
             *("to_time", "to_release", "place", "request"),
             *("role", "restored", "terminal", "handover", "wal"),
+            *("job", "processes", "lines", "secret"),
             *("to", "confirm", "undo", "drop_old", "inventory"),
         }
     )
@@ -111,7 +112,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 answer = engine.call(step, request)
             if step == "diff" and answer.pop("upload"):
                 answer = self._upload(engine, step, request, Path(app["source"]["path"]))
-            if step == "psql" and "command" in answer:
+            if "command" in answer:
                 command, terminal = answer.pop("command"), request["terminal"]
                 answer["argv"] = session.shell_argv(self._connection, command, terminal=terminal)
                 if args.get("handover"):

@@ -787,8 +787,11 @@ def test_no_secret_is_seen(yard: Yard, tmp_path: Path) -> None:
         assert "COMMENT ON TABLE things IS '(hidden)" in said[-1], said[-1]
         said.append(berth("deploy", "shop", "--", *loud))
         assert re.search(SINGING.cause, re.sub(r"\s+", " ", said[-1])), said[-1]
-        for playbook in ("status", "releases"):
+        for playbook in ("status", "releases", "psql", "run", "backups", "check-backups"):
             said.append(kit.play(f"playbooks/{playbook}.yml", *only, *loud).output)
+        # They hand over how to see one, and do not see it themselves.
+        said.append(kit.play("playbooks/secret.yml", *only, *loud, "-e", "secret=CANARY_BORN").output)
+        said.append(kit.play("playbooks/logs.yml", *only, *loud, "-e", "follow=true").output)
         back = ("playbooks/rollback.yml", *only, *loud)
         said.append(kit.play(*back, "-e", "to=nowhere", succeed=False).output)
         said.append(kit.play(*back, "-e", "force=true").output)

@@ -31,6 +31,36 @@ def test_logs_show_what_the_app_wrote(site: Kit) -> None:
     assert "999999999" in site.berth("logs", "board", "--process", "web", "--lines", "50")
 
 
+def test_a_command_runs_as_the_processes_of_the_app_do(site: Kit) -> None:
+    release = site.release("board")
+    script = (
+        "id -un; pwd -P; echo $BERTH_RELEASE; umask; python -c 'import board; print(board.__file__)';"
+        " env | grep -c DATABASE;"
+        " touch x 2>&1; cat /etc/berth/board/env 2>&1; cat; exit 7"
+    )
+    said = site.berth("run", "board", "-c", script, status=7)
+    name, folder, known, mask, module, settings, refused, hidden = said.splitlines()
+    assert (name, known, mask, settings) == ("board", release, "0077", "1")
+    assert folder == f"/srv/board/releases/{release}"
+    assert module.startswith(f"{folder}/")
+    assert "Read-only file system" in refused
+    assert "Permission denied" in hidden
+    assert "Finished" not in site.berth("run", "board", "--job", "nightly")
+    assert "no job weekly; there is: nightly" in site.berth("run", "board", "--job", "weekly", status=2)
+    left = "systemctl list-units --all --no-legend 'berth-run-*'"
+    assert site.host.sh(left) == ""
+
+
+def test_a_secret_is_shown_to_who_asks(site: Kit) -> None:
+    secrets = json.loads(site.host.sh("cat /etc/berth/board/secrets.json"))
+    name = sorted(secrets)[0]
+    assert site.berth("secret", "board", name).strip() == secrets[name]
+    assert (
+        secrets[name]
+        not in site.play("playbooks/secret.yml", "-e", "app=board", "-e", f"secret={name}", "-vv").output
+    )
+
+
 def test_arguments_after_the_dashes_reach_ansible(site: Kit) -> None:
     assert "playbook: " in site.berth("up", "--plain", "--", "--list-tasks")
 

@@ -82,6 +82,9 @@ PSQL = """
         dest: "{{ handover }}"
 """
 
+# What the others hand over shows what they are given.
+SESSIONS = {"run": "{{ app }}:{{ job }}", "secret": "{{ secret }}", "logs-f": "{{ follow }} {{ lines }}"}
+
 STATUS = """
 - name: Try what a question does
   hosts: all
@@ -119,6 +122,8 @@ class Kit:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(PLAYBOOK)
         (folder / "playbooks/psql.yml").write_text(PSQL)
+        for name, shown in SESSIONS.items():
+            (folder / f"playbooks/{name}.yml").write_text(PSQL.replace("{{ role }} {{ restored }}", shown))
         hosts = folder / "inventories" / "prod" / "hosts.yml"
         hosts.parent.mkdir(parents=True)
         local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
@@ -220,6 +225,20 @@ def test_psql_runs_the_command_that_it_was_handed_and_ends_as_that_does(kit: Kit
     assert "There is no app nope on this server." in done.stderr
     done = kit.run("psql", "board", "--owner", "--runtime")
     assert (done.returncode, "write one of them" in done.stderr) == (2, True)
+
+
+def test_a_command_of_an_app_is_run_with_its_input_and_ends_as_it_does(kit: Kit) -> None:
+    done = kit.run("run", "board", "-c", "python -m board.seed 'x y'")
+    assert (done.returncode, done.stdout) == (3, "board: False\npython -m board.seed 'x y'")
+    done = kit.run("run", "board", "--job", "nightly")
+    assert (done.returncode, done.stdout) == (3, "board:nightly False\n")
+    done = kit.run("run", "board", "--job", "nightly", "-c", "true")
+    assert (done.returncode, "write one of them" in done.stderr) == (2, True)
+    done = kit.run("secret", "board", "SESSION_SECRET")
+    assert (done.returncode, done.stdout) == (3, "SESSION_SECRET False\n")
+    (kit.folder / "playbooks/logs-f.yml").rename(kit.folder / "playbooks/logs.yml")
+    done = kit.run("logs", "board", "-f", "--lines", "7")
+    assert (done.returncode, done.stdout) == (3, "True 7 False\n")
 
 
 def test_an_answer_goes_to_standard_output_alone(kit: Kit) -> None:

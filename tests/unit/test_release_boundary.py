@@ -57,6 +57,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("holding.still open", "holding.still rmtree", "holding._wait_before write_text"),
         *("hold.main open", "hold.take_place chown", "hold.take_place chmod"),
         *("guard.sync open", "guard.alone open", "guard.unproved read_text", "guard.told read_text"),
+        "sessions.secret read_text",
         *("keys.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
     ),
     "root's own files, in folders that were found to be root's alone": (

@@ -1,4 +1,4 @@
-"""psql for people: as which role, by which way, and what is refused."""
+"""Sessions for people: psql, commands of an app, its log, its secrets; their way, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reports import restores, sessions
 from ansible.module_utils.berth.runtime import units
+from ansible.module_utils.berth.store import journal
 from ansible.module_utils.berth.transport import session
+
+from tests.support.entry import board
+
+LIVE = "20261130T120000Z-aaaaaaa"
 
 
 @pytest.fixture
@@ -127,3 +133,95 @@ def test_a_terminal_is_asked_for_where_there_is_one_and_sudo_asks_there() -> Non
     assert words == ["ssh", "server"]
     # Without one it must not wait for a password: the first line of the input is SQL.
     assert command == "sudo -H -S -n  /bin/sh -c 'psql'"
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    """A server on which the board is live."""
+    paths = Paths("board", tmp_path)
+    (paths.release(LIVE) / "tmp").mkdir(parents=True)
+    (paths.release(LIVE) / "main.py").write_text("from fastapi import FastAPI\napp = FastAPI()\n")
+    paths.web_sock.symlink_to(f"/run/berth/board/{LIVE}.sock")
+    app = board(scratch=["tmp"], jobs=[{"name": "nightly", "command": "true", "schedule": "daily"}])
+    journal.write_record(paths.release(LIVE), {"id": LIVE, "app": app})
+    paths.etc.mkdir(parents=True)
+    (paths.etc / "secrets.json").write_text('{"TOKEN": "born-here", "API_KEY": "given"}')
+    return tmp_path
+
+
+def test_a_command_runs_as_the_app_where_its_live_release_is(live: Path) -> None:
+    paths = Paths("board", live)
+    words = shlex.split(sessions.command("board", "", False, live))
+    given = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
+    assert words[0] == "systemd-run"
+    assert {"--pipe", "--wait", "--uid=board", "--gid=board"} <= set(words)
+    assert given["--unit"].startswith("berth-run-board-")
+    properties = [word.removeprefix("--property=") for word in words if word.startswith("--property=")]
+    # Its settings come from the file that its processes have: no argument holds one.
+    assert f"EnvironmentFile={paths.env(LIVE)}" in properties
+    assert f"WorkingDirectory={paths.release(LIVE)}" in properties
+    writable = {line.partition("=")[2] for line in properties if line.startswith("ReadWritePaths=")}
+    assert writable == {str(one) for one in (paths.data, paths.home, paths.release(LIVE) / "tmp")}
+    assert {"ProtectSystem=strict", "NoNewPrivileges=yes", "InaccessiblePaths=-/etc/berth"} <= set(properties)
+    # What others would see of files that it makes is what they see of those that the app makes.
+    assert [line for line in properties if line.startswith("UMask=")][-1] == "UMask=0077"
+    assert f"--setenv=PATH={paths.release(LIVE)}/.venv/bin:/usr/local/bin:/usr/bin:/bin" in words
+    assert f"--setenv=BERTH_RELEASE={LIVE}" in words
+    # What it runs comes over its input, whole, before the first of its programs could read there.
+    assert words[words.index("--") + 1 :] == ["/bin/sh", "-c", 'eval "$(cat)"']
+
+
+def test_with_a_terminal_it_is_a_shell(live: Path) -> None:
+    words = shlex.split(sessions.command("board", "", True, live))
+    assert "--pty" in words
+    assert "--pipe" not in words
+    assert words[words.index("--") + 1 :][0] == "/bin/bash"
+    assert any(word.startswith("--setenv=PS1=board ") for word in words)
+
+
+def test_a_job_is_run_by_its_own_unit_and_ends_as_that_does(live: Path, tmp_path: Path) -> None:
+    command = sessions.command("board", "nightly", False, live)
+    unit = f"board-nightly@{LIVE}.service"
+    said = tmp_path / "said"
+    answers = f'#!/bin/sh\necho "$@" >> {said}\n[ "$1" = show ] && echo run-1\nexit 5\n'
+    (tmp_path / "systemctl").write_text(answers)
+    (tmp_path / "journalctl").write_text('#!/bin/sh\necho "$@"\n')
+    for name in ("systemctl", "journalctl"):
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["/bin/sh", "-c", command], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 5
+    assert said.read_text().splitlines()[0] == f"start {unit}"
+    assert "_SYSTEMD_INVOCATION_ID=run-1" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("app", "job", "said"),
+    [
+        ("nope", "", "nope has no live release on this server, so there is nothing to run a command in"),
+        ("board", "weekly", "board has no job weekly; there is: nightly."),
+        ("../x", "", "is no app's name"),
+    ],
+)
+def test_what_cannot_be_run_is_one_sentence(app: str, job: str, said: str, live: Path) -> None:
+    with pytest.raises(ReleaseError, match=said):
+        sessions.command(app, job, False, live)
+
+
+def test_a_log_is_followed_over_deploys() -> None:
+    words = shlex.split(sessions.follow(["board-web", "board-worker"], 20))
+    # Units are named after releases, and the next one has another name.
+    assert words[:1] == ["journalctl"]
+    assert {"--follow", "--lines=20", "--identifier=board-web", "--identifier=board-worker"} <= set(words)
+    assert not [word for word in words if word.startswith("--unit")]
+
+
+def test_a_secret_is_shown_to_who_asks_and_is_in_no_argument(live: Path) -> None:
+    command = sessions.secret("board", "TOKEN", live)
+    assert "born-here" not in command
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "born-here\n"
+    with pytest.raises(ReleaseError, match=r"board has no secret TOKENS .*; there is: API_KEY, TOKEN\."):
+        sessions.secret("board", "TOKENS", live)
+    with pytest.raises(ReleaseError, match="There is no app quiet on this server"):
+        sessions.secret("quiet", "TOKEN", live)

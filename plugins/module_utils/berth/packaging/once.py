@@ -54,18 +54,37 @@ def as_app(
     `settings` is an environment file, `more` are variables beside it; what is `writable` is the app's.
     """
     return transient(
-        Work(
-            unit,
-            argv,
-            user=code.paths.app,
-            sandbox=sandbox.proof(),
-            writable=writable,
-            timeout=timeout,
-            cwd=cwd,
-            env={**code.variables(), **venv.SEALED, **(more or {})},
-            env_file=settings,
+        of_app(
+            code, unit, argv, cwd=cwd, settings=settings, timeout=timeout, writable=writable, more=more,
             properties=properties,
         )
+    )  # fmt: skip
+
+
+def of_app(
+    code: Code,
+    unit: str,
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    settings: Path,
+    timeout: float,
+    writable: Sequence[Path] = (),
+    more: Mapping[str, str] | None = None,
+    properties: Sequence[str] = (),
+) -> Work:
+    """The same, described and not run yet."""
+    return Work(
+        unit,
+        argv,
+        user=code.paths.app,
+        sandbox=sandbox.proof(),
+        writable=writable,
+        timeout=timeout,
+        cwd=cwd,
+        env={**code.variables(), **venv.SEALED, **(more or {})},
+        env_file=settings,
+        properties=properties,
     )
 
 

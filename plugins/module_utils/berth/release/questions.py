@@ -55,6 +55,20 @@ def psql(args: Answer, _body: Body) -> Answer:
     return {"changed": False, "command": command}
 
 
+def command(args: Answer, _body: Body) -> Answer:
+    job = str(args.get("job") or "")
+    return {"changed": False, "command": sessions.command(args["name"], job, bool(args.get("terminal")))}
+
+
+def follow(args: Answer, _body: Body) -> Answer:
+    stems = [str(one).replace("/", "-") for one in args["processes"]]
+    return {"changed": False, "command": sessions.follow(stems, int(args["lines"]))}
+
+
+def secret(args: Answer, _body: Body) -> Answer:
+    return {"changed": False, "command": sessions.secret(args["name"], str(args["secret"]))}
+
+
 def upgradable(args: Answer, _body: Body) -> Answer:
     return {"changed": False, **upgrades.plan(_asked(args))}
 
@@ -118,6 +132,9 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "rescuable": rescuable,
     "rescued": rescued,
     "psql": psql,
+    "command": command,
+    "follow": follow,
+    "secret": secret,
     "upgradable": upgradable,
     "upgrade": moved,
     "restorable_files": restorable_files,

@@ -63,10 +63,13 @@ def transient(work: Work) -> Result:
         TRANSIENT.discard(unit)
 
 
-def in_unit(work: Work, *, wait: bool = True) -> list[str]:
-    """The command line that runs it, its input and its output being the caller's; or beside the caller."""
+def in_unit(work: Work, *, wait: bool = True, terminal: bool = False) -> list[str]:
+    """The command line that runs it, its input and its output being the caller's; or beside the caller.
+
+    `terminal`: what the caller has is one, and the command gets one of its own.
+    """
     words = ["systemd-run", "--quiet", "--collect", "--service-type=exec"]
-    words += ["--pipe", "--wait"] if wait else ["--no-block"]
+    words += ["--pty" if terminal else "--pipe", "--wait"] if wait else ["--no-block"]
     # Or it is described by all that is run, and some of that is a program's text.
     words += [f"--unit={work.unit}", f"--description={work.unit}"]
     words += [f"--uid={work.user}", f"--gid={work.group or work.user}"]
