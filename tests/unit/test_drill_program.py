@@ -619,3 +619,38 @@ def test_one_that_hangs_holds_up_the_others_for_hours_and_not_for_ever(kind: str
         __backup_kind=kind, __backup_what={kind: kind}, backup_cluster=cluster, backup_offsite={"places": []}
     )
     assert [line for line in text.splitlines() if line.startswith("Timeout")] == [f"TimeoutStartSec={limit}"]
+
+
+def test_a_restore_by_sftp_goes_on_where_its_session_had_too_many_files_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pgBackRest closes none that it reads a part of before its end; a server allows about a thousand."""
+    asked: list[tuple[str, ...]] = []
+    limit = (
+        "raised from local-1 protocol: unable to open file '/b/bundle/2' for read: libssh2 error [-31]: sftp "
+        "error [4] failure"
+    )
+
+    def pgbackrest(_: dict[str, Any], *words: str) -> None:
+        asked.append(words)
+        if len(asked) < 4:
+            # The third brings no more than the second: something else is wrong.
+            (tmp_path / f"file{min(len(asked), 2)}").touch()
+            raise backup.BackupError(limit)
+
+    monkeypatch.setattr(backup, "pgbackrest", pgbackrest)
+    with pytest.raises(backup.BackupError, match=r"^unable to open file '/b/bundle/2' for read"):
+        side.pgbackrest_restore({"config": "/etc/nas.conf"}, tmp_path, "--archive-mode=off")
+    first = ("--process-max=4", "--archive-mode=off", "restore")
+    assert asked == [first, *[(first[0], "--delta", *first[1:])] * 2]
+    side.pgbackrest_restore({}, tmp_path)
+    assert asked[-1] == ("restore",)
+
+    def refuse(*_: Any) -> None:
+        asked.append(())
+        raise backup.BackupError("unable to open file '/b/x' for read: [13] Permission denied")
+
+    monkeypatch.setattr(backup, "pgbackrest", refuse)
+    with pytest.raises(backup.BackupError, match="Permission denied"):
+        side.pgbackrest_restore({}, tmp_path)
+    assert len(asked) == 5

@@ -118,6 +118,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "side.ended_at read_text",
             "side.postmaster read_text",
             "side.remove rmtree",
+            "side.pgbackrest_restore walk",
             "drill.main read_text",
         ),
         *("drill.count write_text", "drill.keep read_text"),

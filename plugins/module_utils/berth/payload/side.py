@@ -39,6 +39,11 @@ PARTS = ("data", "tablespaces", "socket", "log", "queries")
 RESERVE = 1 << 30
 # Seconds for pgBackRest to tell what there is.
 PATIENCE = 120.0
+# By SFTP it leaves each file open that it reads a part of, as long as its session lasts. A server allows that
+# about a thousand, and a cluster's small files are parts of a few: so it has some sessions, and goes on where
+# that was not enough.
+SESSIONS = 4
+HELD_OPEN = r"unable to open file '.*' for read: libssh2 error \[-31\]: sftp error \[4\]"
 
 
 @dataclass(frozen=True)
@@ -135,10 +140,23 @@ def restore(settings: Facts, folder: Path, *target: str) -> None:
         f"--tablespace-map-all={folder / 'tablespaces'}",
         "--archive-mode=off",
     ]
-    try:
-        backup.pgbackrest(settings, *words, *target, "restore")
-    except backup.BackupError as error:
-        raise backup.BackupError(plain(str(error))) from None
+    pgbackrest_restore(settings, folder / "data", *words, *target)
+
+
+def pgbackrest_restore(settings: Facts, data: Path, *words: str) -> None:
+    """Have pgBackRest restore into a folder of its own, from here or from a place off this server."""
+    more = [f"--process-max={SESSIONS}"] if settings.get("config") else []
+    before: tuple[int, int] | None = None
+    while True:
+        try:
+            backup.pgbackrest(settings, *more, *words, "restore")
+        except backup.BackupError as error:
+            now = sum(len(names) for _, _, names in os.walk(data)), backup.taken(data)
+            if not re.search(HELD_OPEN, str(error)) or now == before:
+                raise backup.BackupError(plain(str(error))) from None
+            before, more = now, [*more[:1], "--delta"]
+        else:
+            return
 
 
 def plain(said: str) -> str:
