@@ -48,6 +48,7 @@ class There:
         self.got: list[str] = []
         self.away = ""
         self.held: list[dict[str, Any]] = []
+        self.histories: list[str] = []
         # Clusters of the place and of the local repository, the newest last.
         self.there, self.here = [1], [1]
 
@@ -61,6 +62,8 @@ class There:
             raise backup.BackupError(self.away)
         if words[0] == "stanza-create" and self.there[-1:] != self.here[-1:]:
             raise backup.BackupError("backup and archive info files exist but do not match the database")
+        if words[0] == "repo-ls":
+            return "\n".join(["0000000100000000", *self.histories]) if words[1] == "archive/main/17-1" else ""
         if words[0] == "stanza-upgrade":
             self.there.append(self.here[-1])
         if words[0] == "archive-push":
@@ -75,7 +78,8 @@ def there(monkeypatch: pytest.MonkeyPatch) -> There:
     monkeypatch.setattr(backup, "pgbackrest", made)
 
     def info(given: dict[str, Any], *_: Any) -> dict[str, Any]:
-        known = [{"system-id": one} for one in (made.there if given.get("config") else made.here)]
+        clusters = made.there if given.get("config") else made.here
+        known = [{"system-id": one, "version": "17", "id": at} for at, one in enumerate(clusters, 1)]
         return {"status": {"code": 0}, "archive": made.held, "backup": [], "db": known}
 
     monkeypatch.setattr(backup, "info", info)
@@ -146,6 +150,54 @@ def test_a_new_timeline_comes_after_its_history_and_a_half_written_file_not_at_a
     assert offsite.read(settings, "storage", "relay")["gap"] is None
     relay.turn()
     assert len(there.pushed) == 3
+
+
+def test_a_server_that_another_one_was_built_anew_from_writes_there_no_more(
+    settings: dict[str, Any], archive: Callable[..., None], there: There
+) -> None:
+    archive(*SEGMENTS[:2])
+    relay = offsite.Relay(settings, "storage")
+    relay.turn()
+    assert there.pushed == [SEGMENTS[1]]
+    # It is asked anew after a while, and when the place was out of reach.
+    there.histories = ["00000002.history"]
+    archive(SEGMENTS[2])
+    relay.turn()
+    assert there.pushed[-1] == SEGMENTS[2]
+    there.away = "unable to connect to 'b.net:22': [111] Connection refused"
+    archive(SEGMENTS[3])
+    relay.turn()
+    there.away = ""
+    relay.turn()
+    known = offsite.read(settings, "storage", "relay")
+    assert known["problem"].startswith("another server was built anew from what lies there, and goes on with")
+    assert (known["behind"], there.pushed[-1]) == (1, SEGMENTS[2])
+    relay.sole, relay.known["problem"] = time.monotonic() - offsite.SOLE, ""
+    relay.turn()
+    assert there.pushed[-1] == SEGMENTS[2]
+    # The one that goes on there knows the timeline, and so does one that was restored in place.
+    archive(TLI2)
+    relay.turn()
+    assert there.pushed[-2:] == [SEGMENTS[3], TLI2]
+    # In the next major version timelines begin anew.
+    there.here = [1, 2]
+    archive(*SEGMENTS[4:6], part="18-2")
+    relay.sole = -offsite.SOLE
+    relay.turn()
+    assert (relay.known["problem"], there.pushed[-1]) == ("", SEGMENTS[5])
+
+
+def test_a_server_that_another_one_was_built_anew_from_makes_no_backup_there(
+    settings: dict[str, Any], archive: Callable[..., None], there: There, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(*SEGMENTS[:2])
+    there.histories = ["00000002.history"]
+    monkeypatch.setattr(offsite, "caught_up", lambda *_: None)
+    with pytest.raises(
+        backup.BackupError, match="switch this one off for good, or write another path for it"
+    ):
+        offsite.back_up(settings, settings["offsite"][0], [made("full", 1)])
+    assert "goes on with it" in offsite.read(settings, "storage", "backups")["problem"]
 
 
 def test_a_place_goes_on_with_a_cluster_that_was_moved_and_never_with_another_one(

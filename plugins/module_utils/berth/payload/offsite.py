@@ -40,6 +40,8 @@ PATIENCE = 300.0
 AGAIN = (5.0, 60.0)
 # Seconds after which it is said anew that a relay is at work, though nothing happened.
 ALIVE = 30.0
+# Seconds after which it is asked anew whether no other server goes on at a place.
+SOLE = 600.0
 # Seconds for a segment that is archived to be at a place.
 RECEIVED = 120
 # Seconds for a place to get the WAL that a backup needs, before the backup is begun and before it ends.
@@ -127,6 +129,32 @@ def histories(folder: Path) -> list[str]:
     return sorted(one.name for one in folder.iterdir() if _HISTORY.fullmatch(one.name))
 
 
+def timeline(folder: Path) -> int:
+    """The newest of an archive; 0 of one that is empty."""
+    tops = [one.name for one in folder.iterdir() if _FOLDER.fullmatch(one.name)]
+    return max((int(one[:8], 16) for one in (*tops, *histories(folder))), default=0)
+
+
+def refuse_successor(settings: Facts, there: Facts) -> None:
+    """BackupError where a server that was built anew from what lies at a place goes on there.
+
+    Each that was restored begins a timeline. One that this server knows nothing of began elsewhere, and a
+    backup made here would be the newest there, from which nobody comes to what that server archived.
+    """
+    _, folder = archive(settings)
+    own, clusters = timeline(folder) if folder else 0, backup.info(there, PATIENCE).get("db") or []
+    if not own or not clusters:
+        return
+    # By the cluster's own archive: in that of a major version before, timelines count on from others.
+    held = f"archive/{settings['stanza']}/{clusters[-1]['version']}-{clusters[-1]['id']}"
+    listed = backup.pgbackrest(there, "repo-ls", held, timeout=PATIENCE)
+    if any(int(one[:8], 16) > own for one in listed.split() if _HISTORY.fullmatch(one)):
+        raise backup.BackupError(
+            "another server was built anew from what lies there, and goes on with it: switch this one off "
+            "for good, or write another path for it"
+        )
+
+
 def since(folder: Path, name: str) -> float:
     """When a segment came into the archive."""
     times = [one.stat().st_mtime for one in (folder / name[:16]).glob(f"{name}-*")]
@@ -145,6 +173,8 @@ class Relay:
         self.ready = False
         self.wait = 0.0
         self.told = 0.0
+        # When it was last sure that no other server goes on there.
+        self.sole = -SOLE
 
     def tell(self) -> None:
         """Write down how it is."""
@@ -237,12 +267,15 @@ class Relay:
     def once(self) -> None:
         """Begin where that is to be done, and pass on all that waits; BackupError at the first that fails."""
         waiting = self.look()
-        if not self.ready:
-            try:
+        try:
+            if not self.ready:
                 self.begin()
-            except backup.BackupError as error:
-                raise backup.BackupError(reasons.plainly(str(error))) from None
-            waiting = self.look()
+                waiting = self.look()
+            if waiting and time.monotonic() - self.sole >= SOLE:
+                refuse_successor(self.local, self.there)
+                self.sole = time.monotonic()
+        except backup.BackupError as error:
+            raise backup.BackupError(reasons.plainly(str(error))) from None
         for name in waiting:
             self.push(name)
             self.known.update(problem="", failing_since="")
@@ -264,6 +297,8 @@ class Relay:
                 print(f"Off-site {self.name}: {text}. WAL waits in the local repository.", file=sys.stderr)
             began = self.known["failing_since"] or backup.stamp(time.time())
             self.known.update(problem=text, failing_since=began)
+            # A place that was out of reach may have another server since.
+            self.sole = -SOLE
             with contextlib.suppress(OSError):
                 self.look()
             self.wait = min(max(self.wait * 2, AGAIN[0]), AGAIN[1])
@@ -333,6 +368,7 @@ def back_up(settings: Facts, place: Facts, local: list[Facts]) -> str:
         kind = wanted(local, backup.current(known), read(settings, name, "relay").get("gap"))
         if kind:
             caught_up(settings, name)
+            refuse_successor(settings, there)
             words = (f"--type={backup.KINDS[kind]}", f"--archive-timeout={CAUGHT_UP}")
             backup.pgbackrest(there, *words, "backup")
             known = backup.info(there, PATIENCE)
