@@ -344,7 +344,8 @@ def drill(
 @app.command(
     epilog="berth restore\n\nberth restore --to-time '2026-11-30 11:59:00+00'\n\n"
     "berth restore --to-release 20261130T115900Z-1a2b3c4 --app board\n\nberth restore --go-live board\n\n"
-    "berth restore --undo board\n\nberth restore --drop\n\nberth restore --files board",
+    "berth restore --undo board\n\nberth restore --drop\n\nberth restore --files board\n\n"
+    "berth restore --onto 203.0.113.9",
 )
 def restore(
     ctx: typer.Context,
@@ -391,9 +392,18 @@ def restore(
             metavar="SCHEMA.TABLE", help="Copy this one of --app's into its live database, to be merged."
         ),
     ] = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The whole server, which is lost, onto this bare host. (playbooks/onto.yml)",
+        ),
+    ] = None,
     confirm: Annotated[
         str | None,
-        typer.Option(metavar="APP", help="The app's name once more; asked for without it."),
+        typer.Option(
+            metavar="WORD", help="The app's name once more, or gone with --onto; asked for without it."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also with another schema than the live release works with.")
@@ -413,6 +423,14 @@ def restore(
     """Restore beside the live server, to look at, and go live with it. (playbooks/restore.yml)"""
     asked = {"live": go_live, "undo": undo, "drop": drop_kept}
     meant = {mode: name for mode, name in asked.items() if name is not None}
+    if onto is not None:
+        others = (to_time, to_release, app_name, drop, table, files, force, json, *meant)
+        if any(others):
+            raise kit.BerthError(
+                "--onto ADDRESS goes with --from and --confirm alone; leave the others away."
+            )
+        variables = {"onto": onto, "offsite": place}
+        _confirmed(ctx, "onto.yml", variables, "gone", confirm, inventory=inventory, plain=plain)
     if files is not None:
         if meant or table or to_release or app_name or drop or json:
             raise kit.BerthError("--files APP goes with --to-time and --from alone; leave the others away.")
@@ -458,13 +476,7 @@ def rescue(
     plain: Plain = False,
 ) -> None:
     """Restore Postgres in place whose data is lost, with the WAL that is left. (playbooks/rescue.yml)"""
-    if confirm is None:
-        check = ("--check",)
-        said = _of(ctx, "rescue.yml", inventory, plain=plain, options=check, returns=True, wal=wal).start()
-        if said or "--check" in (ctx.obj or ()):
-            raise typer.Exit(said)
-        confirm = typer.prompt("If that is meant, type rescue", prompt_suffix=": ", err=True)
-    _run(ctx, "rescue.yml", inventory, plain=plain, wal=wal, confirm=confirm)
+    _confirmed(ctx, "rescue.yml", {"wal": wal}, "rescue", confirm, inventory=inventory, plain=plain)
 
 
 def _exchange(
@@ -472,15 +484,27 @@ def _exchange(
 ) -> None:
     """Say what it means, ask for the app's name, and do it."""
     variables: dict[str, Any] = {"app": name, "mode": mode, "force": force or None}
+    _confirmed(ctx, "exchange.yml", variables, name, confirm, inventory=inventory, plain=plain)
+
+
+def _confirmed(
+    ctx: typer.Context,
+    playbook: str,
+    variables: dict[str, Any],
+    word: str,
+    confirm: str | None,
+    *,
+    inventory: str,
+    plain: bool,
+) -> None:
+    """Have the playbook say what it would do, ask for the word that means yes, and do it."""
     if confirm is None:
         check = ("--check",)
-        said = _of(
-            ctx, "exchange.yml", inventory, plain=plain, options=check, returns=True, **variables
-        ).start()
+        said = _of(ctx, playbook, inventory, plain=plain, options=check, returns=True, **variables).start()
         if said or "--check" in (ctx.obj or ()):
             raise typer.Exit(said)
-        confirm = typer.prompt(f"If that is meant, type {name}", prompt_suffix=": ", err=True)
-    _run(ctx, "exchange.yml", inventory, plain=plain, confirm=confirm, **variables)
+        confirm = typer.prompt(f"If that is meant, type {word}", prompt_suffix=": ", err=True)
+    _run(ctx, playbook, inventory, plain=plain, confirm=confirm, **variables)
 
 
 @app.command(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +18,19 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
 if TYPE_CHECKING:
     from plugins.module_utils.berth.contract.offsite import host_keys
     from plugins.module_utils.berth.paths import build_user
+    from plugins.module_utils.berth.payload.drill import span
     from plugins.module_utils.berth.services.postgresql import reader
     from plugins.module_utils.berth.store.receipts import given
 else:
     from ansible.module_utils.berth.contract.offsite import host_keys
     from ansible.module_utils.berth.paths import build_user
+    from ansible.module_utils.berth.payload.drill import span
     from ansible.module_utils.berth.services.postgresql import reader
     from ansible.module_utils.berth.store.receipts import given
 
 App = Mapping[str, Any]
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_STAMP = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def databases(apps: Sequence[App]) -> list[dict[str, Any]]:
@@ -145,6 +152,66 @@ def deploy_summary(failed: Mapping[str, str], names: Sequence[str], check: bool 
     return "\n".join([head, *lines, f"Next: correct it, then repeat with {retry}."])
 
 
+def files_to_recover(apps: Sequence[App]) -> dict[str, dict[str, bool]]:
+    """The role recovery's `recovery_apps`: whose files come back, and whether what Redis held does."""
+    return {
+        app["name"]: {"redis": bool(app["redis"]["enabled"] and app["redis"]["persistence"])} for app in apps
+    }
+
+
+def live_versions(live: Mapping[str, Mapping[str, str]], apps: Sequence[App]) -> dict[str, str]:
+    """The commit that was live of each app that comes from a git repository; of a folder there is but one."""
+    return {
+        app["name"]: version
+        for app in apps
+        if app["source"].get("git")
+        and _COMMIT.fullmatch(version := live.get(app["name"], {}).get("version", ""))
+    }
+
+
+def recovery_summary(
+    answers: Mapping[str, Any], times: Sequence[Sequence[Any]], failed: Mapping[str, str], apps: Sequence[App]
+) -> str:
+    """What a server that was built anew has again, what was lost, and how long it took.
+
+    `answers` are those of the parts of role recovery, and `rows`; `times` are pairs of what ended, and when,
+    in seconds, from the beginning on.
+    """
+    looked, rows, files = answers["look"], answers["rows"], answers["files"]["files"]
+    last = str(rows["last"])
+    began = datetime.strptime(looked["run"], _STAMP).replace(tzinfo=UTC)
+    lines = [f"From {looked['place']} ({looked['where']}):"]
+    if last:
+        commit = datetime.strptime(last, "%Y-%m-%d %H:%M:%S.%f UTC").replace(tzinfo=UTC)
+        before = span(max(0.0, (began - commit).total_seconds()))
+        lines.append(
+            f"  rows    up to the commit of {last.partition('.')[0]} UTC, {before} before this began; what "
+            "was committed later is lost"
+        )
+    else:
+        lines.append("  rows    of a cluster that does not tell when it committed")
+    for app in apps:
+        name = app["name"]
+        release = looked["live"].get(name, {}).get("release", "")
+        of = files.get(name, {}).get("of", "")
+        deployed = f"not live: {failed[name]}" if name in failed else "live"
+        parts = [
+            deployed,
+            f"was {release}" if release else "had no release",
+            f"files of {of}" if of else "no files stored",
+        ]
+        if app["source"].get("path"):
+            parts.append("its code is that of the folder today")
+        lines.append(f"  {name}    {'; '.join(parts)}")
+    steps = [
+        f"{what} {round(float(end) - float(start))} s"
+        for (_, start), (what, end) in itertools.pairwise(times)
+    ]
+    total = round(float(times[-1][1]) - float(times[0][1]))
+    lines.append(f"It took {total} s: {', '.join(steps)}.")
+    return "\n".join(lines)
+
+
 class FilterModule:
     """Ansible's entry point."""
 
@@ -154,9 +221,12 @@ class FilterModule:
             "archive_command": archive_command,
             "databases": databases,
             "egress_of_apps": egress_of_apps,
+            "files_to_recover": files_to_recover,
+            "live_versions": live_versions,
             "deploy_summary": deploy_summary,
             "offsite": offsite,
             "proxy_sites": proxy_sites,
             "receipt": receipt,
+            "recovery_summary": recovery_summary,
             "redis_of_apps": redis_of_apps,
         }

@@ -19,6 +19,12 @@ options:
     description: Whether there are backups. Without, the timers end; nothing that was backed up is deleted.
     type: bool
     default: true
+  only_reach:
+    description:
+      - Write no more than the programs and how the places off the server are reached, for a restore from
+        there. Nothing is begun, and no place is written to.
+    type: bool
+    default: false
   configuration:
     description: Content of C(/etc/pgbackrest/pgbackrest.conf); C(${key}) is filled in here.
     type: str
@@ -306,7 +312,7 @@ class Repository:
             journal.replace_text(KEY, born + "\n", 0o600)
         return born
 
-    def files(self) -> dict[Path, tuple[str, int, str]]:
+    def files(self, key: str | None = None) -> dict[Path, tuple[str, int, str]]:
         """Each file with its content, mode and group; all are root's."""
         text = known_options(self.module.params["configuration"], self.version())
         settings = {
@@ -317,7 +323,7 @@ class Repository:
                 PROGRAM.with_name(f"{name}.py"): (module_source(one), 0o644, "root")
                 for name, one in PROGRAMS.items()
             },
-            CONFIGURATION: (text.replace("${key}", self.key()), 0o640, OWNER),
+            CONFIGURATION: (text.replace("${key}", self.key() if key is None else key), 0o640, OWNER),
             LEFTOVERS: (f"{MARK}\nR! {self.settings['drill']}/*\n", 0o644, "root"),
             **{UNITS / name: (content, 0o644, "root") for name, content in self.units.items()},
             **{path: one for place in self.places for path, one in self.files_of(place).items()},
@@ -565,6 +571,15 @@ class Repository:
         self.relays(changed)
         return begins or not backed_up
 
+    def reach(self) -> None:
+        """As much of it as a restore from a place off the server needs."""
+        if not self.check:
+            self.folder(Path(self.settings["state"]), 0o700, OWNER, OWNER)
+            self.folder(KEY.parent, 0o750, "root", OWNER)
+        wanted = (PROGRAM.parent, KEY.parent)
+        # The key of the repository here is born with that.
+        self.write({path: one for path, one in self.files(key="").items() if path.parent in wanted})
+
     def first(self) -> str:
         """Have the first backup made by its unit; what is to be said of it, with a warning where it fails."""
         self.actions.append("make a full backup to begin with")
@@ -615,6 +630,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "enabled": {"type": "bool", "default": True},
+            "only_reach": {"type": "bool", "default": False},
             "configuration": {"type": "str", "required": True, "no_log": False},
             "settings": {"type": "dict", "required": True},
             "schedules": {"type": "dict", "required": True},
@@ -627,21 +643,25 @@ def main() -> None:
     )
     repository, said, unreachable = Repository(module), "", []
     began = time.time()
+    only_reach = bool(module.params["only_reach"])
     try:
         # Two runs may be given all apps at once: one reads, compares and writes at a time.
         with hostwide():
-            if module.params["enabled"]:
+            if only_reach:
+                missing = False
+                repository.reach()
+            elif module.params["enabled"]:
                 missing = repository.converge()
             else:
                 missing = False
                 repository.end()
         if missing:
             said = repository.first()
-        if module.params["enabled"] and not module.check_mode:
+        if module.params["enabled"] and not only_reach and not module.check_mode:
             # Of those that were begun now, word is waited for; of the others there is some.
             unreachable = repository.unreachable(began if repository.begun else 0)
         # After the first one here it is begun by that one's unit.
-        if repository.begun and not missing and not module.check_mode:
+        if repository.begun and not missing and not only_reach and not module.check_mode:
             repository.systemctl("start", "--no-block", OFFSITE)
         for one in unreachable:
             module.warn(one)

@@ -464,3 +464,19 @@ def test_a_place_that_cannot_be_reached_is_a_warning_of_its_own_relay(
     assert said.startswith(
         "Off-site storage: b.net:22 cannot be reached (Connection refused). Backups on the"
     )
+
+
+def test_for_a_restore_from_a_place_no_more_is_written_than_how_to_reach_it(two: Host) -> None:
+    repository = module.Repository(two)
+    repository.reach()
+    folder = module.KEY.parent
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "offsite-cloud.conf", "offsite-storage.conf", "offsite-storage.hosts", "offsite-storage.key",
+        "settings.json",
+    ]  # fmt: skip
+    assert (module.PROGRAM.parent / "rescue.py").exists()
+    # No key is born, no repository made, and nothing begun that would write to a place.
+    assert not module.CONFIGURATION.exists()
+    assert not list(module.UNITS.glob("*"))
+    assert not two.asked("stanza-create")
+    assert not two.asked("systemctl")

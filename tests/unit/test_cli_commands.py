@@ -333,6 +333,7 @@ def test_a_check_has_a_status_of_its_own(kit: Kit) -> None:
         (["status"], "holds no playbook status.yml"),
         (["up", "-i", "nowhere"], "There is no inventory nowhere."),
         (["init", "x", "--", "-v"], "nothing may stand after --"),
+        (["restore", "--onto", "192.0.2.1", "--drop"], "--onto ADDRESS goes with --from and --confirm alone"),
         (["restore", "--files", "board", "--drop"], "--files APP goes with --to-time and --from alone"),
     ],
 )

@@ -125,6 +125,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("backup.main read_text", "restore.main read_text", "exchange.main read_text"),
         *("exchange.fill write_text", "offsite.main read_text"),
         *("rescue.__init__ read_text", "rescue.main read_text", "rescue.replay read_text"),
+        "rescue.announce touch",
         *("rescue.replay rmtree", "rescue.remove rmtree", "rescue.carry copytree", "rescue.carry copy2"),
         *("rescue.bring open", "rescue.bring chmod"),
     ),
@@ -132,6 +133,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("files.facts read_text", "files.main read_text", "files.plan read_text", "files.read read_text"),
         *("parts._text read_text", "parts.copy_of_redis open"),
     ),
+    "root's own, on a host that is new": (*("recovery.main read_text", "recovery.chosen read_text"),),
     "restored by root into a folder that nobody else may enter": (
         *("files.give_back chmod", "files.give_back chown", "files.give_back walk"),
         "files.restored rmtree",

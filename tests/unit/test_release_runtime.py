@@ -19,6 +19,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "reports/places",
         "reports/files",
         "reports/findings",
+        "reports/recovery",
         "reports/upgrades",
         "services/postgresql",
     ),

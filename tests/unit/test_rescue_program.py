@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -238,26 +239,37 @@ def test_the_command_line_answers_in_one_sentence(
 def test_all_wal_is_replayed_where_no_app_connects(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that connected while it is replayed would stay in what a database was called by then."""
     asked: list[list[str]] = []
+    alive = [7, 7]
 
     def outcome(argv: list[str], *_: object) -> tuple[int, str]:
         asked.append(argv)
-        return 0, ""
+        # pg_ctl has it started as soon as it replays.
+        return int(argv[0] == "pg_isready" and len(asked) < 4), ""
 
     def ask(server: side.Server, _query: str) -> str:
         # Once that server has ended, nobody knows it any more.
-        assert (server.socket, len(asked)) == (f"{cluster}/berth-rescue", 1)
+        assert (server.socket, len(asked)) == (f"{cluster}/berth-rescue", 4)
         return "then"
 
     made = begin()
     made.settings.update(version=17, stanza="main")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setattr(side, "outcome", outcome)
+    monkeypatch.setattr(side, "postmaster", lambda _: alive.pop() if alive else 0)
     monkeypatch.setattr(side.Server, "ask", ask)
     assert REPLAY(made) == "then"
-    start, stop = asked
-    assert "-c hot_standby='off'" in start[-1]
+    start, *waits, stop = asked
+    assert "-c hot_standby='off' -c track_commit_timestamp='on'" in start[-1]
     assert f"-c unix_socket_directories='{cluster}/berth-rescue' -c listen_addresses=''" in start[-1]
+    assert [one[0] for one in waits] == ["pg_isready"] * 3
     assert stop[-5:] == ["stop", "-m", "fast", "-t", "3600"]
     assert not (cluster / "berth-rescue").exists()
+    # One that dies while it replays.
+    asked.clear()
+    with pytest.raises(backup.BackupError, match="what was restored does not start"):
+        REPLAY(made)
+    (cluster / "berth-rescue").rmdir()
+    monkeypatch.setattr(side, "outcome", lambda *_: (0, ""))
 
     def refuse(*_: object) -> str:
         raise backup.BackupError("no")
@@ -267,3 +279,51 @@ def test_all_wal_is_replayed_where_no_app_connects(cluster: Path, monkeypatch: p
     monkeypatch.setattr(side, "outcome", lambda *_: (1, "pg_ctl: could not start server"))
     with pytest.raises(backup.BackupError, match="what was restored does not start: pg_ctl: could"):
         REPLAY(made)
+
+
+ONTO: dict[str, Any] = {
+    "version": "17", "stanza": "main", "socket": "/run/postgresql", "port": 5432,
+    "offsite": [{"name": "nas", "config": "/etc/nas.conf", "problem": ""}],
+}  # fmt: skip
+
+
+def test_onto_a_new_host_nothing_of_the_cluster_there_is_taken_or_kept(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was made a minute ago, and its segments have the names of other ones."""
+    asked: list[str] = []
+
+    def restore(settings: dict[str, Any], *_: str) -> None:
+        asked.append(settings["config"])
+        restored(cluster)
+        (cluster / "pg_wal/archive_status").mkdir()
+        for name in ("00000002.history", "00000003.history"):
+            (cluster / "pg_wal" / name).touch()
+        (cluster / "pg_wal/archive_status/00000002.history.done").touch()
+
+    monkeypatch.setattr(backup, "pgbackrest", restore)
+    made = rescue.Rescue(ONTO, {"onto": "nas"}).restore()
+    # The timeline that begins there is told to whoever has the archive; nothing else would.
+    assert (cluster / "pg_wal/archive_status/00000003.history.ready").exists()
+    assert not (cluster / "pg_wal/archive_status/00000002.history.ready").exists()
+    assert asked == ["/etc/nas.conf"]
+    assert (made["segments"], made["copied"], made["kept"]) == (0, 0, "")
+    assert not (cluster / "pg_wal" / SEGMENT).exists()
+    assert not cluster.with_name(LOST).exists()
+
+
+def test_onto_a_new_host_another_version_and_a_place_out_of_reach_are_refused(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"backup": [{"label": "F"}], "db": [{"version": "13"}, {"version": "15"}]}
+    monkeypatch.setattr(side, "readable", lambda _: known)
+    with pytest.raises(
+        backup.BackupError, match=r"at nas is of PostgreSQL 15, and this server has 17; write"
+    ):
+        rescue.Rescue(ONTO, {"onto": "nas"}).restore()
+    far = {**ONTO, "offsite": [{**ONTO["offsite"][0], "problem": "pgBackRest 2.45 knows no SFTP"}]}
+    with pytest.raises(backup.BackupError, match="knows no SFTP"):
+        rescue.Rescue(far, {"onto": "nas"}).restore()
+    with pytest.raises(backup.BackupError, match="there is no off-site place other"):
+        rescue.Rescue(ONTO, {"onto": "other"})
+    assert (cluster / "pg_wal" / SEGMENT).exists()

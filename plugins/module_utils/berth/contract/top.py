@@ -28,6 +28,7 @@ VERBS = (
     "drop",
     "undo",
     "drop_old",
+    "onto",
 )
 _FREE = ("ansible_", "x_", "molecule_")
 # What Ansible itself puts among a host's variables.

@@ -7,7 +7,8 @@ Runs by itself, as the user postgres, while the cluster's server is down:
 
 A request comes as JSON on standard input: `wal`, the folder with the WAL that is left, where that is not in
 the data folder. What is there of the data folder is kept beside it: nothing is deleted but what an earlier
-try had begun.
+try had begun. With `onto`, the name of a place off this server, that is restored onto a host that is new:
+the cluster that was just made there has nothing to keep, and its WAL is another one's.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from . import backup, side
+from . import backup, offsite, side
 
 Facts = dict[str, Any]
 
@@ -63,6 +64,8 @@ class Rescue:
         self.begun: Facts = json.loads(self.mark.read_text()) if self.mark.exists() else {}
         self.asides: list[str] = self.begun.get("asides", [])
         self.given = str(request.get("wal") or self.begun.get("wal") or "")
+        self.onto = str(request.get("onto") or "")
+        self.source = offsite.at(settings, self.onto) if self.onto else settings
 
     def note(self, moving: str) -> None:
         self.begun = {"asides": self.asides, "moving": moving, "wal": self.given}
@@ -71,7 +74,10 @@ class Rescue:
     def plan(self) -> Facts:
         """What would be done; BackupError where it must not or cannot be."""
         self.refuse_living()
-        backups = backup.current(side.readable(self.settings))
+        known = side.readable(self.source)
+        if self.onto:
+            self.refuse_unfit(known)
+        backups = backup.current(known)
         if not backups:
             raise backup.BackupError("there is no backup yet, so nothing can be restored")
         found = {str(folder): len(self.left(folder)) for folder in self.sources()}
@@ -87,6 +93,19 @@ class Rescue:
             "data": str(self.data),
             "keeps": " and ".join([*self.asides, *there]),
         }
+
+    def refuse_unfit(self, known: Facts) -> None:
+        """Files of one major version are nothing to another; and a place may be out of reach altogether."""
+        for one in offsite.places(self.settings):
+            if one["name"] == self.onto and one.get("problem"):
+                raise backup.BackupError(str(one["problem"]))
+        stored = str(known["db"][-1]["version"]) if known.get("db") else ""
+        if stored and stored != str(self.settings["version"]):
+            raise backup.BackupError(
+                f"what lies at {self.onto} is of PostgreSQL {stored}, and this server has "
+                f"{self.settings['version']}; write server.postgresql.version: {stored}, and begin on a "
+                "bare host"
+            )
 
     def have_room(self, need: int) -> None:
         """On a disk of its own, what is there makes room when it is put aside."""
@@ -105,6 +124,8 @@ class Rescue:
 
     def sources(self) -> list[Path]:
         """The folders with what is left of the WAL, of which the first is the oldest."""
+        if self.onto:
+            return []
         if self.given:
             return [Path(self.given)]
         untouched = not self.begun or self.begun.get("moving")
@@ -122,13 +143,15 @@ class Rescue:
         if side.postmaster(self.data):
             self.control("stop", "-m", "immediate")
         self.clear()
-        try:
-            backup.pgbackrest(self.settings, "restore")
-        except backup.BackupError as error:
-            raise backup.BackupError(side.plain(str(error))) from None
+        side.pgbackrest_restore(self.source, self.data)
         copied = self.bring_wal()
         last = self.replay()
         self.mark.unlink()
+        if self.onto:
+            self.announce()
+            for one in self.asides:
+                remove(Path(one))
+            self.asides = []
         kept, took = " and ".join(self.asides), round(time.monotonic() - began, 1)
         return {**planned, "kept": kept, "copied": copied, "last_commit": last, "seconds": took}
 
@@ -170,11 +193,14 @@ class Rescue:
             "unix_socket_directories": str(private),
             "listen_addresses": "",
             "hot_standby": "off",
+            # Where it is off as yet, the last commit's time would be forgotten at the end of the WAL.
+            "track_commit_timestamp": "on",
             "logging_collector": "off",
         }
         words = " ".join(f"-c {name}='{value}'" for name, value in chosen.items())
         code, said = self.control("start", "-t", str(side.REPLAY), "-l", str(private / "log"), "-o", words)
-        if code != 0:
+        server = side.Server(str(private), int(self.settings["port"]))
+        if code != 0 or not self.replayed(server):
             log = (private / "log").read_text(errors="replace") if (private / "log").exists() else said
             raise backup.BackupError(
                 f"what was restored does not start: {side.why(log) or backup.reason(said)}"
@@ -182,10 +208,29 @@ class Rescue:
         last = ""
         # One that cannot say it is as well restored.
         with contextlib.suppress(backup.BackupError):
-            last = side.Server(str(private), int(self.settings["port"])).ask(LAST)
+            last = server.ask(LAST)
         self.control("stop", "-m", "fast", "-t", "3600")
         shutil.rmtree(private)
         return last
+
+    def replayed(self, server: side.Server) -> bool:
+        """Wait until it takes sessions, or is gone: pg_ctl takes one for started that replays without."""
+        end = time.monotonic() + side.REPLAY
+        while side.outcome(["pg_isready", "-q", "-t", "5", *server.words()])[0] != 0:
+            if not side.postmaster(self.data) or time.monotonic() > end:
+                return False
+            time.sleep(0.5)
+        return True
+
+    def announce(self) -> None:
+        """Have the history of the timeline that began here archived, once anything is.
+
+        The server itself does so only where it archives. By that file others know that somebody goes on here.
+        """
+        wal = self.data / "pg_wal"
+        for path in wal.glob("*.history"):
+            if not (wal / "archive_status" / f"{path.name}.done").exists():
+                (wal / "archive_status" / f"{path.name}.ready").touch()
 
     def control(self, *words: str) -> tuple[int, str]:
         return side.outcome([side.program(self.settings, "pg_ctl"), "-D", str(self.data), "-s", "-w", *words])

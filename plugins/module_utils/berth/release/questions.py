@@ -8,7 +8,7 @@ from typing import IO
 
 from ..errors import ReleaseError
 from ..paths import Paths
-from ..reports import backups, diff, files, history, rescues, restores, sessions, status, upgrades
+from ..reports import backups, diff, files, history, recovery, rescues, restores, sessions, status, upgrades
 from ..store import presence, settings
 from . import upgrade
 from .deploy import Answer
@@ -47,6 +47,15 @@ def rescuable(args: Answer, _body: Body) -> Answer:
 
 def rescued(args: Answer, _body: Body) -> Answer:
     return {"changed": False, **rescues.describe(args["request"])}
+
+
+def recoverable(_args: Answer, _body: Body) -> Answer:
+    return {"changed": False, **recovery.plan()}
+
+
+def recovered(args: Answer, _body: Body) -> Answer:
+    request = args.get("request") or {}
+    return {"changed": False, **recovery.describe(str(request.get("verb")), str(request.get("run")))}
 
 
 def psql(args: Answer, _body: Body) -> Answer:
@@ -131,6 +140,8 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "restored": restored,
     "rescuable": rescuable,
     "rescued": rescued,
+    "recoverable": recoverable,
+    "recovered": recovered,
     "psql": psql,
     "command": command,
     "follow": follow,
