@@ -72,6 +72,13 @@ def _connection_problem(probe: Mapping[str, Any], connection: Mapping[str, Any])
     elif "Could not resolve" in said or "Name or service not known" in said:
         cause = f"the name {connection['address']} does not exist"
         advice = "correct ansible_host in the inventory, or the DNS record"
+    elif "waiting for privilege escalation prompt" in said:
+        return (
+            f"Host {connection['host']}: user {who} cannot become root: sudo asks for the password in other "
+            "words than Ansible waits for, as sudo in Rust does (Ubuntu 25.10 and later). What to do: write "
+            "`ansible_become_exe: sudo.ws`, the other one there, into the inventory, or as root on the "
+            f"server `{who} ALL=(ALL:ALL) NOPASSWD: ALL` to /etc/sudoers.d/{who}, or log in as root."
+        )
     elif re.search(r"timed out|refused|No route|unreachable|closed by|reset by", said):
         cause = f"no SSH server answers on port {connection.get('port') or 22}"
         advice = "is it on, is the address right, does a firewall let this machine in"

@@ -66,6 +66,16 @@ def test_a_login_that_an_earlier_run_has_ended() -> None:
     assert "ended other logins" not in base_login_problem(refused, {**CONNECTION, "admin": "deploy"})
 
 
+def test_sudo_that_asks_in_other_words_is_named() -> None:
+    probe = {
+        "unreachable": True,
+        "msg": "Task failed: Timeout (22s) waiting for privilege escalation prompt:",
+    }
+    said = base_login_problem(probe, CONNECTION)
+    assert "user deploy cannot become root: sudo asks for the password in other words" in said
+    assert "ansible_become_exe: sudo.ws" in said
+
+
 def test_login_command_is_the_one_ansible_uses() -> None:
     sentence = base_login_problem({"unreachable": True, "msg": SSH + "Permission denied"}, CONNECTION)
     assert "`ssh -i ~/.ssh/berth -p 2222 deploy@192.0.2.7`" in sentence
