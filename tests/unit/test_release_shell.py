@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,15 +42,26 @@ def test_the_program_takes_the_place_of_its_shell(tmp_path: Path, line: str, sai
     text = shell.as_main(line.replace("PY", sys.executable))
     assert text
     assert not shell.keeps_shell(line)
-    with subprocess.Popen(
-        ["sh", "-c", f"{text}\n"], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    ) as process:
+    process = subprocess.Popen(
+        ["sh", "-c", f"{text}\n"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
         assert process.stderr
         pid, _, rest = process.stderr.readline().rstrip("\n").partition(" ")
         assert int(pid) == process.pid
         assert rest.strip() == said.strip()
         process.terminate()
         assert process.wait(20) == 0
+    finally:
+        # A shell that stayed leaves its program behind, and the test would wait for that.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.mark.parametrize(
