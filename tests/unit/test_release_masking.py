@@ -6,6 +6,8 @@ import base64
 import importlib.util
 import json
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -164,6 +166,41 @@ def test_an_answer_has_none_and_still_decides(paths: Paths, tmp_path: Path) -> N
     (paths.etc / "env").unlink()
     secrets.learn({"name": "board"})
     assert secrets.hide({"msg": "letmeout"})["msg"] == "(hidden)"
+
+
+# An engine of which every step tells what it was given, in one way after the other.
+TELLING = """
+import json, sys
+sys.path[:0] = [sys.argv[1]]
+import ansible.module_utils
+ansible.module_utils.__path__.append(sys.argv[1] + "/plugins/module_utils")
+from types import SimpleNamespace
+from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.transport import agent
+
+def run(step, args, body):
+    told = json.dumps(args["vault"])
+    if step == "refuses":
+        raise ReleaseError(told, log=[told], advice=told)
+    if step == "breaks":
+        raise ValueError(told)
+    return {"msg": told, "rows": [{"sql": told}], "exception": told}
+
+agent.Engine = lambda: SimpleNamespace(run=run, deploys={}, abandon=lambda: False, finish_alone=lambda: None)
+agent.main(SimpleNamespace(keep=lambda: None))
+"""
+
+
+def test_no_answer_leaves_the_engine_with_one() -> None:
+    steps = ("answers", "refuses", "breaks")
+    args = {"name": "board", "vault": {"KEY": "canaryOfTheVault"}}
+    asked = "".join(json.dumps({"step": step, "args": args}) + "\n" for step in steps)
+    words = [sys.executable, "-c", TELLING, str(ROOT)]
+    done = subprocess.run(words, input=asked, capture_output=True, text=True, timeout=120, check=True)
+    answers = [json.loads(line) for line in done.stdout.splitlines()[1:]]
+    assert [answer.get("failed", False) for answer in answers] == [False, True, True]
+    assert all(masking.HIDDEN in answer["msg"] for answer in answers)
+    assert "canaryOfTheVault" not in done.stdout
 
 
 def test_failures_are_told_without_passwords() -> None:
