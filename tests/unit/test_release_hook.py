@@ -159,6 +159,23 @@ def test_code_from_a_folder_that_outlives_releases_is_noticed(
     assert gunicorn_conf.stray("strayed:app", data) == ""
 
 
+def test_a_worker_does_not_start_with_such_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"target": "strayed:app", "link": "link", "socket": OWN}
+    conf = tmp_path / "releases/r/.berth/gunicorn.conf.py"
+    module = types.ModuleType("strayed")
+    monkeypatch.setitem(sys.modules, "strayed", module)
+    monkeypatch.setattr(gunicorn_conf, "_settings", settings)
+    monkeypatch.setattr(gunicorn_conf, "__file__", str(conf))
+    log = logging.getLogger("gunicorn.error.strayed")
+    worker = types.SimpleNamespace(wsgi=plain, log=types.SimpleNamespace(error_log=log))
+    module.__file__ = str(tmp_path / "data/src/strayed.py")
+    with pytest.raises(RuntimeError, match=r"imported from \S+/data/src/strayed\.py and not from"):
+        gunicorn_conf.post_worker_init(worker)
+    module.__file__ = str(tmp_path / "releases/r/strayed.py")
+    gunicorn_conf.post_worker_init(worker)
+    assert isinstance(worker.wsgi, gunicorn_conf.Retiring)
+
+
 def test_a_listener_that_is_closed_already_is_nothing_to_tell(
     link: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -126,21 +126,19 @@ def test_a_failure_says_what_it_left(
         assert sentence.startswith(start)
 
 
-def test_what_is_about_to_run_is_known_whatever_becomes_of_its_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rollback asks what it did when the only files that tell are gone."""
+@pytest.fixture
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Deploy, list[set[str]]]:
+    """A deploy whose migration fails, and what was known at its beginning of what ran on the database."""
     paths = Paths("shop", tmp_path)
     paths.state.mkdir(parents=True)
     known: list[set[str]] = []
 
     def fails(*_: Any) -> int:
         known.append(set(history.ran(paths)))
-        raise ReleaseError("No.")
+        raise ReleaseError("No.", advice="correct the migration")
 
     asked: Any = SimpleNamespace(advisory_lock=contextlib.nullcontext)
     decision: Any = SimpleNamespace(command="alembic upgrade head", directory=tmp_path)
-    monkeypatch.setattr(step, "look", lambda _: step.Look(decision, asked, "digest", "4", pending=True))
     for name in ("_prove_import", "_lint", "_may_run"):
         monkeypatch.setattr(step, name, lambda *_: None)
     monkeypatch.setattr(step, "_revisions", lambda *_: PENDING)
@@ -148,11 +146,31 @@ def test_what_is_about_to_run_is_known_whatever_becomes_of_its_release(
     monkeypatch.setattr(step.tables, "is_transactional", lambda *_: True)
     deploy = Deploy(paths, {})
     deploy.app, deploy.release = board(name="shop"), "r2"
+    deploy.looked = step.Look(decision, asked, "digest", "", pending=True)
     deploy.folder.mkdir(parents=True)
     (deploy.folder / "pyproject.toml").touch()
-    with pytest.raises(ReleaseError, match="No"):
+    return deploy, known
+
+
+def test_what_is_about_to_run_is_known_whatever_becomes_of_its_release(
+    failing: tuple[Deploy, list[set[str]]],
+) -> None:
+    """A rollback asks what it did when the only files that tell are gone."""
+    deploy, known = failing
+    with pytest.raises(ReleaseError, match="No") as failed:
         step.run(deploy, {})
     assert known == [{"5", "6"}]
+    assert failed.value.advice == "correct the migration"
+
+
+def test_what_fails_for_an_app_that_creates_its_tables_itself_says_how_to_do_without(
+    failing: tuple[Deploy, list[set[str]]],
+) -> None:
+    deploy, _ = failing
+    (deploy.folder / "main.py").write_text("Base.metadata.create_all(engine)\n")
+    with pytest.raises(ReleaseError) as failed:
+        step.run(deploy, {})
+    assert "(main.py:1), write migrations: {enabled: false}, then: berth deploy shop" in failed.value.advice
 
 
 def test_where_the_app_is_the_owner_the_command_alone_is_limited() -> None:

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
+from ansible.module_utils.berth.packaging.tree import Tree
+from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.store import public
+
+from tests.support.entry import board
 
 WEB = "web/dist"
 
@@ -82,3 +86,15 @@ def test_a_release_says_what_it_can_take(release: Path) -> None:
     assert not (release / public.KEEPALIVE).exists()
     public.mark(release, "board.example.com", keepalive=True)
     assert (release / public.KEEPALIVE).exists()
+
+
+@pytest.mark.parametrize(("web", "lasting"), [({}, True), ({"command": "serve {socket}"}, False)])
+def test_connections_are_kept_only_to_a_server_that_says_when_it_retires(
+    tmp_path: Path, web: dict[str, str], lasting: bool
+) -> None:
+    """A command of the app's own closes them when it likes, and a request in one would be lost."""
+    paths = Paths("board", tmp_path)
+    (paths.release("r1") / ".berth").mkdir(parents=True)
+    (paths.release("r1") / "main.py").touch()
+    Tree(paths, board(processes=[{"name": "web", **web}]), "r1").publish()
+    assert public.lasting(paths.release("r1")).exists() is lasting

@@ -145,6 +145,20 @@ def test_a_rollback_follows_what_was_live_and_not_the_names(paths: Paths, system
     assert (health["r3"], health["r2"]) == ("withdrawn", "was well")
 
 
+@pytest.mark.usefixtures("systemd")
+def test_who_goes_back_is_told_of_rows_that_newer_code_wrote(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No migration came between, so nothing refuses it; only the code knows what it wrote."""
+    more = {"app": {**APP, "database": {**APP["database"], "enabled": True}}, "schema": {"to": "1"}}
+    for turn, name in enumerate(("r1", "r2"), 1):
+        lay(paths, name, turn=turn, live_since=f"2026-01-0{turn}T20:31:09Z", **more)
+    go_live(paths, "r2")
+    monkeypatch.setattr(history, "today", lambda _: "1")
+    _, answer = rollback(paths)
+    assert "Rows written since 2026-01-02 20:31 UTC stay" in answer["msg"]
+
+
 def test_of_too_many_that_retire_the_oldest_ends_early(
     paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,6 +275,22 @@ def test_nothing_takes_a_proved_release_back(
 
 def _raise(*_: Any, **__: Any) -> None:
     raise FULL
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_deploy_tells_what_its_processes_complain_of(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    """Of a release that was well before, what it logs is known."""
+    lay(paths, "r1", turn=1)
+    run = deploy(paths, systemd)
+    run.record["healthy"] = before
+    worker = naming.beside_web(APP, "r2")[0]
+    said = {worker: ["ERROR:app.queue:no broker at queue:5672"]}
+    monkeypatch.setattr(units, "journal", lambda unit, **_: said.get(unit, []))
+    step(run, "switch", "verify")
+    told = f"{worker} runs and logs an error: ERROR:app.queue:no broker at queue:5672."
+    assert (told in run.notes) is not before
 
 
 def test_a_full_disk_after_the_switch_stops_nothing(

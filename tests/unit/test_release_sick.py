@@ -1,8 +1,9 @@
-"""A live release that runs and is not well: said, waited for, never stopped."""
+"""What a run makes of the live release: one that is not well is waited for; not all may replace it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
@@ -12,7 +13,7 @@ from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import gate as gate_step
 from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import verify
-from ansible.module_utils.berth.runtime import gate, health, naming, units
+from ansible.module_utils.berth.runtime import gate, health, memory, naming, units
 from ansible.module_utils.berth.sources import source
 from ansible.module_utils.berth.store import disk, journal
 
@@ -130,3 +131,54 @@ def test_a_dead_live_release_needs_no_repository_to_start(
         plan_step.run(deploy, {"app": app})
     assert started == ["board-web@r1.service"]
     assert ("bad unit file" if refused else "it was started") in caught.value.text()
+
+
+def test_what_does_not_fit_beside_it_is_refused_before_anything_is_made(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "fingerprint", lambda *_: "another")
+    monkeypatch.setattr(memory, "used", lambda _: 100 * memory.MB)
+    monkeypatch.setattr(memory, "free", lambda: 50 * memory.MB)
+    monkeypatch.setattr(plan_step.retire, "beside", lambda *_: [])
+    with pytest.raises(ReleaseError, match="A second release does not fit into memory beside the live one"):
+        plan_step.run(deploy, {"app": APP, "digest": "d"})
+    assert [path.name for path in deploy.paths.releases.iterdir()] == ["r1"]
+    answer = plan_step.run(deploy, {"app": APP, "digest": "d", "force": True})
+    assert answer["action"] == "deploy"
+    assert "does not fit" in answer["msg"]
+    # A run that makes nothing takes no memory.
+    monkeypatch.setattr(plan, "fingerprint", lambda *_: "f")
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: 200)
+    deploy.notes.clear()
+    assert plan_step.run(deploy, {"app": APP, "digest": "d"})["msg"] == "r1 is live and is what is wanted."
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_no_run_goes_back_to_an_older_commit_unasked(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, check: bool
+) -> None:
+    new, old = "5d6e7f8" + "0" * 33, "1a2b3c4" + "0" * 33
+    record = journal.read_record(deploy.paths.release("r1"))
+    journal.write_record(deploy.paths.release("r1"), {**record, "version": new, "by": "anna@desk"})
+    order = [old, new]
+
+    class Repository:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def is_ancestor(self, one: str, other: str) -> bool:
+            return order.index(one) < order.index(other)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(source, "Repository", Repository)
+    monkeypatch.setattr(plan, "fingerprint", lambda *_: "another")
+    monkeypatch.setattr(plan_step.shutil, "which", lambda _: "/usr/bin/git")
+    monkeypatch.setattr(memory, "used", lambda _: 0)
+    app = {**APP, "source": {"git": "git@x.example:y", "version": old}}
+    with pytest.raises(ReleaseError, match=r"1a2b3c4 is older than what is live \(5d6e7f8") as refused:
+        plan_step.run(deploy, {"app": app, "check": check})
+    assert "r1 stays live." in refused.value.text()
+    assert "-e force=true" in refused.value.advice
+    assert plan_step.run(deploy, {"app": app, "check": check, "force": True})["action"] == "deploy"
+    order.reverse()
+    assert plan_step.run(deploy, {"app": app, "check": check})["action"] == "deploy"

@@ -236,6 +236,25 @@ def test_one_question_hides_no_other_and_a_late_one_is_unknown() -> None:
     ]
 
 
+def test_counting_what_releases_take_never_holds_a_status_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """du stands for itself: one that a slow disk keeps busy, and one that comes to its end."""
+    paths = Paths("board", tmp_path)
+    paths.releases.mkdir(parents=True)
+    du = tmp_path / "du"
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(facts, "_FOR_SIZES", 0.2)
+    du.write_text("#!/bin/sh\nexec sleep 8\n")
+    du.chmod(0o755)
+    began = time.monotonic()
+    assert facts._size(paths) is None
+    assert time.monotonic() - began < 4
+    monkeypatch.setattr(facts, "_FOR_SIZES", 30)
+    du.write_text("#!/bin/sh\nprintf '2048\\t%s\\n' x\nprintf '3072\\ttotal\\n'\n")
+    assert facts._size(paths) == 3
+
+
 def test_an_app_that_cannot_be_looked_at_hides_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
