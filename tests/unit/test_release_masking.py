@@ -203,6 +203,44 @@ def test_no_answer_leaves_the_engine_with_one() -> None:
     assert "canaryOfTheVault" not in done.stdout
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Path:
+    """One that has backups, here and at two places off it."""
+    backup = tmp_path / "etc/berth/backup"
+    backup.mkdir(parents=True)
+    (backup / "key").write_text("keyOfTheRepository\n")
+    (backup / "offsite-nas.key").write_text("-----BEGIN KEY-----\nlineOfTheSshKey\n-----END KEY-----\n")
+    (backup / "offsite-s3.conf").write_text(
+        "[global]\nrepo1-path=/pgbackrest\nrepo1-cipher-pass=keyOffTheServer\nrepo1-s3-key=accessToS3\n"
+        "repo1-s3-key-secret=secretOfS3\n"
+    )
+    places = [{"name": "nas-in-paris", "secrets": {"ssh_key": "lineOfRestic"}}]
+    (tmp_path / "etc/berth/restic.json").write_text(json.dumps({"key": "keyOfRestic", "places": places}))
+    (tmp_path / "var/lib/berth-recovery").mkdir(parents=True)
+    (tmp_path / "var/lib/berth-recovery/settings.json").write_text(json.dumps({"key": "keyToRecover"}))
+    (tmp_path / "etc/berth/postgresql").mkdir()
+    (tmp_path / "etc/berth/postgresql/shop").write_text("passwordOfShop\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "keyOfTheRepository", "lineOfTheSshKey", "keyOffTheServer", "accessToS3", "secretOfS3",
+        "lineOfRestic", "keyOfRestic", "keyToRecover", "passwordOfShop",
+    ],
+)  # fmt: skip
+def test_what_is_asked_of_no_app_tells_no_secret_of_the_server(server: Path, secret: str) -> None:
+    """As backup, drill, restore, rescue and an upgrade of Postgres do."""
+    secrets = Secrets(server)
+    secrets.learn({"kind": "drill"})
+    said = {"msg": f"ERROR: [039]: {secret} at nas-in-paris", "answer": {"places": [{"last": [secret]}]}}
+    told = json.dumps(secrets.hide(said))
+    assert secret not in told
+    assert "nas-in-paris" in told
+    assert "/pgbackrest" in secrets.hide({"msg": "repo1-path=/pgbackrest"})["msg"]
+
+
 def test_failures_are_told_without_passwords() -> None:
     result = {"msg": "cannot reach postgresql://u:canary@h", "stderr": "see https://u:canary@h"}
     for text in (failure_text(result), load_callback().failure(result)):

@@ -147,18 +147,42 @@ def _without_password(found: re.Match[str]) -> str:
 
 
 def of_app(paths: Paths) -> set[str]:
-    """Every secret of an app that is on the server, those of its older releases included."""
-    values: set[str] = set()
+    """Every secret of an app that is on the server, with its older releases', and the server's."""
+    values = of_server(paths.root)
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        values.update(json.loads((paths.etc / "secrets.json").read_text()).values())
-    # Born at random, so those of other apps do no harm.
-    for service in services.ALL:
-        values.update(_read(file).strip() for file in service.secret_files(paths.root))
+        values.update(_texts(json.loads((paths.etc / "secrets.json").read_text()).values()))
     for file in (*paths.etc.glob("*env"), *paths.frozen.glob("*.env")):
         with contextlib.suppress(ValueError, IndexError):
             values |= of_variables(environment.parse(_read(file)))
+    return _texts(values)
+
+
+# What opens backups: pgBackRest's settings, and the keys and settings of those who store off the server.
+_OPENS = re.compile(r"(?m)^\s*repo\d+-(?:cipher-pass|s3-key|s3-key-secret)\s*=\s*(\S.*?)\s*$")
+
+
+def of_server(root: Path) -> set[str]:
+    """The secrets that are no app's alone: of services, backups, their places, and indexes."""
+    values: set[str] = set()
+    # Born at random, so those of other apps do no harm.
+    files = [file for service in services.ALL for file in service.secret_files(root)]
+    backup = root / "etc/berth/backup"
+    files += [backup / "key", *backup.glob("offsite-*.key")]
+    values.update(_read(file).strip() for file in files)
+    for file in (root / "etc/pgbackrest/pgbackrest.conf", *backup.glob("offsite-*.conf")):
+        values.update(_OPENS.findall(_read(file)))
+    for name in ("etc/berth/restic.json", "var/lib/berth-recovery/settings.json"):
+        with contextlib.suppress(ValueError, AttributeError, TypeError):
+            opens = json.loads(_read(root / name))
+            values.update(_leaves({"key": opens.get("key")}))
+            for place in opens.get("places") or []:
+                values.update(_leaves(place.get("secrets") or {}))
     for name in ("etc/uv/uv.toml", "etc/pip.conf", "etc/xdg/pip/pip.conf"):
-        values |= passwords(_read(paths.root / name))
+        values |= passwords(_read(root / name))
+    return _texts(values)
+
+
+def _texts(values: Iterable[Any]) -> set[str]:
     return {value for value in values if isinstance(value, str) and value.strip()}
 
 

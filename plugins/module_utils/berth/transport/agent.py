@@ -63,7 +63,7 @@ class Secrets:
         self.values: set[str] = set()
 
     def learn(self, args: dict[str, Any]) -> None:
-        self.values |= masking.of_request(args)
+        self.values |= masking.of_request(args) | masking.of_server(self.root)
         for name in masking.names(args):
             with contextlib.suppress(ReleaseError):
                 self.values |= masking.of_app(Paths(name, self.root))
