@@ -36,9 +36,11 @@ from ansible.module_utils.berth.sources import source
 from ansible.module_utils.berth.store import journal, lock, settings
 
 from tests.support.entry import board
+from tests.support.tree import write
 
 APP = board(jobs=[], migrations={})
 MAIN = "from fastapi import FastAPI\n\napp = FastAPI()\n"
+MODULES = '[submodule "shared"]\n\tpath = libs/shared\n\turl = https://git.example.com/shared.git\n'
 
 
 @pytest.fixture
@@ -105,6 +107,22 @@ def test_a_redis_that_is_read_and_that_nobody_sets_is_told(paths: Paths, deploy:
     assert deploy.notes == [
         "REDIS_URL (main.py:5) is read for Redis, and nothing sets it: write redis: {enabled: true}."
     ]
+
+
+def test_what_a_source_keeps_elsewhere_is_told(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The build fails later, or does not, and nobody would think of a submodule."""
+    deploy.release = "r3"
+    monkeypatch.setattr(fetch.disk, "begin", lambda _: None)
+    monkeypatch.setattr(source, "tidy", lambda *_: [])
+    monkeypatch.setattr(
+        source, "unpack", lambda _, folder: write(folder, {"main.py": MAIN, ".gitmodules": MODULES})
+    )
+    with (tmp_path / "body").open("w+b") as body:
+        answer = fetch.run(deploy, {"body": body})
+    assert deploy.notes
+    assert "libs/shared" in answer["msg"]
 
 
 def test_without_an_application_nothing_is_installed(

@@ -39,6 +39,7 @@ APP = board(
     drain={"requests": 5, "websocket": 5},
     migrations={},
 )
+LONG = board(processes=[{"name": "worker", "command": "w", "stop_timeout": 600}])["processes"][0]
 FULL = OSError(28, "No space left on device")
 
 
@@ -275,6 +276,30 @@ def test_nothing_takes_a_proved_release_back(
 
 def _raise(*_: Any, **__: Any) -> None:
     raise FULL
+
+
+def test_what_must_not_run_twice_is_given_its_own_time_to_end(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its successor starts when it has ended, and not after the time that a request may take."""
+    lay(paths, "r1", turn=1, app={**APP, "processes": [{**APP["processes"][0]}, LONG]})
+    ended: list[tuple[list[str], float]] = []
+
+    def end(names: list[str], patience: float = 0) -> None:
+        ended.append((names, patience))
+
+    monkeypatch.setattr(units, "stop", end)
+    started: dict[str, int] = {}
+    start = units.start
+
+    def begin(names: list[str], **more: Any) -> Any:
+        started.update(dict.fromkeys(names, len(ended)))
+        return start(names, **more)
+
+    monkeypatch.setattr(units, "start", begin)
+    step(deploy(paths, systemd), "switch", "verify")
+    before = ended.index((["board-worker@r1.service"], 605))
+    assert started["board-worker@r2.service"] == before + 1
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -15,7 +15,7 @@ from ansible.module_utils.berth.release.steps import plan as plan_step
 from ansible.module_utils.berth.release.steps import verify
 from ansible.module_utils.berth.runtime import gate, health, memory, naming, units
 from ansible.module_utils.berth.sources import source
-from ansible.module_utils.berth.store import disk, journal
+from ansible.module_utils.berth.store import disk, journal, settings
 
 from tests.support.entry import board
 
@@ -182,3 +182,15 @@ def test_no_run_goes_back_to_an_older_commit_unasked(
     assert plan_step.run(deploy, {"app": app, "check": check, "force": True})["action"] == "deploy"
     order.reverse()
     assert plan_step.run(deploy, {"app": app, "check": check})["action"] == "deploy"
+
+
+@pytest.mark.parametrize("active", ["active", "failed"])
+def test_a_release_that_expects_another_name_is_made_anew(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch, active: str
+) -> None:
+    """It would refuse who asks under the new one, and nothing of its fingerprint tells."""
+    monkeypatch.setattr(health.Probe, "ask", lambda *_: 200)
+    monkeypatch.setattr(units, "states", lambda names: dict.fromkeys(names, active))
+    monkeypatch.setattr(memory, "used", lambda _: 0)
+    monkeypatch.setattr(settings, "expects_another_name", lambda *_: True)
+    assert plan_step.run(deploy, {"app": APP, "digest": "d"})["action"] == "deploy"
