@@ -143,7 +143,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("listening.accepting read_text", "listening._waited_for read_text"),
         *("memory._kilobytes read_text", "mounts.guard read_text"),
         *("temporary._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
-        "hold.listens read_text",
+        *("hold.listens read_text", "journal.login read_text"),
         *("command.over_ssh read_bytes", "command.over_ssh read_text"),
         *("facts._memory read_text", "running._started read_text", "facts.held_locks read_text"),
     ),

@@ -296,6 +296,34 @@ def unit_file(place: paths.Paths, name: str, app: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("said", "sudo", "login"),
+    [
+        ("0\n", "anna", "root"),
+        # A container, and a kernel without audit, know of no login.
+        ("4294967295", "anna", "anna"),
+        ("4294967295", "", None),
+        ("", "", None),
+        ("4200000000", "", "4200000000"),
+    ],
+)
+def test_the_audit_tells_who_logged_in_beside_who_they_say_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, sudo: str, login: str | None
+) -> None:
+    """`by` is what the other machine says of itself; what the server knows can be held against it."""
+    monkeypatch.setattr(journal, "_LOGIN", tmp_path / "loginuid")
+    if said:
+        (tmp_path / "loginuid").write_text(said)
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    if sudo:
+        monkeypatch.setenv("SUDO_USER", sudo)
+    place = paths.Paths("board", tmp_path)
+    journal.audit(place, what="deploy", by="somebody@elsewhere")
+    (entry,) = journal.entries(place.audit)
+    assert entry["by"] == "somebody@elsewhere"
+    assert entry.get("login") == login
+
+
 def test_an_app_never_takes_the_units_of_one_whose_name_begins_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import pwd
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
@@ -92,7 +93,29 @@ def note(paths: Paths, release: str, step: str, state: str, **more: Any) -> None
 
 
 def audit(paths: Paths, **entry: Any) -> None:
-    _append(paths.audit, {"at": now(), "app": paths.app, **_hidden(paths, entry)}, 0o640, AUDIT_LIMIT)
+    """One line about a run, with the `login` that it came by, where there was one."""
+    known = {"login": name} if (name := login()) else {}
+    line = {"at": now(), "app": paths.app, **_hidden(paths, entry), **known}
+    _append(paths.audit, line, 0o640, AUDIT_LIMIT)
+
+
+_LOGIN = Path("/proc/self/loginuid")
+# What the kernel says of a process that nobody logged in for.
+_NOBODY = 2**32 - 1
+
+
+def login() -> str:
+    """Who logged in for this process: as the kernel kept it through sudo, else as sudo says; or empty."""
+    try:
+        number = int(_LOGIN.read_text())
+    except (OSError, ValueError):
+        number = _NOBODY
+    if number == _NOBODY:
+        return os.environ.get("SUDO_USER", "")
+    try:
+        return pwd.getpwuid(number).pw_name
+    except (KeyError, OverflowError):
+        return str(number)
 
 
 def _hidden(paths: Paths, entry: dict[str, Any]) -> dict[str, Any]:
