@@ -137,6 +137,20 @@ def test_without_an_application_nothing_is_installed(
         build_step.run(deploy, {})
 
 
+def test_where_the_app_could_change_its_own_code_nothing_is_installed(
+    paths: Paths, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def install(*_: Any) -> None:
+        raise AssertionError("it was built")
+
+    monkeypatch.setattr(Environments, "get", install)
+    (paths.release("r2") / "main.py").unlink()
+    write(paths.release("r2"), {"src/main.py": MAIN})
+    deploy.app = {**APP, "persistent": ["src"], "processes": [{**APP["processes"][0], "app": "src.main:app"}]}
+    with pytest.raises(ReleaseError, match="persistent: src holds"):
+        build_step.run(deploy, {})
+
+
 @pytest.fixture
 def here(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> Environments:
     """One whose Python was updated since environment `old` was made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socketserver
 import threading
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -187,8 +188,10 @@ def test_a_host_name_that_is_refused_is_known_at_once(monkeypatch: pytest.Monkey
     probe = health.Probe(Path("s"), "board.localhost", "/healthz")
     wanted = {**HEALTH, "timeout": 60}
     monkeypatch.setattr(health.Probe, "get", lambda *_: health.Reply(400, body="Invalid host header"))
+    began = time.monotonic()
     with pytest.raises(ReleaseError, match=r"host name board\.localhost"):
         gate.wait_healthy(probe, "web", wanted, cause.About(), NEW)
+    assert time.monotonic() - began < 30, "it was waited for until the end"
     # Any other 400 may still end: the app may be starting.
     monkeypatch.setattr(health.Probe, "get", lambda *_: health.Reply(400, body="not yet"))
     answers = iter([400] * 20 + [200] * 3)

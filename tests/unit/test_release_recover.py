@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible.module_utils.berth import venv
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.migrations import schema
@@ -416,6 +417,24 @@ def test_what_serves_after_a_failure(
     assert failed.value.text() == f"It did not start. {said}"
     assert not paths.release("r2").exists()
     assert naming.web("board", "r2") not in systemd.active
+
+
+def test_what_was_installed_for_a_failed_release_stays_for_the_next_try(
+    paths: Paths, systemd: Systemd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lay(paths, "r1", turn=1)
+    go_live(paths, "r1")
+    run = deploy(paths, systemd)
+    for name in ("new", "older"):
+        (paths.envs / name).mkdir(parents=True)
+        paths.env_mark(name).parent.mkdir(parents=True, exist_ok=True)
+        paths.env_mark(name).touch()
+    venv.of(paths.release("r2")).symlink_to(paths.envs / "new")
+    monkeypatch.setattr(gate, "wait_healthy", lambda *_: _fail("It did not start."))
+    with pytest.raises(ReleaseError, match="It did not start"):
+        step(run, "gate")
+    assert not paths.release("r2").exists()
+    assert [path.name for path in paths.envs.iterdir()] == ["new"]
 
 
 def test_a_migration_that_stays_is_told(

@@ -194,3 +194,24 @@ def test_a_release_that_expects_another_name_is_made_anew(
     monkeypatch.setattr(memory, "used", lambda _: 0)
     monkeypatch.setattr(settings, "expects_another_name", lambda *_: True)
     assert plan_step.run(deploy, {"app": APP, "digest": "d"})["action"] == "deploy"
+
+
+def test_what_a_cut_off_run_left_live_is_proved_before_anything_is_made(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deploy that fails goes back to it, and would go back to what nobody has seen answer."""
+    record = {**journal.read_record(deploy.paths.release("r1")), "healthy": False}
+    journal.write_record(deploy.paths.release("r1"), record)
+    proved: list[str] = []
+
+    def prove(run: Deploy, _: Any) -> dict[str, Any]:
+        proved.append(run.previous)
+        return {**record, "healthy": True}
+
+    monkeypatch.setattr(plan_step, "_prove_first", prove)
+    monkeypatch.setattr(plan, "fingerprint", lambda *_: "another")
+    monkeypatch.setattr(memory, "used", lambda _: 0)
+    assert plan_step.run(deploy, {"app": APP, "digest": "d", "check": True})["action"] == "deploy"
+    assert proved == []
+    assert plan_step.run(deploy, {"app": APP, "digest": "d"})["action"] == "deploy"
+    assert proved == ["r1"]
