@@ -17,7 +17,7 @@ from tests.support.kit import INTERNAL_CA, Kit, board_copy, kill
 from tests.support.pace import patience
 from tests.support.storage import make
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 KEY = "of-all-that-lies-elsewhere-4711"
 DATA = "/srv/board/data/attachments"
