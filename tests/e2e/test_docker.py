@@ -107,6 +107,7 @@ def test_what_containers_publish_is_closed_until_it_is_named(kit: Kit, other: Ho
     assert "refused" in kit.host.sh(asked.format("169.254.169.254"))
 
 
+@pytest.mark.long
 def test_containers_go_on_over_restarts_and_upgrades(kit: Kit, other: Host) -> None:
     started = kit.host.sh("docker inspect -f '{{.State.StartedAt}}' here")
     kit.host.sh("cat > /run/load.py", stdin=LOAD)

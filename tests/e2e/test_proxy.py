@@ -176,6 +176,7 @@ def test_what_a_release_has_not_seen_is_asked_again(kit: Kit) -> None:
     assert kit.release("loadapp") != ""
 
 
+@pytest.mark.long
 def test_websockets_outlive_a_change_of_the_proxy_with_todays_caddy(
     kit: Kit, boot: Callable[..., Host], tmp_path: Path
 ) -> None:
