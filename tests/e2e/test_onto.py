@@ -152,6 +152,9 @@ def test_a_server_that_is_gone_is_built_anew_with_all_that_left_it(
     # The lost one comes back, and passes on nothing more.
     subprocess.run(["docker", "start", lost.container], check=True, capture_output=True)
     end = time.monotonic() + patience(120)
+    # It is asked before WAL is passed on, and nobody writes there by now.
+    write = "insert into lost default values; select pg_switch_wal()"
+    lost.sh(f"until runuser -u postgres -- psql -qd board -c '{write}'; do sleep 1; done")
     while "goes on with it" not in (told := lost.sh(f"cat {RELAY}", check=False)):
         assert time.monotonic() < end, told
         time.sleep(1)
