@@ -150,15 +150,17 @@ def run(
     watch.start()
     try:
         while True:
-            result = once.as_app(
-                code,
-                naming.transient("migrate", paths.app),
-                ["/bin/sh", "-c", command],
-                cwd=project,
-                settings=paths.migrate_env(code.release),
-                timeout=max(1, math.ceil(limit - (time.monotonic() - began))),
-                writable=[paths.data, paths.home],
-                more=more,
+            result = once.run(
+                once.of_app(
+                    code,
+                    naming.transient("migrate", paths.app),
+                    ["/bin/sh", "-c", command],
+                    cwd=project,
+                    settings=paths.migrate_env(code.release),
+                    timeout=max(1, math.ceil(limit - (time.monotonic() - began))),
+                    writable=[paths.data, paths.home],
+                    more=more,
+                )
             )
             if result.code == 0:
                 return tries

@@ -52,19 +52,21 @@ def make(unit: str, place: Place, start: str, end: str) -> Sql:
     paths = place.code.paths
     words = [place.code.tool("alembic"), "upgrade", f"{start or 'base'}:{end}", "--sql"]
     try:
-        result = once.as_app(
-            place.code,
-            unit,
-            ["/bin/sh", "-c", _SCRIPT, "sh", *words],
-            cwd=place.folder,
-            settings=paths.etc / "migrate.env",
-            timeout=_SECONDS,
-            # A copy in /var/tmp would be hidden by the sandbox's own.
-            properties=[
-                "PrivateNetwork=yes",
-                *(f"InaccessiblePaths=-{folder}" for folder in services.sockets()),
-                f"BindReadOnlyPaths={place.root}",
-            ],
+        result = once.run(
+            once.of_app(
+                place.code,
+                unit,
+                ["/bin/sh", "-c", _SCRIPT, "sh", *words],
+                cwd=place.folder,
+                settings=paths.etc / "migrate.env",
+                timeout=_SECONDS,
+                # A copy in /var/tmp would be hidden by the sandbox's own.
+                properties=[
+                    "PrivateNetwork=yes",
+                    *(f"InaccessiblePaths=-{folder}" for folder in services.sockets()),
+                    f"BindReadOnlyPaths={place.root}",
+                ],
+            )
         )
     except ReleaseError as error:
         return Sql(note=f"Their SQL is not known: {error.sentence}")

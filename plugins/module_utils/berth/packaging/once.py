@@ -37,28 +37,9 @@ class Code:
         return {**known, **venv.imports_from(self.python_path)}
 
 
-def as_app(
-    code: Code,
-    unit: str,
-    argv: Sequence[str],
-    *,
-    cwd: Path,
-    settings: Path,
-    timeout: float,
-    writable: Sequence[Path] = (),
-    more: Mapping[str, str] | None = None,
-    properties: Sequence[str] = (),
-) -> Result:
-    """As the app's user, beside what serves, for so many seconds.
-
-    `settings` is an environment file, `more` are variables beside it; what is `writable` is the app's.
-    """
-    return transient(
-        of_app(
-            code, unit, argv, cwd=cwd, settings=settings, timeout=timeout, writable=writable, more=more,
-            properties=properties,
-        )
-    )  # fmt: skip
+def run(work: Work) -> Result:
+    """To its end."""
+    return transient(work)
 
 
 def of_app(
@@ -73,7 +54,10 @@ def of_app(
     more: Mapping[str, str] | None = None,
     properties: Sequence[str] = (),
 ) -> Work:
-    """The same, described and not run yet."""
+    """As the app's user, beside what serves, for so many seconds; described, and not run yet.
+
+    `settings` is an environment file, `more` are variables beside it; what is `writable` is the app's.
+    """
     return Work(
         unit,
         argv,

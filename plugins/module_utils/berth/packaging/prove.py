@@ -37,14 +37,16 @@ def run(tree: Tree, script: str, *words: str, work: Path | None = None) -> Resul
     """A few lines of Python that import the app, from where it will run, and may write what it may."""
     work = work or tree.work
     code = tree.code(work)
-    return once.as_app(
-        code,
-        naming.transient("prove", tree.paths.app),
-        [code.python, "-c", script, *words],
-        cwd=work,
-        settings=tree.paths.env(tree.release),
-        timeout=120,
-        writable=[tree.paths.data, tree.paths.home, *tree.scratch()],
+    return once.run(
+        once.of_app(
+            code,
+            naming.transient("prove", tree.paths.app),
+            [code.python, "-c", script, *words],
+            cwd=work,
+            settings=tree.paths.env(tree.release),
+            timeout=120,
+            writable=[tree.paths.data, tree.paths.home, *tree.scratch()],
+        )
     )
 
 
