@@ -164,6 +164,7 @@ def stop(kit: Kit, point: str, again: Callable[[], None], *command: str) -> Froz
 def end(kit: Kit, frozen: Frozen, victim: str) -> str:
     """Kill the one or the other; what the run printed where it could still print."""
     if victim == "ansible":
+        assert list(kit.temporary.glob(folder_of(frozen.process))), "what is looked for later is not there"
         kill(frozen.process)
         go_on(kit, frozen, 60)
         return ""
@@ -206,11 +207,11 @@ def keepers(process: subprocess.Popen[str]) -> list[int]:
     return found
 
 
-def left_here(process: subprocess.Popen[str]) -> list[str]:
+def left_here(kit: Kit, process: subprocess.Popen[str]) -> list[str]:
     """What a killed run leaves on this side: its temporary folder, and its keeper, which works in there."""
     deadline = time.monotonic() + patience(5)
     while True:
-        found = [str(path) for path in (Path.home() / ".ansible/tmp").glob(folder_of(process))]
+        found = [str(path) for path in kit.temporary.glob(folder_of(process))]
         found += map(str, keepers(process))
         if not found or time.monotonic() > deadline:
             return found
@@ -272,7 +273,7 @@ def test_a_deploy_is_killed(kit: Kit, authority: Path, point: str, victim: str) 
     else:
         assert kit.release("board") != frozen.before
     assert leftovers(kit) == []
-    assert left_here(frozen.process) == []
+    assert left_here(kit, frozen.process) == []
     if victim != "host":
         print(load.tally.report())
         assert load.tally.failures == []

@@ -113,6 +113,8 @@ class Kit:
         connection: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
+        self.temporary = folder.parent / "ansible"
+        """Where runs that are killed leave what is theirs: not beside what others left in the user's home."""
         self.host = host
         self.connection: dict[str, Any] = dict(connection or host.connection())
         self.apps: list[dict[str, Any]] = copy.deepcopy([dict(app) for app in apps])
@@ -174,7 +176,7 @@ class Kit:
         return subprocess.Popen(
             self.command(playbook, *arguments),
             cwd=ROOT,
-            env=environment(),
+            env=environment(ANSIBLE_LOCAL_TEMP=str(self.temporary)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
