@@ -52,7 +52,15 @@ COMMON = (
     "SystemCallFilter=~@privileged @resources",
     "SystemCallErrorNumber=EPERM",
 )
-_NETWORK = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"
+_FAMILIES = "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"
+# One peer at a time: no multicast (224.0.0.0/4, ff00::/8) and no broadcast, by which neighbours are found,
+# told lies and flooded. Which peers is role firewall's matter, which knows ports too.
+_UNICAST = (
+    "IPAddressDeny=any",
+    "IPAddressAllow=0.0.0.0/1 128.0.0.0/2 192.0.0.0/3 "
+    "::/1 8000::/2 c000::/3 e000::/4 f000::/5 f800::/6 fc00::/7 fe00::/8",
+)
+_NETWORK = (_FAMILIES, *_UNICAST)
 
 # Beside live apps and their database: slower than they are, and the first to go where memory ends.
 _BESIDE = ("UMask=0027", "CPUWeight=50", "IOWeight=50", "TasksMax=4096", "OOMScoreAdjust=800")
@@ -65,12 +73,12 @@ _STARVED = re.compile(
 
 def unit() -> list[str]:
     """For a process or a job of an app."""
-    return [*COMMON, _NETWORK]
+    return [*COMMON, *_NETWORK]
 
 
 def proof() -> list[str]:
     """For what runs once as an app: its import, its migrations."""
-    return [*COMMON, _NETWORK, *_BESIDE, f"MemoryMax={BUILD_MEMORY}"]
+    return [*COMMON, *_NETWORK, *_BESIDE, f"MemoryMax={BUILD_MEMORY}"]
 
 
 def out_of_memory(result: Result, app: dict[str, Any]) -> str:
@@ -93,7 +101,7 @@ def git(app: dict[str, Any], local: str) -> list[str]:
         common = tuple(line.replace("ProtectHome=yes", "ProtectHome=tmpfs") for line in COMMON)
     return [
         *common,
-        _NETWORK,
+        *_NETWORK,
         *_BESIDE,
         "TasksMax=512",
         f"MemoryMax={memory(app)}",
@@ -117,7 +125,8 @@ def build(paths: Paths, app: dict[str, Any]) -> list[str]:
     return [
         *COMMON,
         # node asks for the names of interfaces.
-        f"{_NETWORK} AF_NETLINK",
+        f"{_FAMILIES} AF_NETLINK",
+        *_UNICAST,
         *_BESIDE,
         f"MemoryMax={memory(app)}",
         "TemporaryFileSystem=/srv:ro",
