@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-import multiprocessing
 import os
 import socket
 import tempfile
@@ -41,16 +40,6 @@ TRUE = {"true", "yes", "on", "1"}
 def truthy(value: Any) -> bool:
     """Extra variables come as strings: `-e force=false` must not force."""
     return value if isinstance(value, bool) else str(value).strip().lower() in TRUE
-
-
-def run_pid() -> int:
-    """The ansible process that this task belongs to.
-
-    A task runs in a forked worker. Its parent is asked by the name it had when it forked: a worker whose run
-    was killed has been given another parent, which would never end.
-    """
-    parent = multiprocessing.parent_process()
-    return parent.pid if parent and parent.pid else os.getpid()
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -174,7 +163,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         # sudo takes the line if it asks; if it does not, the engine skips it.
         preamble = f"{password}\n" if password else ""
         code = session.pack_engine(Path(session.__file__).parent.parent)
-        engine.start(argv, code, preamble, run_pid())
+        engine.start(argv, code, preamble, session.run_pid())
         return engine
 
     @staticmethod
@@ -182,6 +171,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             "user": os.environ.get("SUDO_USER") or getpass.getuser(),
             "host": socket.gethostname(),
-            "pid": run_pid(),
+            "pid": session.run_pid(),
             "version": version,
         }

@@ -139,7 +139,9 @@ REASONS: dict[str, tuple[str, ...]] = {
         "files.restored rmtree",
     ),
     "the kernel's": (
-        *("agent.main fdopen", "listening.processes read_text", "listening._table read_text"),
+        *("module_server.main fdopen", "module_server.run fdopen", "module_server._child open"),
+        *("replaced.files read_text", "agent.main fdopen"),
+        *("listening.processes read_text", "listening._table read_text"),
         *("listening.accepting read_text", "listening._waited_for read_text"),
         *("memory._kilobytes read_text", "mounts.guard read_text"),
         *("temporary._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
@@ -147,7 +149,10 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("command.over_ssh read_bytes", "command.over_ssh read_text"),
         *("facts._memory read_text", "running._started read_text", "facts.held_locks read_text"),
     ),
-    "on the controller, in the checkout": ("session.pack_engine rglob",),
+    "on the controller, in the checkout": (
+        "session.pack rglob",
+        "modules.ready touch",
+    ),
     "the engine itself, in memory": ("bytecode.__init__ read_bytes", "upgrade.begin read_bytes"),
 }
 ALLOWED = {call for calls in REASONS.values() for call in calls}

@@ -6,8 +6,14 @@ is the file to correct.
 
 from __future__ import annotations
 
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import ansible.plugins.action
 from ansible.release import __version__
 
 try:
@@ -51,3 +57,53 @@ def begin_failure(callback: Any, result: Any) -> None:
         callback._print_task_banner(result.task)
     callback._handle_warnings(result.result)
     callback._clean_results(result.result, result.task.action)
+
+
+# What runs a module inside of a Python that has Ansible's library; it is there on the server, too.
+MODULE_RUNNER = "ansible.module_utils._internal._ansiballz._loader"
+_RUNNER_TAKES = {"json_params", "profile", "module_fqn", "modlib_path", "extensions"}
+MODULE_PROFILE = "legacy"
+
+
+def own_action(name: str) -> Any:
+    """Ansible's own action of a name that a plugin here has taken: by that name, the plugin is imported."""
+    file = Path(ansible.plugins.action.__file__).with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"berth_ansible_{name}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ActionModule
+
+
+def runs_modules() -> bool:
+    """Whether this version of Ansible runs modules as `MODULE_RUNNER` is asked to here."""
+    try:
+        runner = importlib.import_module(MODULE_RUNNER)
+        from ansible.executor.module_common import _BuiltModule  # noqa: F401 - looked for, not used
+
+        required = {
+            name
+            for name, one in inspect.signature(runner.run_module).parameters.items()
+            if one.default is inspect.Parameter.empty
+        }
+    except (ImportError, AttributeError):
+        return False
+    return required == _RUNNER_TAKES
+
+
+def module_request(arguments: Mapping[str, Any]) -> str:
+    """A module's arguments as it reads them."""
+    from ansible.module_utils.common.json import Direction, get_module_encoder
+
+    encoder = get_module_encoder(MODULE_PROFILE, Direction.CONTROLLER_TO_MODULE)
+    return json.dumps({"ANSIBLE_MODULE_ARGS": arguments}, cls=encoder)
+
+
+def built_module(data: bytes, python: str) -> Any:
+    """What an action's `_configure_module` returns of a module that is to be run by this Python."""
+    from ansible.executor.module_common import _BuiltModule
+
+    return _BuiltModule(
+        b_module_data=data, module_style="new", shebang=f"#!{python}", serialization_profile=MODULE_PROFILE
+    )

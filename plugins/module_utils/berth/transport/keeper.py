@@ -27,24 +27,29 @@ CHUNK = 1 << 16
 BEAT = 10
 
 
-def wait_for_end(pid: int) -> None:
-    """Returns when the process is gone: at once where the kernel can tell, else a little later."""
+def wait_for_end(pid: int, seconds: float | None = None) -> bool:
+    """Whether the process is gone, at the latest after so many seconds.
+
+    Returns at once where the kernel can tell, else a little later.
+    """
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return True
     except (AttributeError, OSError):
-        while True:
+        end = None if seconds is None else time.monotonic() + seconds
+        while end is None or time.monotonic() < end:
             try:
                 os.kill(pid, 0)
             except ProcessLookupError:
-                return
+                return True
             except PermissionError:
                 pass
             time.sleep(0.25)
+        return False
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    poll.poll()
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 class Keeper:
@@ -55,6 +60,7 @@ class Keeper:
             setup["argv"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
         )
         self.local = setup["argv"][0] == "/bin/sh"
+        self.run = int(setup["pid"])
         self.writing = threading.Lock()
         self.boot = setup.get("preamble", "").encode() + boot
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -93,8 +99,9 @@ class Keeper:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.engine.wait(0.5)
             self.engine.kill()
-        # Ansible removes its own temporary folder when it ends; one that was killed could not.
-        if self.folder.name.startswith("ansible-local-"):
+        # Ansible removes its own temporary folder when it ends; one that was killed could not. A run that
+        # goes on has it yet: what could not be started here does not end it.
+        if self.folder.name.startswith("ansible-local-") and wait_for_end(self.run, 5):
             shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(0)
 
@@ -166,7 +173,7 @@ def main() -> None:
     keeper = Keeper(setup, boot)
 
     def watch() -> None:
-        wait_for_end(int(setup["pid"]))
+        wait_for_end(keeper.run)
         keeper.end()
 
     threading.Thread(target=watch, daemon=True).start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -17,7 +18,7 @@ import socket
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +27,7 @@ from .. import ansible_private
 
 # Reads its own code from standard input into memory. Lines before the magic word are skipped: a password that
 # sudo turned out not to need ends there.
-BOOTSTRAP = """
+_BOOTSTRAP = """
 import os, sys
 read = sys.stdin.buffer
 while True:
@@ -40,22 +41,49 @@ with os.fdopen(code, "wb", closefd=False) as out:
     out.write(read.read(int(line.split()[1])))
 engine = "/proc/self/fd/%d" % code
 sys.path.insert(0, engine)
-from berth.transport.bytecode import Bytecode
+from PACKAGE.transport.bytecode import Bytecode
 bytecode = Bytecode(engine)
 bytecode.use()
-# An earlier Berth looks for other engines by the words berth.release.agent.
-from berth.transport.agent import main
+from PACKAGE.transport.MAIN import main
 main(bytecode)
 """
 
 
+def bootstrap(package: str, main: str) -> str:
+    """What Python is started with on the server: in which package its code is, and which part of it runs."""
+    return _BOOTSTRAP.replace("PACKAGE", package).replace("MAIN", main)
+
+
+# An earlier Berth looks for other engines by these words.
+BOOTSTRAP = bootstrap("berth", "agent") + "# berth.release.agent\n"
+
+
+def run_pid() -> int:
+    """The ansible process that this task belongs to.
+
+    A task runs in a forked worker. Its parent is asked by the name it had when it forked: a worker whose run
+    was killed has been given another parent, which would never end.
+    """
+    parent = multiprocessing.parent_process()
+    return parent.pid if parent and parent.pid else os.getpid()
+
+
 def pack_engine(folder: Path) -> bytes:
     """The `berth` package of module_utils as a zip file: what the server runs; no checks of inventories."""
+    return pack({Path("berth"): folder})
+
+
+def pack(folders: Mapping[Path, Path], packages: Iterable[str] = ()) -> bytes:
+    """Python code as a zip file: what each folder, or file, is called in there; and packages without code."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(folder.rglob("*.py")):
-            if path.relative_to(folder).parts[0] != "contract":
-                archive.write(path, Path("berth") / path.relative_to(folder))
+        for name, place in folders.items():
+            for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
+                inside = path.relative_to(place)
+                if inside.parts[:1] != ("contract",):
+                    archive.write(path, name / inside)
+        for package in packages:
+            archive.writestr(zipfile.ZipInfo(f"{package}/__init__.py"), "")
     return buffer.getvalue()
 
 
@@ -67,12 +95,18 @@ def ssh_argv(connection: Any, command: str, *options: str) -> list[str]:
     return words
 
 
-def engine_argv(connection: Any, python: str) -> list[str]:
+def engine_argv(connection: Any, python: str, program: str = BOOTSTRAP) -> list[str]:
     """The local command whose input and output are the engine's."""
-    command = f"{shlex.quote(python)} -I -c {shlex.quote(BOOTSTRAP)}"
+    command = f"{shlex.quote(python)} -I -c {shlex.quote(program)}"
     if connection.become:
         command = connection.become.build_become_command(command, ansible_private.shell(connection))
     return _argv(connection, command)
+
+
+def way(connection: Any) -> str:
+    """What is the same for all tasks that reach the same host as the same user, and for no other."""
+    # Of a command that becomes somebody, a part is made anew for each task.
+    return shlex.join([*_argv(connection, ""), f"become={connection.become is not None}"])
 
 
 def shell_argv(connection: Any, command: str, *, terminal: bool = False) -> list[str]:
