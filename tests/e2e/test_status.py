@@ -93,6 +93,17 @@ def test_a_failed_job_and_a_crashing_worker_are_named(site: Kit) -> None:
     until_well(site)
 
 
+def test_a_library_that_an_update_replaced_is_named_until_the_next_deploy(site: Kit) -> None:
+    # As dpkg does it: the new file takes the old one's name.
+    process = site.host.sh(f"systemctl show -P MainPID 'board-web@{site.release('board')}.service'")
+    library = site.host.sh(f"grep -o '/usr/lib/.*/libm[.]so.*' /proc/{process}/maps | head -n 1")
+    assert "replaced" not in found(asked(site, "board", status=0), "board")
+    site.host.sh(f"cp -p {library} {library}.new; mv {library}.new {library}")
+    assert library.rpartition("/")[2] in found(asked(site, "board", status=0), "board")["replaced"]
+    site.play("playbooks/deploy.yml", "-e", "app=board", "-e", "force=true")
+    assert "replaced" not in found(asked(site, "board", status=0), "board")
+
+
 def test_a_server_without_postgres_or_caddy_is_named(site: Kit) -> None:
     try:
         site.host.sh("systemctl stop 'postgresql@*' caddy")

@@ -93,6 +93,9 @@ SILENT = {"status": 0, "well": False, "said": "Connection refused", "url": "http
         ({"public": {**SILENT, "problem": "silent"}}, "down", "on port 443 (Connection refused)"),
         ({"public": {**SILENT, "problem": "certificate"}}, "down", "no certificate for board.localhost"),
         ({"public": {**SILENT, "status": 502, "problem": ""}}, "sick", "answers 502 through the proxy"),
+        ({"replaced": ["libcrypto.so.3", "libssl.so.3", "libz.so.1", "python3.13"]}, "well",
+         "board (note): its processes run on what updates have replaced (libcrypto.so.3, libssl.so.3, "
+         "libz.so.1 and 1 more). Next: berth deploy board --force"),
         ({"record": False}, "sick", "r2 is live, and its record cannot be read. Next: berth deploy board"),
         ({"jobs": [job(failed="exit-code", exit_status=3, last=stamp(60000))]}, "sick",
          "board: nightly failed at " + stamp(60000)[:10]),

@@ -19,7 +19,7 @@ from pathlib import Path
 from ..errors import ReleaseError
 from ..host import command
 from ..paths import Paths
-from ..runtime import health, naming, noted, public_route
+from ..runtime import health, naming, noted, public_route, replaced
 from ..runtime import units as runtime
 from ..services import table as services
 from ..store import journal, lock, presence, proxy, releases, settings
@@ -171,7 +171,7 @@ def _nothing(name: str, wanted: str) -> Facts:
         "live_since": "", "age": "", "url": "", "schema": "", "previous": [], "releases_mb": None,
         "socket": None, "public": None, "certificate": None, "processes": [], "jobs": [],
         **{service.name: "" for service in services.alone(name)},
-        "retiring": [], "lock": None, "cut_off": None, "left": [], "unknown": [],
+        "replaced": [], "retiring": [], "lock": None, "cut_off": None, "left": [], "unknown": [],
     }  # fmt: skip
 
 
@@ -207,6 +207,8 @@ def app(paths: Paths, wanted: str, past: list[Facts], held: set[str]) -> Facts:
         {},
     )
     found["processes"] = running.processes(paths, description, live, states, past)
+    units = [str(one["unit"]) for one in found["processes"]]
+    found["replaced"] = ask("What updates replaced below it", lambda: replaced.files(units), [])
     found["jobs"] = ask(
         "The state of its jobs", lambda: running.jobs(paths, description, live, names, states), []
     )

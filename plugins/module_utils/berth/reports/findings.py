@@ -24,6 +24,8 @@ _INODES_USED = 90
 _MEMORY_LEFT = 0.05
 # Fewer restarts in an hour are told of and are no loop.
 _LOOP = 3
+# Files in one sentence.
+_NAMED = 3
 
 
 def _finding(code: str, level: str, text: str, then: str = "") -> dict[str, str]:
@@ -160,6 +162,11 @@ def _processes(app: Facts) -> list[dict[str, str]]:
                 f"the last time {span(one['out_of_memory_seconds_ago'])} ago"
             )
             found.append(_finding("memory", SICK, text, f"raise its memory in apps.yml; {logs}"))
+    if names := app["replaced"]:
+        shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if names[_NAMED:] else "")
+        text = f"its processes run on what updates have replaced ({shown})"
+        cured = f"berth deploy {app['app']} --force puts processes with the updates in their place"
+        found.append(_finding("replaced", NOTE, text, cured))
     for service in services.alone(app["app"]):
         key = service.name
         if app[key] not in ("", "active", "unknown"):
