@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_an_outdated_caddy_does_not_face_the_internet(scene: Scene) -> None:
     # Left to itself, the proxy is the project's.
     del inputs["proxy_repository"]
     said = scene.play("proxy", inputs, extra=outdated, check=True).output
-    assert "Add the Caddy project's repository" in said.split("PLAY RECAP")[0]
+    assert "Add the repository of the Caddy project" in said.split("PLAY RECAP")[0]
     internal = {**inputs, "proxy_sites": [{**site, "tls": "internal"}]}
     warned = scene.play("proxy", internal, extra=outdated, check=True)
     assert "gets no security fixes" in " ".join(warned.output.split())
@@ -142,6 +143,34 @@ def test_postgresql_comes_from_the_projects_repository(scene: Scene) -> None:
     answer = scene.server.sh("runuser -u postgres -- psql -tAc 'show server_version' shop")
     assert answer.startswith(f"{major}.")
     assert scene.play("postgresql", pgdg).changed == 0
+
+
+def test_docker_comes_from_its_own_repository(scene: Scene) -> None:
+    release = scene.server.sh(". /etc/os-release; echo $VERSION_CODENAME")
+    repository = scene.repository
+    add = partial(repository.add, suite=release, component="stable")
+    wanted = add("docker.io", name="docker-ce")
+    add("docker-cli", name="docker-ce-cli")
+    add("containerd", name="containerd.io", also=["runc"])
+    add("docker-buildx", name="docker-buildx-plugin")
+    add("docker-compose", name="docker-compose-plugin")
+    inputs = {
+        "docker_enabled": True,
+        "docker_repository": "official",
+        "docker_official_url": repository.url,
+        "docker_official_key": repository.key_url,
+        "docker_official_fingerprint": repository.fingerprint,
+    }
+    scene.play("docker", inputs)
+    assert scene.version("docker-ce") == wanted
+    assert scene.version("docker.io") == ""
+    assert scene.server.sh("docker info -f '{{.LiveRestoreEnabled}}'") == "true"
+    assert scene.server.sh("stat -c '%U %a' /run/docker.sock") == "root 600"
+    assert scene.play("docker", inputs).changed == 0
+    refused = scene.play("docker", {"docker_enabled": True}, succeed=False)
+    said = " ".join(refused.output.split())
+    assert "containerd.io, docker-ce, docker-ce-cli: Docker is installed here by other packages" in said
+    assert "write server.docker.repository: official" in said
 
 
 def test_a_repository_signed_by_another_key_is_refused(scene: Scene) -> None:

@@ -121,7 +121,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "hardening": {
             **dict.fromkeys(("enabled", "units", "kernel", "network", "modules", "coredumps"), True),
         },
-        "docker": {"enabled": False, "settings": {}},
+        "docker": {"enabled": False, "repository": "distribution", "settings": {}},
         "extra_ca_certificates": [],
         "updates": {"enabled": True, "reboot_at": ""},
         "postgresql": {"repository": "distribution", "version": "", "settings": {}},
