@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import pwd
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jinja2
 import pytest
@@ -106,3 +107,46 @@ def test_a_uv_that_does_not_run_is_not_installed(tmp_path: Path) -> None:
     assert not app_program.runs(uv)
     uv.write_text("#!/bin/sh\necho uv 1.0\n")
     assert app_program.runs(uv)
+    # What it says of itself counts, and how it ends.
+    for broken in ("echo other 1.0", "echo uv 1.0; exit 3", "echo uv: no such file >&2"):
+        uv.write_text(f"#!/bin/sh\n{broken}\n")
+        assert not app_program.runs(uv), broken
+
+
+def test_a_mark_alone_does_not_make_a_program_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[bool] = []
+
+    class Module:
+        params: ClassVar[dict[str, Any]] = {
+            "name": "uv",
+            "requirements": "uv==1.0\n",
+            "index_url": "",
+            "optional": False,
+        }
+        check_mode = True
+
+        def __init__(self, **_: object) -> None: ...
+
+        def exit_json(self, *, changed: bool) -> None:
+            said.append(changed)
+            raise SystemExit
+
+    monkeypatch.setattr(app_program, "AnsibleModule", Module)
+    monkeypatch.setattr(app_program, "FOLDER", tmp_path)
+    program = tmp_path / "uv/bin/uv"
+    program.parent.mkdir(parents=True)
+    mark = tmp_path / "uv/.requirements"
+    for content, marked in (
+        ("", True),
+        ("#!/bin/sh\necho uv 1.0\n", True),
+        ("#!/bin/sh\necho uv 1.0\n", False),
+    ):
+        program.write_text(content)
+        program.chmod(0o755)
+        wanted = hashlib.sha256(Module.params["requirements"].encode()).hexdigest()
+        mark.write_text(f"{wanted}\n" if marked else "another\n")
+        with pytest.raises(SystemExit):
+            app_program.main()
+    assert said == [True, False, True]
