@@ -55,6 +55,11 @@ class CallbackModule(Default):  # type: ignore[misc] # Ansible ships no type inf
     CALLBACK_TYPE = "stdout"
     CALLBACK_NAME = "berth"
 
+    def v2_playbook_on_start(self, playbook: Any) -> None:
+        """Also: make workers begin with what all of them use."""
+        ansible_private.load_plugins()
+        super().v2_playbook_on_start(playbook)
+
     def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
         """Print the failure of a task that is no loop as text."""
         values = result.result
