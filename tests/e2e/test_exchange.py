@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import canary
 from tests.support.kit import Kit, kill
 from tests.support.load import Load
 
@@ -177,3 +178,42 @@ def test_whoever_is_killed_there_is_one_database_and_the_next_run_goes_on(
     states = kit.host.sh("systemctl is-active 'board-web@*' 'board-worker@*' 'board-nightly@*.timer'").split()
     assert set(states) == {"active"}
     assert kit.host.sh("ls -d /run/systemd/system/board* 2>/dev/null || true").strip() == ""
+
+
+# Passwords of roles, secrets of apps, and what backups are encrypted by.
+BORN = """
+import glob, json, re
+for path in glob.glob("/etc/berth/postgresql/*"): print(open(path).read())
+for path in glob.glob("/etc/berth/*/secrets.json"): print(*json.load(open(path)).values())
+print(*re.findall("cipher-pass=(.*)", open("/etc/pgbackrest/pgbackrest.conf").read()))
+"""
+
+
+@pytest.mark.long
+def test_no_secret_is_seen_of_what_is_restored(restored: Kit) -> None:
+    """The board's, the notes' and the server's own, with all that -vvv and --diff show, done or refused."""
+    kit, loud = restored, ("-vvv", "--diff")
+    wanted = canary.needles(set(kit.host.sh("python3 -", stdin=BORN).split()))
+    assert len(wanted) > 20
+    only = ("-e", "app=board")
+    runs = [
+        ("drill.yml", True, ()),
+        ("backup.yml", True, ()),
+        ("backups.yml", True, ()),
+        ("restore.yml", False, ()),  # one stands there
+        ("restore.yml", False, ("-e", "to_time=soon")),
+        ("exchange.yml", False, (*only, "-e", "mode=live")),
+        ("exchange.yml", True, (*only, "-e", "mode=live", "-e", "confirm=board")),
+        ("exchange.yml", True, (*only, "-e", "mode=undo", "-e", "confirm=board")),
+        ("rescue.yml", False, ("-e", "confirm=rescue")),  # nothing is lost
+        ("upgrade-postgresql.yml", None, ()),
+        ("upgrade-postgresql.yml", False, ("-e", "confirm=1")),
+        ("status.yml", None, ()),
+    ]
+    said = []
+    with canary.watched(kit, wanted) as arguments:
+        for playbook, succeed, words in runs:
+            said.append(kit.play(f"playbooks/{playbook}", *words, *loud, succeed=succeed).output)
+    assert canary.found_in("\n".join(said), wanted) == []
+    assert arguments == []
+    assert canary.search(kit, "board", wanted) == []
