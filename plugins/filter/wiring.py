@@ -43,6 +43,15 @@ def databases(apps: Sequence[App]) -> list[dict[str, Any]]:
     ]
 
 
+def pools(apps: Sequence[App]) -> list[dict[str, Any]]:
+    """The role pgbouncer's `pgbouncer_pools` for these apps."""
+    return [
+        {"app": app["name"], "database": app["database"]["name"], "user": app["database"]["user"]}
+        for app in apps
+        if app["pooler"]["enabled"]
+    ]
+
+
 # The stanza that role backup makes of the cluster `main`.
 _ARCHIVE = 'pgbackrest --stanza=main archive-push "%p"'
 
@@ -225,6 +234,7 @@ class FilterModule:
             "live_versions": live_versions,
             "deploy_summary": deploy_summary,
             "offsite": offsite,
+            "pools": pools,
             "proxy_sites": proxy_sites,
             "receipt": receipt,
             "recovery_summary": recovery_summary,

@@ -117,8 +117,8 @@ def test_a_gap_that_a_backup_came_after_is_told_and_no_trouble_any_more() -> Non
 
 def test_a_status_tells_of_it_too() -> None:
     server = {
-        "host": "web1", "proxy": "", "postgres": "accepts", "memory": {}, "disks": [], "reboot": "",
-        "unknown": [], "backups": state(timers={"dump": "inactive"}),
+        "host": "web1", "proxy": "", "postgres": "accepts", "pgbouncer": "", "memory": {}, "disks": [],
+        "reboot": "", "unknown": [], "backups": state(timers={"dump": "inactive"}),
     }  # fmt: skip
     answer = status.judged(server, [])
     assert (answer["state"], answer["server"]["findings"][0]["code"]) == ("sick", "timer")

@@ -58,6 +58,7 @@ def test_the_smallest_app_comes_out_complete() -> None:
                 "password": "",
             },
         },
+        "pooler": {"enabled": False},
         "redis": {
             "enabled": False,
             "memory": "",

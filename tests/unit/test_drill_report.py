@@ -95,8 +95,8 @@ def test_one_that_failed_says_what_is_lost() -> None:
     ]
     assert drills.summary(found, NOW) == "drill: failed 7 h ago."
     server = {
-        "host": "web1", "proxy": "active", "postgres": "accepts", "memory": {}, "disks": [], "reboot": "",
-        "unknown": [], "backups": found,
+        "host": "web1", "proxy": "active", "postgres": "accepts", "pgbouncer": "", "memory": {}, "disks": [],
+        "reboot": "", "unknown": [], "backups": found,
     }  # fmt: skip
     answer = status.judged(server, [])
     assert [one["code"] for one in answer["server"]["findings"]] == ["drill", "drill"]

@@ -47,7 +47,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "settings.marks read_text",
             "settings._units_differ read_text",
         ),
-        *("postgresql.read_password read_text", "redis._born read_text"),
+        *("pgbouncer.pool_size read_text", "postgresql.read_password read_text", "redis._born read_text"),
         *("index.configured parser.read", "source._deploy_key read_text", "source._plain_text read_text"),
         *("upgrade.begin write_bytes", "upgrade.copy_over read_text", "upgrade.archive read_text"),
         *("upgrade.point_backups read_text", "upgrades.read read_text", "upgrades.close touch"),

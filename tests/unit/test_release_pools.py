@@ -125,7 +125,7 @@ def test_pools_times_processes_against_what_there_is(tmp_path: Path) -> None:
         "Under load the app opens up to 120 database connections, "
         "20 (db.py:2: pool_size 20 + max_overflow 0) x (4 web workers + 2 worker), "
         "and the server leaves it 90: make the pool smaller, give web fewer workers, "
-        "or raise max_connections in server.postgresql.settings"
+        "raise max_connections in server.postgresql.settings, or write pooler: {enabled: true}"
     )
     rows = detect.describe(app(processes=processes), tmp_path, 90)
     assert ("connections", "up to 120") in [row[:2] for row in rows]

@@ -12,11 +12,11 @@ import pytest
 from ansible.module_utils.berth.store import lock, receipts
 
 from plugins.filter.wiring import receipt
-from plugins.modules import postgresql_databases, redis_instances, service_units
+from plugins.modules import pgbouncer_pools, postgresql_databases, redis_instances, service_units
 from tests.support.entry import board
 
 GIVEN = {"board": "digest"}
-ROLES = ("postgresql", "redis", "service")
+ROLES = ("pgbouncer", "postgresql", "redis", "service")
 
 
 def test_a_receipt_is_written_where_it_differs_and_for_root_alone(tmp_path: Path) -> None:
@@ -55,7 +55,12 @@ def test_one_that_cannot_be_read_says_that_nothing_was_applied(tmp_path: Path, t
 def test_what_an_app_has_not_is_in_no_receipt() -> None:
     apps = [board(), board(name="notes", database={}), board(name="shop", redis={"enabled": True})]
     found = {role: list(receipt(apps, role)) for role in ROLES}
-    assert found == {"postgresql": ["notes"], "redis": ["shop"], "service": ["board", "notes", "shop"]}
+    assert found == {
+        "pgbouncer": [],
+        "postgresql": ["notes"],
+        "redis": ["shop"],
+        "service": ["board", "notes", "shop"],
+    }
     assert receipt(apps[:1], "redis") == receipt([board(redis={"memory": "64M"})], "redis")
 
 
@@ -76,11 +81,11 @@ def test_an_app_that_is_removed_is_forgotten_by_all_and_no_other_is(
 
     monkeypatch.setattr(receipts, "hostwide", hostwide)
     receipts.forget("board", tmp_path)
-    assert [receipts.read(role, tmp_path) for role in ROLES] == [{"notes": "b"}] * 3
+    assert [receipts.read(role, tmp_path) for role in ROLES] == [{"notes": "b"}] * len(ROLES)
     assert json.loads(receipts.path("admins", tmp_path).read_text()) == both
-    assert locked == [tmp_path] * 3
+    assert locked == [tmp_path] * len(ROLES)
     receipts.forget("board", tmp_path)
-    assert len(locked) == 3
+    assert len(locked) == len(ROLES)
 
 
 class EndedError(Exception):
@@ -106,7 +111,7 @@ class Fake:
 
 
 class Instance:
-    """A Redis that is as it should be."""
+    """A Redis or a PgBouncer that is as it should be."""
 
     actions: tuple[str, ...] = ()
 
@@ -119,6 +124,14 @@ class Instance:
 
 
 PARAMS: dict[ModuleType, dict[str, Any]] = {
+    pgbouncer_pools: {
+        "pools": [{"app": "board", "database": "board", "user": "board"}],
+        "connections": 100,
+        "databases": 1,
+        "cores": 1,
+        "configuration": "",
+        "unit": "",
+    },
     postgresql_databases: {"databases": []},
     redis_instances: {"instances": {"board": ""}, "drop_in": ""},
     service_units: {"units": {"board-web@.service": "[Unit]\n"}, "apps": ["board"]},
@@ -131,6 +144,9 @@ def module(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
     found: ModuleType = request.param
     monkeypatch.setattr(found, "AnsibleModule", lambda **_: Fake(**PARAMS[found]))
     monkeypatch.setattr(postgresql_databases, "converge", lambda *_: None)
+    monkeypatch.setattr(pgbouncer_pools, "Instance", Instance)
+    monkeypatch.setattr(pgbouncer_pools, "kept", lambda _: [])
+    monkeypatch.setattr(pgbouncer_pools, "stored", lambda *_: {"board": ""})
     monkeypatch.setattr(redis_instances, "Instance", Instance)
     monkeypatch.setattr(redis_instances, "taken_ports", dict)
     monkeypatch.setattr(redis_instances, "stop_unused", lambda *_: [])

@@ -21,6 +21,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "reports/findings",
         "reports/recovery",
         "reports/upgrades",
+        "services/pgbouncer",
         "services/postgresql",
     ),
 }

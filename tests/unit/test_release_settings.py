@@ -246,7 +246,7 @@ def test_what_an_earlier_berth_noted_is_kept_as_receipts(
 ) -> None:
     renew(earlier, monkeypatch, **REDIS)
     assert compare(earlier, **REDIS) == (False, [], "")
-    assert settings.recorded(earlier) == {"database": APP["database"], **REDIS}
+    assert settings.recorded(earlier) == {"database": APP["database"], "pooler": {}, **REDIS}
 
 
 @pytest.mark.parametrize(("role", "other"), [("postgresql", "redis"), ("redis", "postgresql")])
@@ -390,7 +390,7 @@ def test_marks_that_cannot_be_read_are_the_plans_business(place: Paths, text: st
     assert compare(place) == (False, [], "")
     with pytest.raises(ReleaseError, match="has no place on this server yet"):
         plan.server_side(place, APP)
-    assert settings.recorded(place) == {"database": {}, "redis": {}}
+    assert settings.recorded(place) == {"database": {}, "pooler": {}, "redis": {}}
 
 
 def test_a_server_that_was_never_prepared_is_the_plans_business(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from ansible.module_utils.berth.store import journal, presence
 NOW = datetime.now(UTC)
 SERVER: dict[str, Any] = {
     "host": "web1", "proxy": "active", "proxy_program": "Caddy", "proxy_unit": "caddy", "postgres": "accepts",
-    "backups": None,
+    "pgbouncer": "", "backups": None,
     "memory": {"total_mb": 1000, "available_mb": 500},
     "disks": [{"path": "/", "free_mb": 5000, "used_percent": 50, "inodes_used_percent": 5}], "reboot": "",
     "unknown": [],
@@ -168,6 +168,8 @@ def test_an_old_restart_is_no_news(more: dict[str, Any], bad: bool) -> None:
         ({"proxy": "failed"}, "server: Caddy is failed: no app is reached."),
         ({"postgres": "silent"}, "server: Postgres is down. Next: pg_lsclusters"),
         ({"postgres": "rejects"}, "server: Postgres starts or recovers"),
+        ({"pgbouncer": "silent"}, "server: PgBouncer is down. Next: journalctl -u berth-pgbouncer"),
+        ({"pgbouncer": "queues"}, "server: requests wait longer than 5 s for a database connection"),
         ({"disks": [{"path": "/srv", "free_mb": 900, "used_percent": 97, "inodes_used_percent": 5}]},
          "server: the disk at /srv is 97 % full, 900 MB are free."),
         ({"disks": [{"path": "/", "free_mb": 9000, "used_percent": 40, "inodes_used_percent": 99}]},

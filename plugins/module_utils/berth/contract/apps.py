@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from ..services import pgbouncer
 from . import names as names
 from .files import in_project, overlap
 from .folders import check_folders
@@ -60,6 +61,7 @@ def check_app(
         check_job(report, job, f"{path}.jobs[{index}]")
     check_unit_names(report, app, path)
     _database(report, app, path)
+    _pooler(report, app, f"{path}.pooler")
     _redis(report, app["redis"], f"{path}.redis", given)
     check_variables(report, app, path)
     names.check_line(report, f"{path}.migrations.command", app["migrations"]["command"])
@@ -153,6 +155,28 @@ def _database(report: Report, app: dict[str, Any], path: str) -> None:
     rule = 'write e.g. "postgresql+psycopg" (without "://")'
     scheme = re.compile(r"postgres(ql)?(\+[a-z0-9_]+)?")
     names.check_pattern(report, f"{path}.database.scheme", database["scheme"], scheme, rule)
+
+
+def _pooler(report: Report, app: dict[str, Any], path: str) -> None:
+    database = app["database"]
+    if not app["pooler"]["enabled"]:
+        return
+    if not database["enabled"]:
+        report.add(
+            f"{path}.enabled", "pools connections to a database, and database.enabled is false; remove it"
+        )
+    elif database["role"] == "owner":
+        report.add(
+            f"{path}.enabled",
+            "is for the runtime role, and database.role is owner, which goes around the pooler; "
+            "remove one of them",
+        )
+    elif database["name"] == pgbouncer.CONSOLE:
+        report.add(
+            f"{path}.enabled",
+            f'cannot pool a database "{pgbouncer.CONSOLE}", as PgBouncer calls its own console; set '
+            "database.name to another, or remove the pooler",
+        )
 
 
 def _redis(report: Report, redis: dict[str, Any], path: str, given: Collection[str]) -> None:

@@ -47,7 +47,7 @@ def check_variables(report: Report, app: dict[str, Any], path: str) -> None:
             claim(secret["name"], f"{where}.name", plain=False)
         names.check_range(report, f"{where}.length", secret["length"], 16, 4096, "characters")
     for service in services.of(app):
-        for part, name in app[service.key]["variables"].items():
+        for part, name in service.variables(app).items():
             if name:
                 claim(name, f"{path}.{service.key}.variables.{part}")
 
@@ -60,7 +60,7 @@ def _env_value(report: Report, app: dict[str, Any], value: Any, path: str) -> No
     template = value["template"]
     if not names.check_value(report, path, template):
         return
-    parts = [f"{one.prefix}.{part}" for one in services.of(app) for part in app[one.key]["variables"]]
+    parts = [f"{one.prefix}.{part}" for one in services.of(app) for part in one.variables(app)]
     known = [*parts, *app_parts(app)]
     absent = {one.prefix: one for one in services.ALL if not one.used(app)}
     for match in REFERENCE.finditer(template):

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import ReleaseError
 from ..paths import Paths
 from ..reading import pools
+from ..services import pgbouncer
 from ..store import presence, releases
 from ..store.journal import read_record
 from .database import Database
@@ -16,8 +17,8 @@ from .database import Database
 
 def check(app: dict[str, Any], role: str, wanted: pools.Demand) -> str:
     """One sentence where it has too few. It never fails: what cannot be asked is not said."""
-    if not wanted.most:
-        return ""
+    if not wanted.most or (pgbouncer.SERVICE.used(app) and role != app["database"]["owner"]):
+        return ""  # of a pool the server sees its own few
     try:
         limits = Database(app).limits(role)
     except (ReleaseError, OSError, ValueError, subprocess.TimeoutExpired):
@@ -34,9 +35,11 @@ def check(app: dict[str, Any], role: str, wanted: pools.Demand) -> str:
 
 
 def _of_others(name: str) -> Iterator[int]:
-    """What the other apps' live releases may open."""
+    """What the other apps' live releases may open at the server."""
     for other in presence.deployed():
         if other != name:
             paths = Paths(other)
             live = releases.live(paths)
-            yield int((read_record(paths.release(live)) if live else {}).get("connections") or 0)
+            record = read_record(paths.release(live)) if live else {}
+            pooled = record.get("app") and pgbouncer.SERVICE.used(record["app"])
+            yield pgbouncer.pool_size(other) if pooled else int(record.get("connections") or 0)

@@ -314,6 +314,6 @@ def overlapping(wanted: Demand, held: int, given: int, why: str) -> str:
 def shortage(given: int, why: str) -> str:
     """The second half of it, for where the first has been said."""
     return (
-        f"{why} leaves it {max(given, 0)}: make the pool smaller, give web fewer workers, or raise "
-        "max_connections in server.postgresql.settings"
+        f"{why} leaves it {max(given, 0)}: make the pool smaller, give web fewer workers, raise "
+        "max_connections in server.postgresql.settings, or write pooler: {enabled: true}"
     )

@@ -86,7 +86,7 @@ def given(app: Mapping[str, Any]) -> set[str]:
     """The names that the inventory and Berth give an app, in capitals: settings libraries ignore case."""
     names = {*app["env"], *(secret["name"] for secret in app["secrets"])}
     for service in services.of(app):
-        names |= set(app[service.key]["variables"].values())
+        names |= set(service.variables(app).values())
     return {str(name).upper() for name in names if name} | _GIVEN
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..errors import UP, ReleaseError
 from ..host import command
 from ..paths import Paths
+from . import pgbouncer
 from .service import PREDICTED, ROOT, App, Service, Settings
 
 # Before a command that the server lets in as its superuser, and that owns the files of its backups.
@@ -40,6 +41,9 @@ class Postgresql(Service):
         return "refers to the database, and database.enabled is false"
 
     def address(self, app: App, root: Path = ROOT, *, owner: bool = False) -> tuple[str, str]:
+        # What needs a session of its own goes around the pooler.
+        if not owner and pgbouncer.SERVICE.used(app):
+            return pgbouncer.SERVICE.address(app, root)
         return "127.0.0.1", "5432"
 
     def parts(self, app: App, root: Path = ROOT, *, owner: bool = False) -> dict[str, str]:

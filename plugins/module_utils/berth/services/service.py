@@ -21,6 +21,8 @@ PREDICTED = "predicted"
 
 
 class Service:
+    # Whether it keeps anything of the app's, for a purge to remove.
+    keeps_data: ClassVar[bool] = True
     # Its options in an app's entry, and its settings in provisioned.json.
     key: ClassVar[str]
     # Of its parts in templates: `${db.url}`.
@@ -47,6 +49,10 @@ class Service:
     def settings(self, app: App) -> dict[str, Any]:
         """What it is set up from for an app; empty where the app has none, whatever else is written."""
         return dict(app[self.key]) if self.used(app) else {}
+
+    def variables(self, app: App) -> dict[str, str]:
+        """By each part of it the name of the variable that tells the app; empty where none does."""
+        return dict(app[self.key].get("variables", {}))
 
     def missing(self) -> str:
         """Why a template cannot refer to it."""

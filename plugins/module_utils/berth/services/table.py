@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import ReleaseError
-from . import postgresql, redis
+from . import pgbouncer, postgresql, redis
 from .service import ROOT, App, Service
 
 # In this order they are told of, and purged.
-ALL: tuple[Service, ...] = (postgresql.SERVICE, redis.SERVICE)
+ALL: tuple[Service, ...] = (postgresql.SERVICE, pgbouncer.SERVICE, redis.SERVICE)
 
 
 class Given(NamedTuple):
@@ -36,7 +36,7 @@ def given(app: App, root: Path = ROOT, *, owner: bool = False, check: bool = Fal
             if not check:
                 raise
             parts = service.predicted(app, owner=owner)
-        told = app[service.key]["variables"]
+        told = service.variables(app)
         variables |= {name: parts[part] for part, name in told.items() if name}
         known |= {f"{service.prefix}.{part}": value for part, value in parts.items()}
     return Given(variables, known)

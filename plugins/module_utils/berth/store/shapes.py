@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FORMAT = 2
+FORMAT = 3
 
 Record = dict[str, Any]
 
@@ -74,5 +74,9 @@ def _second(record: Record) -> Record:
     return {**record, "app": {**app, "egress": {"policy": "open", "allow": [], "metadata": False}}}
 
 
+def _third(record: Record) -> Record:
+    return {**record, "app": _filled(record["app"], {"pooler": {"enabled": False}})}
+
+
 # The first makes format 1 of what had none, the second 2 of 1, and so on.
-_STEPS: list[Callable[[Record], Record]] = [_first, _second]
+_STEPS: list[Callable[[Record], Record]] = [_first, _second, _third]

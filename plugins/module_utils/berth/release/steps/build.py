@@ -11,6 +11,7 @@ from ...packaging.tree import Tree
 from ...reading import pools, project, randoms, targets
 from ...reports import hints
 from ...runtime import naming
+from ...services import pgbouncer
 from ...sources import source
 from ...store import journal
 from ...store.lock import hostwide
@@ -84,6 +85,9 @@ def _connections(deploy: Deploy, tree: Tree) -> int:
         return 0
     wanted = pools.demand(deploy.app, tree.project)
     role = database["owner" if tree.role()[0] == "owner" else "user"]
+    if role == database["owner"] and pgbouncer.SERVICE.used(deploy.app):
+        why = tree.role()[1]
+        deploy.notes.append(f"The app runs as the database's owner, which goes around its pooler: it {why}.")
     warning = connections.check(deploy.app, role, wanted)
     if warning:
         deploy.notes.append(f"{warning}.")

@@ -35,7 +35,7 @@ def remove(
     there = [path for path in (paths.base, paths.etc, *of_services, *noted) if path.exists()]
     ours = bool(live or records or templates or _set_up(paths))
     present = bool(live or records or templates or (purge and ours and there))
-    what = ", ".join(service.what for service in services.ALL)
+    what = ", ".join(service.what for service in services.ALL if service.keeps_data)
     kept = "" if purge else f" Its data, {what} and secrets are kept: -e purge=true removes them too."
     if not present:
         if purge and not check:
