@@ -62,15 +62,15 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth.host import metadata  # noqa: E402
-from ansible.module_utils.berth.services import redis  # noqa: E402
+from ansible.module_utils.berth.services import pgbouncer, redis  # noqa: E402
 from ansible.module_utils.berth.store import journal, receipts  # noqa: E402
 
 RULES = Path("/etc/berth/egress.nft")
 TABLE = ("inet", "berth_apps")
 NFT = "/usr/sbin/nft"
 # Where Debian's clusters, and PgBouncer, listen; and around that one, where instances of Redis do.
-DATABASES = "5432-5439, 6432"
-INSTANCES = f"{redis.PORTS[0]}-6431, 6433-{redis.PORTS[-1]}"
+DATABASES = f"5432-5439, {pgbouncer.PORT}"
+INSTANCES = f"{redis.PORTS[0]}-{pgbouncer.PORT - 1}, {pgbouncer.PORT + 1}-{redis.PORTS[-1]}"
 HEAD = """# Ansible managed
 # One transaction. The first two lines are for where there is no table yet.
 table inet berth_apps

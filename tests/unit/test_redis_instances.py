@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.berth.services import redis
+from ansible.module_utils.berth.services import pgbouncer, redis
 from ansible.module_utils.berth.store import presence
 
 from plugins.filter.redis import default_memory, redis_instances
@@ -101,6 +101,12 @@ def test_a_release_to_go_back_to_keeps_its_redis(tmp_path: Path) -> None:
     assert presence.uses(redis.SERVICE, "board", tmp_path)
     (tmp_path / "srv/board/releases/2/release.json").unlink()
     assert not presence.uses(redis.SERVICE, "board", tmp_path)
+
+
+def test_no_instance_is_where_apps_look_for_the_pooler() -> None:
+    """Whoever has a database may connect there."""
+    assert pgbouncer.PORT not in redis.PORTS
+    assert (redis.PORTS[0], redis.PORTS[-1], len(redis.PORTS)) == (6380, 7379, 999)
 
 
 def test_a_port_that_something_listens_on_is_not_free() -> None:

@@ -11,12 +11,13 @@ from typing import ClassVar
 
 from ..errors import UP, ReleaseError
 from ..paths import Paths
+from . import pgbouncer
 from .service import PREDICTED, ROOT, App, Service, Settings
 
 FOLDER = Path("/etc/berth/redis")
 HOST = "127.0.0.1"
-# Where instances listen; 6379 is left to a Redis that is not ours.
-PORTS = range(6380, 7380)
+# Where instances listen; 6379 is left to a Redis that is not ours, and PgBouncer has its own among them.
+PORTS = tuple(port for port in range(6380, 7380) if port != pgbouncer.PORT)
 # Each app has an instance to itself, so the user that every client takes for granted is that app's alone.
 USER = "default"
 _DB = "0"
