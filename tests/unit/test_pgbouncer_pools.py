@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.berth.host import command
 from ansible.module_utils.berth.host.command import Result
@@ -23,6 +24,7 @@ from plugins.filter.pgbouncer import suitable
 from plugins.filter.wiring import pools, receipt
 from plugins.modules import pgbouncer_pools as module
 from tests.support.entry import board
+from tests.unit.contract_case import ROOT
 
 POOL = {"app": "my-board", "database": "my_board", "user": "my_board"}
 SUM = "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"
@@ -274,3 +276,20 @@ def test_other_apps_leave_room_for_the_pool_alone(monkeypatch: pytest.MonkeyPatc
     assert list(connections._of_others("board")) == [20]
     record["app"] = app(pooler={"enabled": False})
     assert list(connections._of_others("board")) == [300]
+
+
+def test_it_follows_the_passwords_that_postgres_has() -> None:
+    """Also where role postgresql alone is run, and where the roles came back with a server that was lost."""
+    (play,) = yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
+    tags = [task["tags"] for task in play["tasks"] if sets_up(task, "import_role")]
+    assert tags == [["postgresql", "pgbouncer"]]
+    plays = yaml.safe_load((ROOT / "playbooks/onto.yml").read_text())
+    steps = [task for play in plays for task in play.get("tasks", [play])]
+    (after,) = [index for index, task in enumerate(steps) if sets_up(task, "include_role")]
+    (rows,) = [index for index, task in enumerate(steps) if "tasks/rescue.yml" in json.dumps(task)]
+    (deploy,) = [index for index, one in enumerate(steps) if "deploy.yml" in json.dumps(one)]
+    assert rows < after < deploy
+
+
+def sets_up(task: dict[str, Any], how: str) -> bool:
+    return bool(task.get(f"ansible.builtin.{how}") == {"name": "pgbouncer"})
