@@ -203,7 +203,7 @@ def stored(pools: list[Pool], check_mode: bool) -> dict[str, str]:
 
 def read(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 
@@ -251,6 +251,8 @@ def ask(command: str) -> list[dict[str, Any]]:
                 return []
             names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    except psycopg2.Error as error:
+        raise RefusedError(f"its console says: {one_line(error)}") from error
     finally:
         console.close()
 
@@ -275,6 +277,8 @@ def prove(pool: Pool) -> None:
             cursor.execute("select 1")
         connection.close()
     except psycopg2.Error as error:
+        if "query_wait_timeout" in str(error):
+            return  # it was let in, and every connection of the pool is at work: nothing for a run to mend
         raise RefusedError(
             f"role {pool['user']} does not get through to its database: {one_line(error)}"
         ) from error
@@ -296,7 +300,7 @@ class Instance:
 
     @property
     def running(self) -> bool:
-        return self.state.get("ActiveState") in ("active", "activating", "reloading")
+        return self.state.get("ActiveState") in ("active", "reloading")
 
     def diff(self) -> list[dict[str, str]]:
         return [
@@ -399,6 +403,9 @@ class Instance:
                 units.reload()
 
     def start(self) -> None:
+        if self.state.get("ActiveState") in ("activating", "deactivating"):
+            # One that is tried again and again, or ends, may be what listens.
+            self.module.run_command(["systemctl", "stop", self.unit])
         if in_the_way():
             raise WrongError(
                 f"another process listens on 127.0.0.1:{place.PORT}, where apps are to find "
@@ -423,8 +430,8 @@ class Instance:
         try:
             self.settle()
             # Each connection to the server ends after its transaction: what was known of it (prepared
-            # statements) was known under other settings. Not where a password alone changed, since a login
-            # that was passed on before is of no use for a new connection.
+            # statements) was known under other settings. Where a password alone changed they go on, as
+            # PostgreSQL's own do, and new ones are made with the login that was just proved.
             if self.interrupted or self.before[INI] != self.after[INI]:
                 ask("reconnect")
         except RefusedError as error:

@@ -226,6 +226,20 @@ def test_nobody_else_gets_in(both: Kit) -> None:
 
 
 @pytest.mark.long
+def test_releases_share_the_pool_while_they_replace_each_other_and_no_request_is_lost(both: Kit) -> None:
+    kit = both
+    before = pid(kit)
+    with under_load(kit) as seen:
+        for _ in range(2):
+            live = kit.release("one")
+            kit.play("playbooks/deploy.yml", "-e", "app=one", "-e", "force=true")
+            assert kit.release("one") != live
+        assert where(kit)["held"] <= 20
+    assert (seen["bad"], pid(kit)) == ([], before)
+    assert seen["good"] > 100
+
+
+@pytest.mark.long
 def test_another_pool_comes_and_goes_and_no_request_is_lost(both: Kit) -> None:
     kit = both
     before = pid(kit)
@@ -295,6 +309,8 @@ def test_another_process_in_its_place_is_named(both: Kit) -> None:
     kit = both
     thief = "import socket, time; s = socket.create_server(('127.0.0.1', 6432)); time.sleep(900)"
     kit.host.sh(f'systemctl stop berth-pgbouncer; systemd-run -q --unit=thief python3 -c "{thief}"; sleep 1')
+    # As after a reboot: it is tried again and again.
+    kit.host.sh("systemctl start --no-block berth-pgbouncer; sleep 2")
     try:
         run = kit.play("playbooks/provision.yml", "--tags", "pgbouncer", succeed=False)
         assert "another process listens on 127.0.0.1:6432" in " ".join(run.output.split())
@@ -304,12 +320,30 @@ def test_another_process_in_its_place_is_named(both: Kit) -> None:
 
 
 @pytest.mark.long
+def test_a_cluster_that_was_rescued_serves_through_it_again(both: Kit) -> None:
+    kit = both
+    before, there = pid(kit), rows(kit, "one")
+    kit.host.sh(
+        "systemctl kill -s KILL 'postgresql@*'; systemctl stop 'postgresql@*'; "
+        "find /var/lib/postgresql/*/main -mindepth 1 -maxdepth 1 ! -name pg_wal -exec rm -r {} +"
+    )
+    kit.berth("rescue", "--confirm", "rescue")
+    wait_until_well(kit)
+    assert rows(kit, "one") > there
+    assert (where(kit)["port"], pid(kit)) == (6432, before)
+    assert kit.play("playbooks/provision.yml", "--tags", "postgresql").changed == 0
+
+
+@pytest.mark.long
 def test_it_goes_when_no_release_uses_it(both: Kit) -> None:
     kit = both
     for one in kit.apps:
         one["pooler"]["enabled"] = False
-    kit.play("site.yml")
-    assert where(kit)["port"] == 5432
+    assert "The pooler settings of one changed" in kit.berth("deploy", "one", status=2)
+    with under_load(kit) as seen:
+        kit.play("site.yml")
+        assert where(kit)["port"] == 5432
+    assert seen["bad"] == []
     # A release to go back to was made with it.
     kit.play("playbooks/rollback.yml", "-e", "app=one")
     assert where(kit)["port"] == 6432
@@ -318,6 +352,7 @@ def test_it_goes_when_no_release_uses_it(both: Kit) -> None:
             kit.play("playbooks/deploy.yml", "-e", f"app={name}", "-e", "force=true")
     kit.play("playbooks/provision.yml")
     assert kit.host.sh("systemctl is-active berth-pgbouncer || true") == "inactive"
+    assert ":6432" not in kit.host.sh("ss -Hltn")
     assert (
         kit.host.sh("ls /etc/berth/pgbouncer /etc/systemd/system/berth-pgbouncer.service 2>/dev/null || true")
         == ""

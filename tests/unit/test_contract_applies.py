@@ -19,19 +19,19 @@ from tests.unit.test_contract_example import leaves
 # As role app and a deploy made them before every option said what it applies to: a server keeps them.
 DIGESTS = {
     "example.board": (
-        "b7c91319c2e377058b8d711aacca6c882ea8812f65dfc743c9b81267746bd787",
+        "0f462c938644895ff54ca1436816c3055526269a88f00d0ccc3e56a9d2e1e20e",
         "a98b03f8b5b0e016416330095f4607e2ae0ae76dc6a479c4a8b6cf77325be5b8",
     ),
     "example.notes": (
-        "ebd8b826d5d869b47d34bf34b93ec3f2b44eaed8e412a45050ee49eb044f1d8b",
+        "b900a9667c454a596a7166d7dd4a696e0944558cd2efd5f5d97740cbb9560e45",
         "2322aaf7961398d5a9cd97c58c2e7842fa146a98d03174f2aa408ee45e07daf9",
     ),
     "demo.board": (
-        "64c9292eaa299f5509fd84b838b0c9d4bd6d6ce458e5dd0881c2acab858620da",
+        "56d224344df56777b6517df2c2b7454a68e50d27b8c5cdd906eaa7f04c7df277",
         "57119f9c242d90000d3e5840c9b562c48adae3e757499e8687acb077676ffa82",
     ),
     "demo.notes": (
-        "762ac9f5bb065d5f7a2fe5ba9d8e785f9e50e8579e2b817d8f74a51d459af68d",
+        "588b7d74b7bfddcd468df3f0fa53aa8216c138fbac3536e8b7e00abae4dcd36d",
         "88bea0d102fc0bae952109aadce4ebf7ae253d15fdcfe7e012e39d8b35fcfde4",
     ),
 }

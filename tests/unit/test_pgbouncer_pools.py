@@ -18,7 +18,7 @@ from ansible.module_utils.berth.runtime import units
 from ansible.module_utils.berth.services import pgbouncer
 from ansible.module_utils.berth.services import table as services
 from ansible.module_utils.berth.services.postgresql import SERVICE as POSTGRES
-from ansible.module_utils.berth.store import presence, receipts
+from ansible.module_utils.berth.store import presence, receipts, settings
 
 from plugins.filter.pgbouncer import suitable
 from plugins.filter.wiring import pools, receipt
@@ -150,6 +150,28 @@ def test_one_that_is_down_is_started_unless_something_is_in_its_place(server: di
         converged()
 
 
+def test_one_that_is_tried_again_and_again_does_not_stand_in_its_own_way(server: dict[str, Any]) -> None:
+    converged()
+    server["state"] = "activating"
+    assert converged() == (["start PgBouncer"], ["systemctl stop", "systemctl restart"])
+
+
+def test_a_pool_whose_connections_are_all_at_work_is_no_wrong_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        Error = OSError
+        said = "FATAL:  query_wait_timeout"
+
+        def connect(self, **_: Any) -> None:
+            raise self.Error(self.said)
+
+    monkeypatch.setattr(module.importlib, "import_module", lambda _: Driver())
+    monkeypatch.setattr(module.postgresql, "read_password", lambda *_: "secret")
+    module.prove(POOL)
+    Driver.said = "FATAL:  SASL authentication failed"
+    with pytest.raises(module.RefusedError, match="does not get through to its database: FATAL: SASL"):
+        module.prove(POOL)
+
+
 def release(root: Path, name: str, entry: dict[str, Any]) -> None:
     paths = Paths(entry["name"], root)
     paths.state.mkdir(parents=True, exist_ok=True)
@@ -196,6 +218,13 @@ def test_only_apps_that_ask_are_pooled_and_recorded() -> None:
     assert list(receipt(apps, "pgbouncer")) == ["my-board"]
     # What was set up before there were poolers is as it should be.
     assert receipts.given(apps[1], "postgresql") == receipts.given({**apps[1], "pooler": None}, "postgresql")
+
+
+def test_a_deploy_makes_no_release_with_it_whose_environment_is_from_before() -> None:
+    """Its record would say that nothing uses PgBouncer, which would end below the release."""
+    plain = app(pooler={"enabled": False})
+    assert settings.provision_digest(app()) != settings.provision_digest(plain)
+    assert receipts.given(app(), receipts.UNITS) != receipts.given(plain, receipts.UNITS)
 
 
 @pytest.mark.parametrize(

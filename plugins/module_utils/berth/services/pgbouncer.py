@@ -36,8 +36,8 @@ class PgBouncer(Service):
     ansible_role = "pgbouncer"
     what = "pooler"
     program = "PgBouncer"
-    # The address of the database tells of it, so env files and releases follow by themselves.
-    options: ClassVar = {(): "enabled"}
+    # The address of the database in env files, and what units start after.
+    options: ClassVar = {("environment", "unit"): "enabled"}
     keeps_data = False
 
     def missing(self) -> str:
