@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ansible.module_utils.berth.migrations import connections
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import pools as sources
 from ansible.module_utils.berth.runtime import units
-from ansible.module_utils.berth.services import pgbouncer
+from ansible.module_utils.berth.services import pgbouncer, postgresql
 from ansible.module_utils.berth.services import table as services
 from ansible.module_utils.berth.services.postgresql import SERVICE as POSTGRES
 from ansible.module_utils.berth.store import presence, receipts, settings
@@ -164,8 +165,8 @@ def test_a_pool_whose_connections_are_all_at_work_is_no_wrong_one(monkeypatch: p
         def connect(self, **_: Any) -> None:
             raise self.Error(self.said)
 
-    monkeypatch.setattr(module.importlib, "import_module", lambda _: Driver())
-    monkeypatch.setattr(module.postgresql, "read_password", lambda *_: "secret")
+    monkeypatch.setattr(importlib, "import_module", lambda _: Driver())
+    monkeypatch.setattr(postgresql, "read_password", lambda *_: "secret")
     module.prove(POOL)
     Driver.said = "FATAL:  SASL authentication failed"
     with pytest.raises(module.RefusedError, match="does not get through to its database: FATAL: SASL"):
