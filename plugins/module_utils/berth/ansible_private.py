@@ -7,6 +7,7 @@ is the file to correct.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import inspect
 import json
@@ -63,6 +64,7 @@ def begin_failure(callback: Any, result: Any) -> None:
 # What runs a module inside of a Python that has Ansible's library; it is there on the server, too.
 MODULE_RUNNER = "ansible.module_utils._internal._ansiballz._loader"
 _RUNNER_TAKES = {"json_params", "profile", "module_fqn", "modlib_path", "extensions"}
+_BUILT_OF = {"b_module_data", "module_style", "shebang", "serialization_profile"}
 MODULE_PROFILE = "legacy"
 
 
@@ -112,16 +114,17 @@ def runs_modules() -> bool:
     """Whether this version of Ansible runs modules as `MODULE_RUNNER` is asked to here."""
     try:
         runner = importlib.import_module(MODULE_RUNNER)
-        from ansible.executor.module_common import _BuiltModule  # noqa: F401 - looked for, not used
+        from ansible.executor.module_common import _BuiltModule
 
+        built = {one.name for one in dataclasses.fields(_BuiltModule)}
         required = {
             name
             for name, one in inspect.signature(runner.run_module).parameters.items()
             if one.default is inspect.Parameter.empty
         }
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, TypeError):
         return False
-    return required == _RUNNER_TAKES
+    return required == _RUNNER_TAKES and built == _BUILT_OF
 
 
 def module_request(arguments: Mapping[str, Any]) -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 from types import CodeType
 
 FOLDER = Path("/var/cache/berth/engine")
-# Engines of this many versions are kept: who works on one server from two checkouts uses both in turn.
-_KEPT = 3
+# Of so many programs: who works on one server from two checkouts uses both in turn, and each has two.
+_KEPT = 6
 
 
 class _Importer(zipimport.zipimporter):
