@@ -113,14 +113,14 @@ def test_a_failure_says_what_it_left(
     state = frozenset(after) if after is not None else None
     asked: Any = Asked(revision, state)
     monkeypatch.setattr(migrate, "run", run)
-    monkeypatch.setattr(step, "_revisions", lambda _, *way: PENDING[: int(way[1]) - int(way[0])])
+    monkeypatch.setattr(step, "revisions", lambda _, *way: PENDING[: int(way[1]) - int(way[0])])
     tree: Any = SimpleNamespace(role=lambda: ("runtime", ""), code=lambda: None)
     app = {"migrations": {"lock_timeout": 2, "timeout": 900}, "database": {"name": "shop"}}
     deploy: Any = SimpleNamespace(app=app)
     decision: Any = SimpleNamespace(command="alembic upgrade head", directory=Path())
     seen = step.Look(decision, asked, "digest", "4", pending=True)
     with pytest.raises(ReleaseError) as failed:
-        step._migrate(deploy, tree, seen, PENDING, repeatable=True)
+        step.attempt(deploy, tree, seen, PENDING, repeatable=True)
     assert len(failed.value.also) == len(said)
     for sentence, start in zip(failed.value.also, said, strict=True):
         assert sentence.startswith(start)
@@ -141,8 +141,8 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Deploy, li
     decision: Any = SimpleNamespace(command="alembic upgrade head", directory=tmp_path)
     for name in ("_prove_import", "_lint", "_may_run"):
         monkeypatch.setattr(step, name, lambda *_: None)
-    monkeypatch.setattr(step, "_revisions", lambda *_: PENDING)
-    monkeypatch.setattr(step, "_migrate", fails)
+    monkeypatch.setattr(step, "revisions", lambda *_: PENDING)
+    monkeypatch.setattr(step, "attempt", fails)
     monkeypatch.setattr(step.tables, "is_transactional", lambda *_: True)
     deploy = Deploy(paths, {})
     deploy.app, deploy.release = board(name="shop"), "r2"

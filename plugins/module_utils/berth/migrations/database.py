@@ -44,14 +44,19 @@ def options(lock: int, statement: int) -> str:
 class Database:
     """A session of psql as the owner role, for the schema's revision and the advisory lock."""
 
-    def __init__(self, app: dict[str, Any], root: Path = Path("/")) -> None:
+    def __init__(
+        self, app: dict[str, Any], root: Path = Path("/"), server: tuple[str, str] | None = None
+    ) -> None:
+        """`server`: host, or folder of the socket, and port of another one than the live one, such as a copy
+        of it, where roles have the same passwords."""
         database = app["database"]
         self.argv = ["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
         parts = postgresql.SERVICE.parts(app, root, owner=True)
+        host, port = server or (parts["host"], parts["port"])
         self.env = {
             **os.environ,
-            "PGHOST": parts["host"],
-            "PGPORT": parts["port"],
+            "PGHOST": host,
+            "PGPORT": port,
             "PGDATABASE": database["name"],
             "PGUSER": parts["user"],
             "PGPASSWORD": parts["password"],

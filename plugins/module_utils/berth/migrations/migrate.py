@@ -9,7 +9,8 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from ..runtime import naming
 from ..services import postgresql
 from ..services.postgresql import AS_SUPERUSER
 
+# Who sees all sessions of the live server.
+AS_PSQL = (*AS_SUPERUSER, "psql")
 # Seconds until it is tried again: whoever queued up behind the migration has its turn meanwhile.
 _PAUSE = 1.0
 
@@ -50,13 +53,28 @@ _VALUES = re.compile(r"'(?:[^']|'')*(?:'|$)|\$(\w*)\$.*?(?:\$\1\$|$)", re.DOTALL
 _SHOWN = 160
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Another server than the live one, that migrations run against: who asks it as its superuser, and what
+    leads a command there and nowhere else."""
+
+    psql: Sequence[str]
+    properties: Sequence[str]
+
+
 class Blockers(threading.Thread):
     """Remembers, while a migration runs, which other session it last waited for."""
 
-    def __init__(self, database: Mapping[str, Any], lock: float, mask: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        database: Mapping[str, Any],
+        lock: float,
+        mask: Callable[[str], str],
+        psql: Sequence[str] = AS_PSQL,
+    ) -> None:
         """`lock`: seconds that a wait lasts at most; `mask`: for what others ran."""
         super().__init__(daemon=True)
-        self.argv = [*AS_SUPERUSER, "psql", "--no-psqlrc", "-qtA", "-d", database["name"]]
+        self.argv = [*psql, "--no-psqlrc", "-qtA", "-d", database["name"]]
         self.query = _BLOCKER.format(owner=postgresql.role(database, owner=True).replace("'", ""))
         self.user = postgresql.role(database)
         self.rarest = min(2, lock / 2)
@@ -134,11 +152,13 @@ def run(
     project: Path,
     unchanged: Callable[[], bool] = lambda: False,
     more: Mapping[str, str] | None = None,
+    beside: Beside | None = None,
 ) -> int:
     """Run the command as the app's user: how often it was tried, or the sentence that says why it failed.
 
     What waited too long for a lock is tried again where that changed nothing. `more` are variables beside
-    those of the release.
+    those of the release. `beside` is the server where it is not the live one: then nothing of the app's is
+    written either.
     """
     wishes = app["migrations"]
     paths = code.paths
@@ -146,7 +166,8 @@ def run(
     lock, limit = int(wishes["lock_timeout"]), int(wishes["timeout"])
     began = time.monotonic()
     tries = 1
-    watch = Blockers(app["database"], lock, masking.Mask(masking.of_app(paths)))
+    mask = masking.Mask(masking.of_app(paths))
+    watch = Blockers(app["database"], lock, mask, beside.psql if beside else AS_PSQL)
     watch.start()
     try:
         while True:
@@ -158,8 +179,9 @@ def run(
                     cwd=project,
                     settings=paths.migrate_env(code.release),
                     timeout=max(1, math.ceil(limit - (time.monotonic() - began))),
-                    writable=[paths.data, paths.home],
+                    writable=[] if beside else [paths.data, paths.home],
                     more=more,
+                    properties=beside.properties if beside else (),
                 )
             )
             if result.code == 0:

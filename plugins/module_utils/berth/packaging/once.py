@@ -82,6 +82,7 @@ def as_builder(
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
     env_file: Path | None = None,
+    stdin: str | None = None,
 ) -> Result:
     """On what others wrote, as the build user, who sees no secret."""
     return transient(
@@ -95,5 +96,6 @@ def as_builder(
             cwd=cwd,
             env=env,
             env_file=env_file,
+            stdin=stdin,
         )
     )

@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -113,19 +114,22 @@ def words(request: Facts, chosen: Facts) -> list[str]:
     return found
 
 
-def plan(settings: Facts, request: Facts) -> Facts:
-    """What would be restored and the room for it; BackupError where it cannot be."""
+def plan(settings: Facts, request: Facts, folder: Path | None = None, more: int = 0) -> Facts:
+    """What would be restored and the room for it; BackupError where it cannot be.
+
+    `folder` is another one than that of what is to be looked at, `more` are bytes that will come to it.
+    """
     settings = source(settings, request)
     chosen = choose(request, backup.current(side.readable(settings)))
     size = 0
     # One that does not answer is no reason against a restore.
     with contextlib.suppress(backup.BackupError):
         size = int(side.live(settings).ask(backup.SIZE))
-    folder = backup.restored_folder(settings)
+    folder = folder or backup.restored_folder(settings)
     if not folder.is_dir():
         raise backup.BackupError(f"{folder} is not there; berth up (site.yml) makes it")
     # What is left there of an earlier one goes first.
-    need = side.needed(size, chosen)
+    need = side.needed(size, chosen) + more
     side.have_room(folder, need, backup.free(folder) + backup.taken(folder), "restore")
     return {"backup": chosen["label"], "need": need, "chosen": chosen}
 
@@ -176,9 +180,13 @@ def schemas(restored: Facts, live: Facts) -> list[Facts]:
 class Restore:
     """One restore, up to a server that answers."""
 
-    def __init__(self, settings: Facts, request: Facts) -> None:
+    # Who may connect to that server, and settings of its own.
+    hba = side.OWNER_ALONE
+    options: Mapping[str, str] = {"default_transaction_read_only": "on"}
+
+    def __init__(self, settings: Facts, request: Facts, folder: Path | None = None) -> None:
         self.settings, self.request, self.source = settings, request, settings
-        self.folder = backup.restored_folder(settings)
+        self.folder = folder or backup.restored_folder(settings)
         self.live, self.side = side.live(settings), side.beside(settings, self.folder)
         self.notes: list[str] = []
         self.facts: Facts = {}
@@ -201,7 +209,7 @@ class Restore:
         with contextlib.suppress(backup.BackupError):
             known = side.limits(self.live)
         side.restore(self.source, self.folder, *words(self.request, chosen))
-        side.configure(self.settings, self.folder, known, default_transaction_read_only="on")
+        side.configure(self.settings, self.folder, known, self.hba, **self.options)
         self.facts["bytes"] = backup.taken(self.folder)
         try:
             side.start(self.settings, self.folder)

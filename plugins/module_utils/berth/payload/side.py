@@ -34,6 +34,8 @@ WAL = 512 << 20
 # Seconds for a start, replay included; and for a server that is killed to be gone.
 REPLAY = 24 * 3600
 GONE = 60
+# Who may come to its socket, through folders of 0700: their owner alone.
+OWNER_ALONE = "local all all trust\n"
 PARTS = ("data", "tablespaces", "socket", "log", "queries")
 # Bytes that it leaves free: it is no reason for the live server to stop.
 RESERVE = 1 << 30
@@ -238,8 +240,13 @@ def recovery(auto: str) -> str:
     return "".join(line for line in lines if re.match(r"(restore_command|recovery_target\w*)\s*=", line))
 
 
-def configure(settings: Facts, folder: Path, known: Mapping[str, int], **more: str) -> None:
-    """Write the files that Debian keeps outside of a data folder, and forget what came with this one."""
+def configure(
+    settings: Facts, folder: Path, known: Mapping[str, int], hba: str = OWNER_ALONE, **more: str
+) -> None:
+    """Write the files that Debian keeps outside of a data folder, and forget what came with this one.
+
+    `hba` says who may connect.
+    """
     data = folder / "data"
     code, said = outcome([program(settings, "pg_controldata"), "-D", str(data)])
     if code != 0:
@@ -248,8 +255,7 @@ def configure(settings: Facts, folder: Path, known: Mapping[str, int], **more: s
     more = {**wal_sizes(said), **more}
     text = configuration(folder, int(settings["port"]), int(settings["version"]), minimal, **more)
     (data / "postgresql.conf").write_text(text)
-    # Nobody but their owner comes to its socket, through folders of 0700.
-    (data / "pg_hba.conf").write_text("local all all trust\n")
+    (data / "pg_hba.conf").write_text(hba)
     (data / "pg_ident.conf").write_text("")
     auto = data / "postgresql.auto.conf"
     auto.write_text(recovery(auto.read_text()))

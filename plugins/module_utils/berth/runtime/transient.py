@@ -40,6 +40,7 @@ class Work:
     env: Mapping[str, str] | None = None
     env_file: Path | None = None
     properties: Sequence[str] = ()
+    stdin: str | None = None
 
 
 def transient(work: Work) -> Result:
@@ -48,7 +49,7 @@ def transient(work: Work) -> Result:
     TRANSIENT.add(unit)
     began, since = time.monotonic(), time.time()
     try:
-        result = command.run(in_unit(work), timeout=work.timeout + 30)
+        result = command.run(in_unit(work), timeout=work.timeout + 30, stdin=work.stdin)
         if result.code != 0 and time.monotonic() - began >= work.timeout:
             # systemd stops it without a word to whoever reads its output.
             late = f"took longer than {work.timeout:.0f} s and was stopped"
@@ -151,14 +152,14 @@ class Session:
         lines = self.said.read().decode(errors="replace").strip().splitlines()
         return lines[-1].strip().rstrip(".") if lines else "it was killed, perhaps since memory ended"
 
-    def end(self) -> None:
-        """Afterwards none of its processes is left."""
+    def end(self, patience: float = 15) -> None:
+        """Afterwards none of its processes is left: what has not ended in so many seconds is killed."""
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 if pipe:
                     pipe.close()
         try:
-            self.process.wait(15)
+            self.process.wait(patience)
         except subprocess.TimeoutExpired:
             command.run(["systemctl", "kill", "--signal=KILL", f"{self.unit}.service"], timeout=30)
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -35,6 +35,8 @@ class Look:
     before: str
     # Whether there is something to run. A custom command is not understood, so it always runs.
     pending: bool
+    # The server that it runs against, where that is not the live one.
+    beside: migrate.Beside | None = None
 
 
 def look(deploy: Deploy) -> Look | None:
@@ -80,7 +82,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         msg = f"The schema is at {after}, and there are no new revisions."
     else:
         _prove_import(deploy, tree)
-        pending = _revisions(deploy, before)
+        pending = revisions(deploy, before)
         # What there is nothing live on harms nobody.
         found = _lint(deploy, tree, seen, pending) if digest and pending else None
         if before:
@@ -92,7 +94,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         )
         try:
             with asked.advisory_lock():
-                tries = _migrate(deploy, tree, seen, pending, repeatable)
+                tries = attempt(deploy, tree, seen, pending, repeatable)
         except ReleaseError as error:
             if advice := tables.makes_itself(tree.project, before):
                 error.advice = f"{advice}, then: {deploy.again()}"
@@ -106,7 +108,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
             deploy.notes.append(broken)
     deploy.record["schema"] = {"from": before, "to": after}
     if before != after:
-        steps = _revisions(deploy, before, after)
+        steps = revisions(deploy, before, after)
         history.remember(deploy.paths, steps)
         deploy.record["schema"]["revisions"] = [one.as_dict() for one in steps]
         risky = [one.label() for one in steps if one.risks] if before else []
@@ -116,8 +118,8 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     return {"changed": before != after, "msg": msg}
 
 
-def _migrate(deploy: Deploy, tree: Tree, seen: Look, pending: list[schema.Revision], repeatable: bool) -> int:
-    """How often it was tried; a failure says what it left."""
+def attempt(deploy: Deploy, tree: Tree, seen: Look, pending: list[schema.Revision], repeatable: bool) -> int:
+    """Run the command: how often it was tried. A failure says what it left."""
     asked, before = seen.asked, seen.before
     standing = asked.objects()
     try:
@@ -125,6 +127,7 @@ def _migrate(deploy: Deploy, tree: Tree, seen: Look, pending: list[schema.Revisi
             return migrate.run(
                 deploy.app, tree.code(), seen.decision.command, seen.decision.directory,
                 lambda: repeatable and asked.ask() == before and asked.objects() == standing, more,
+                seen.beside,
             )  # fmt: skip
     except ReleaseError as error:
         error.also += _left(deploy, seen, pending, standing)
@@ -143,7 +146,7 @@ def _left(
     parts += [f"gone is {objects.names(gone)}"] if gone else []
     what = "; ".join(parts)
     if now != seen.before:
-        applied = [one for one in _revisions(deploy, seen.before, now) if one in pending]
+        applied = [one for one in revisions(deploy, seen.before, now) if one in pending]
         rest = [one.stem() for one in pending if one not in applied]
         said = [f"It got from schema {seen.before or 'none'} to {now or 'none'}"]
         said += [f"{', '.join(one.stem() for one in applied)} applied" if applied else ""]
@@ -197,7 +200,7 @@ def _may_run(
         )
 
 
-def _revisions(deploy: Deploy, before: str, after: str = "") -> list[schema.Revision]:
+def revisions(deploy: Deploy, before: str, after: str = "") -> list[schema.Revision]:
     """What the new code's files say about the way between; nothing where they cannot be found."""
     known = history.known_to(deploy.folder, deploy.app)
     return schema.between(known, before, after or ",".join(schema.heads(known)))
