@@ -250,6 +250,39 @@ def diff(
     )
 
 
+@app.command(
+    epilog="berth rehearse board\n\nberth rehearse board --version v1.4.2 && berth deploy board --version "
+    "v1.4.2\n\nberth rehearse board --json | jq .revisions\n\n"
+    "The exit status is 0 where the migrations went well, 1 where they failed, and 2 or 4 where they could "
+    "not be rehearsed."
+)
+def rehearse(
+    ctx: typer.Context,
+    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    version: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
+    ] = None,
+    wait: Wait = None,
+    json: AsJson = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Run the pending migrations on a copy of the live rows, then remove it. (playbooks/rehearse.yml)"""
+    _run(
+        ctx,
+        "rehearse.yml",
+        inventory,
+        plain=plain,
+        answer=True,
+        verdict=_VERDICT,
+        app=app_name,
+        version=version,
+        wait=wait,
+        json=json or None,
+    )
+
+
 @app.command(epilog="berth detect\n\nberth detect board -i staging")
 def detect(
     ctx: typer.Context,

@@ -85,7 +85,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 request["holder"] = self._holder(
                     str(args.get("version") or app.get("source", {}).get("version", ""))
                 )
-            if step in ("plan", "diff") and not app.get("source", {}).get("git"):
+            if step in ("plan", "plan_rehearsal", "diff") and not app.get("source", {}).get("git"):
                 root = Path(app["source"]["path"])
                 names = pack.list_files(root)
                 detect.refuse_code(app, root)

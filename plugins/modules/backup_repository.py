@@ -118,6 +118,7 @@ from ansible.module_utils.berth.payload import (  # noqa: E402
     exchange,
     offsite,
     reasons,
+    rehearsal,
     rescue,
     restore,
     side,
@@ -140,6 +141,7 @@ PROGRAMS = {
     "exchange": exchange,
     "offsite": offsite,
     "rescue": rescue,
+    "rehearsal": rehearsal,
     "reasons": reasons,
 }
 # What a power cut left of a drill goes when the server boots.

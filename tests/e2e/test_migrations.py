@@ -266,7 +266,7 @@ def test_new_dependencies_are_said_instead_of_sql(kit: Kit) -> None:
         ("0004", ["drops column things.weight"])
     ]
     assert answer["sql"] == ""
-    assert "only a deploy builds" in " ".join(answer["notes"])
+    assert "which a deploy builds, and so does berth rehearse" in " ".join(answer["notes"])
     (source / "requirements.txt").write_text(before)
 
 
@@ -280,6 +280,7 @@ def test_an_env_that_cannot_work_offline_is_noted_and_deployed(kit: Kit) -> None
     kept = record(kit)["migrations"]
     assert "sql" not in kept
     assert "cannot be made without a database" in kept["note"]
+    assert "berth rehearse shop (rehearse.yml -e app=shop) gets it" in kept["note"]
     assert schema(kit) == "0004"
     shutil.copyfile(FIXTURE / "migrations" / "env.py", source / "migrations" / "env.py")
 

@@ -57,7 +57,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("holding.still open", "holding.still rmtree", "holding._wait_before write_text"),
         *("hold.main open", "hold.take_place chown", "hold.take_place chmod"),
         *("guard.sync open", "guard.alone open", "guard.unproved read_text", "guard.told read_text"),
-        "sessions.secret read_text",
+        *("sessions.secret read_text", "rehearsal.__enter__ read_text"),
         *("keys.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
     ),
     "root's own files, in folders that were found to be root's alone": (
@@ -122,6 +122,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "drill.main read_text",
         ),
         *("drill.count write_text", "drill.keep read_text"),
+        *("rehearsal.main read_text", "rehearsal.told open"),
         *("backup.main read_text", "restore.main read_text", "exchange.main read_text"),
         *("exchange.fill write_text", "offsite.main read_text"),
         *("rescue.__init__ read_text", "rescue.main read_text", "rescue.replay read_text"),
@@ -147,6 +148,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("temporary._other_engines read_bytes", "retire.connections read_text", "units.busy read_text"),
         *("hold.listens read_text", "journal.login read_text"),
         *("command.over_ssh read_bytes", "command.over_ssh read_text"),
+        "rehearsal._hold_network open",
         *("facts._memory read_text", "running._started read_text", "facts.held_locks read_text"),
     ),
     "on the controller, in the checkout": (

@@ -28,7 +28,7 @@ from ansible.module_utils.berth.packaging.uv import Uv
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.reading import dependencies, interpreters
 from ansible.module_utils.berth.release import plan
-from ansible.module_utils.berth.release.deploy import Deploy
+from ansible.module_utils.berth.release.deploy import Deploy, Kind
 from ansible.module_utils.berth.release.steps import build as build_step
 from ansible.module_utils.berth.release.steps import fetch
 from ansible.module_utils.berth.release.steps import migrate as migrate_step
@@ -98,6 +98,21 @@ def test_a_fingerprint_is_of_what_the_release_holds(
     build_step.run(deploy, {})
     assert "new" in paths.env("r2").read_text()
     assert deploy.record["fingerprint"] == plan.fingerprint(APP, "d", *plan.server_side(paths, APP))
+
+
+def test_a_rehearsal_takes_the_settings_that_are_there_and_brings_no_units(
+    paths: Paths, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is started, and what the server was prepared with may be older than the inventory."""
+
+    def server_side(*_: Any) -> None:
+        raise ReleaseError("They changed.")
+
+    monkeypatch.setattr(plan, "server_side", server_side)
+    deploy.kind = Kind.REHEARSAL
+    build_step.run(deploy, {})
+    assert paths.migrate_env("r2").read_text() == 'A="old"\n'
+    assert not list(paths.units.glob("*@r2.*"))
 
 
 def test_a_redis_that_is_read_and_that_nobody_sets_is_told(paths: Paths, deploy: Deploy) -> None:

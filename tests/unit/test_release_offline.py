@@ -16,6 +16,8 @@ from ansible.module_utils.berth.packaging.once import Code
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.runtime.transient import Work
 
+from tests.support.entry import board
+
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
@@ -54,6 +56,9 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch, paths: Paths) -> No
     assert made.text == "INSERT INTO t VALUES ('(hidden)', '(hidden)', 'Board', 10);\n"
 
 
+REHEARSE = (
+    "berth rehearse board (rehearse.yml -e app=board) gets it, by running them on a copy of the live rows."
+)
 LINTED = "\n\x1eLint\n[]"
 WRONG = '{"line": 0, "rule_name": "syntax-error"}'
 TRACE = """Traceback (most recent call last):
@@ -88,11 +93,19 @@ OperationalError: ownerPassword was refused
             Result(1, "BEGIN;", TRACE),
             "",
             "Their SQL cannot be made without a database: OperationalError: (hidden) was refused "
-            "(migrations/env.py:9).",
+            f"(migrations/env.py:9). {REHEARSE}",
         ),
-        (Result(255, "", "FAILED: no."), "", "Their SQL cannot be made without a database: FAILED: no."),
-        (Result(127, "", ""), "", "Their SQL cannot be made without a database: exit status 127."),
-        (ReleaseError("It took too long."), "", "Their SQL is not known: It took too long."),
+        (
+            Result(255, "", "FAILED: no."),
+            "",
+            f"Their SQL cannot be made without a database: FAILED: no. {REHEARSE}",
+        ),
+        (
+            Result(127, "", ""),
+            "",
+            f"Their SQL cannot be made without a database: exit status 127. {REHEARSE}",
+        ),
+        (ReleaseError("It took too long."), "", f"Their SQL is not known: It took too long. {REHEARSE}"),
     ],
 )
 def test_what_comes_of_it(
@@ -115,4 +128,28 @@ def test_what_comes_of_it(
 
 
 def test_several_heads_to_start_from(paths: Paths) -> None:
-    assert "several heads" in offline.make("unit", place(paths), "a2,b1", "heads").note
+    note = offline.make("unit", place(paths), "a2,b1", "heads").note
+    assert note.endswith(f"cannot start from several heads. {REHEARSE}")
+
+
+def test_what_ran_already_is_linted_too_and_goes_over_its_input(
+    monkeypatch: pytest.MonkeyPatch, paths: Paths
+) -> None:
+    """It may be long, and it may hold a secret: an argument would be for all to read."""
+    drops = json.dumps([{"line": 1, "rule_name": "ban-drop-column"}])
+    seen: list[Work] = []
+
+    def transient(work: Work) -> Result:
+        seen.append(work)
+        return Result(0, f"\n\x1eLint\n{drops}", "")
+
+    monkeypatch.setattr(once, "transient", transient)
+    monkeypatch.setattr(once.sandbox, "build", lambda *_: [])
+    text = "-- Running upgrade -> 0002\nALTER TABLE t DROP c;"
+    made = offline.linted(paths, board(), text)
+    assert [(one.rule, one.revision, one.target) for one in made.found or ()] == [
+        ("ban-drop-column", "0002", "t")
+    ]
+    assert seen[0].stdin == text
+    assert "DROP" not in " ".join(seen[0].argv)
+    assert seen[0].user == "berth-build-board"

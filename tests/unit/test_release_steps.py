@@ -41,6 +41,7 @@ def tasks(file: str) -> Iterator[dict[str, Any]]:
     [
         ("settings.yml", ["lock", "settings"]),
         ("main.yml", ["lock", "plan", *[step.name for step in table.of(Phase.MAKE)], *WAY, "unlock"]),
+        ("rehearse.yml", ["lock", "plan_rehearsal", "fetch", "build", "rehearse", "unlock"]),
         ("rollback.yml", ["lock", "plan_rollback", *WAY, "unlock"]),
         ("remove.yml", ["lock", "remove"]),
         ("exchange.yml", ["lock", "exchange"]),
@@ -60,6 +61,7 @@ def test_every_file_of_tasks_is_looked_at_and_gives_what_the_step_takes() -> Non
         "rollback.yml",
         "remove.yml",
         "exchange.yml",
+        "rehearse.yml",
         "live.yml",
     }
     for file in files:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .command import Result
 
 # Nobody's code has to see these: settings and keys of all apps, doors to other services' privileges.
 _HIDDEN = ("/etc/berth", "/var/lib/berth", "/var/log/berth", "/etc/ssh", "/run/dbus", "/run/docker.sock")
+_OF_BACKUPS = _HIDDEN[:2]
 _HIDDEN_FROM_BUILDS = ("/run/postgresql", "/run/redis")
 
 COMMON = (
@@ -86,6 +88,40 @@ def out_of_memory(result: Result, app: dict[str, Any]) -> str:
     if not (result.killed or _STARVED.search("\n".join(result.lines))):
         return ""
     return f"it used more memory than a build may ({memory(app)}): raise limits.build_memory"
+
+
+def restoring() -> list[str]:
+    """For a server of PostgreSQL that is restored beside the live one, as that one's user: with a network of
+    its own, behind all apps. What it writes to is not said here."""
+    # It reads what is told of backups, and asks the live server as its superuser. That one's memory is of the
+    # same user.
+    without = ("PrivateUsers=", "RemoveIPC=", *(f"InaccessiblePaths=-{path}" for path in _OF_BACKUPS))
+    return [
+        *(line for line in COMMON if not line.startswith((*without, "SystemCallFilter=~"))),
+        "PrivateNetwork=yes",
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6",
+        "MemoryDenyWriteExecute=yes",
+        "MemoryMax=1G",
+        "Nice=19",
+        "IOSchedulingClass=idle",
+        "CPUWeight=20",
+        "IOWeight=20",
+        "OOMScoreAdjust=500",
+        "UMask=0077",
+        # What it began it ends itself, and removes.
+        "KillMode=mixed",
+        "TimeoutStopSec=2min",
+    ]
+
+
+def beside(network: str, home: Path, sockets: Iterable[str]) -> list[str]:
+    """Added to what runs as an app, for it to reach nothing that is live: neither by `network`, which is that
+    of something else, nor by the `sockets` of services. What it keeps at home is nobody's afterwards."""
+    return [
+        f"NetworkNamespacePath={network}",
+        f"TemporaryFileSystem={home}:mode=1777,nosuid,nodev",
+        *(f"InaccessiblePaths=-{folder}" for folder in sockets),
+    ]
 
 
 def memory(app: dict[str, Any]) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..diagnosis import cause, masking
-from ..errors import UP, ReleaseError
+from ..errors import UP, ReleaseError, run_of
 from ..packaging import once
 from ..packaging.once import Code
-from ..paths import SQUAWK
+from ..paths import SQUAWK, Paths
 from ..services import table as services
 from . import lint
 
@@ -21,6 +22,7 @@ NOT_LINTED = f"They were not linted: squawk is not on this server, or does not r
 _MARK = "\n\x1eLint\n"
 _STYLE = "require-lock-timeout,require-statement-timeout,prefer-robust-stmts,prefer-bigint-over-int"
 _LINT = rf"printf '\n\036Lint\n'; {SQUAWK} --reporter json -e {_STYLE} /tmp/sql 2>/tmp/no"
+_LINT_ALONE = f"cat >/tmp/sql; {_LINT}"
 _SCRIPT = (
     f'ulimit -f 4096; "$@" >/tmp/sql; code=$?; cat /tmp/sql; [ $code != 0 ] || {{ {_LINT}; }}; exit $code'
 )
@@ -47,9 +49,9 @@ class Place:
 
 def make(unit: str, place: Place, start: str, end: str) -> Sql:
     """The way from one revision to another, as the app's user, in a sandbox that reaches no database."""
-    if "," in start:
-        return Sql(note="Their SQL is not known: alembic's offline mode cannot start from several heads.")
     paths = place.code.paths
+    if "," in start:
+        return _unknown(paths, "is not known: alembic's offline mode cannot start from several heads.")
     words = [place.code.tool("alembic"), "upgrade", f"{start or 'base'}:{end}", "--sql"]
     try:
         result = once.run(
@@ -69,16 +71,10 @@ def make(unit: str, place: Place, start: str, end: str) -> Sql:
             )
         )
     except ReleaseError as error:
-        return Sql(note=f"Their SQL is not known: {error.sentence}")
+        return _unknown(paths, f"is not known: {error.sentence}")
     mask = masking.Mask(masking.of_app(paths))
     out, _, report = result.out.partition(_MARK)
-    found, unlinted = None, ""
-    try:
-        found = tuple(lint.read(report, out, mask))
-    except lint.UnreadableError as statement:
-        unlinted = f"They were not linted: squawk cannot read {statement}."
-    except (ValueError, KeyError, TypeError):
-        unlinted = NOT_LINTED if result.code == 0 else "They were not linted: they are too long."
+    found, unlinted = _linted(report, out, mask, whole=result.code == 0)
     if len(out) > LIMIT:
         # Whole lines: half a secret is not recognized.
         text = mask(out[:LIMIT].rpartition("\n")[0])
@@ -91,5 +87,34 @@ def make(unit: str, place: Place, start: str, end: str) -> Sql:
         said = error_line or (lines[-1] if lines else f"exit status {result.code}")
         where = f" ({cause.brief(at, inside)})" if at else ""
         why = mask(said.replace(f"{inside}/", "").rstrip("."))
-        return Sql(note=f"Their SQL cannot be made without a database: {why}{where}.")
+        return _unknown(paths, f"cannot be made without a database: {why}{where}.")
     return Sql(mask(out), unlinted, found)
+
+
+def _unknown(paths: Paths, why: str) -> Sql:
+    way = run_of("rehearse", paths.app)
+    return Sql(note=f"Their SQL {why} {way} gets it, by running them on a copy of the live rows.")
+
+
+def linted(paths: Paths, app: dict[str, Any], text: str) -> Sql:
+    """SQL that is known already, as what it does to the release that runs."""
+    mask = masking.Mask(masking.of_app(paths))
+    argv = ["/bin/sh", "-c", _LINT_ALONE]
+    try:
+        result = once.as_builder(paths, app, argv, _SECONDS, stdin=text)
+    except ReleaseError as error:
+        return Sql(mask(text), f"They were not linted: {error.sentence}")
+    found, unlinted = _linted(result.out.partition(_MARK)[2], text, mask, whole=True)
+    return Sql(mask(text), unlinted, found)
+
+
+def _linted(
+    report: str, sql: str, mask: masking.Mask, *, whole: bool
+) -> tuple[tuple[lint.Finding, ...] | None, str]:
+    """What the linter found; or None, and why."""
+    try:
+        return tuple(lint.read(report, sql, mask)), ""
+    except lint.UnreadableError as statement:
+        return None, f"They were not linted: squawk cannot read {statement}."
+    except (ValueError, KeyError, TypeError):
+        return None, NOT_LINTED if whole else "They were not linted: they are too long."

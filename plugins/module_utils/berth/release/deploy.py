@@ -32,10 +32,18 @@ SAID = 5
 class Kind(str, Enum):
     DEPLOY = "deploy"
     ROLLBACK = "rollback"
+    # A release that is built and never started.
+    REHEARSAL = "rehearsal"
+
+    @property
+    def verb(self) -> str:
+        """What to run once more where its release could not be made."""
+        return "rehearse" if self == Kind.REHEARSAL else "deploy"
 
 
 class Deploy:
-    """One app on its way from the live release to another one; a rollback goes the same way."""
+    """One app on its way from the live release to another one; a rollback goes the same way, and a rehearsal
+    as far as its migrations."""
 
     def __init__(self, paths: Paths, holder: dict[str, Any]) -> None:
         self.paths = paths
@@ -165,7 +173,7 @@ class Deploy:
         return f"{self.holder.get('user', '?')}@{self.holder.get('host', '?')}"
 
     def again(self) -> str:
-        return run_of("deploy", self.paths.app)
+        return run_of(self.kind.verb, self.paths.app)
 
     def audit(self, result: str, seconds: float, **more: Any) -> dict[str, Any]:
         schema = self.record.get("schema") or {}

@@ -9,7 +9,7 @@ from ..errors import ReleaseError, next_run
 from ..paths import Paths
 from ..store import journal, public, releases, temporary
 from . import recover
-from .deploy import Answer, Deploy
+from .deploy import Answer, Deploy, Kind
 from .perform import perform
 from .questions import QUESTIONS
 from .steps import table
@@ -35,7 +35,9 @@ class Engine:
         try:
             return self._locked(step, known, name, {**args, "body": body})
         except ReleaseError as error:
-            verb = known.again if known else "deploy"
+            held = self.deploys.get(name)
+            rehearsed = held and held.kind == Kind.REHEARSAL
+            verb = Kind.REHEARSAL.verb if rehearsed else known.again if known else "deploy"
             error.advice = error.advice or f"correct it, then: {next_run(verb, name, error.sentence)}"
             raise
 

@@ -130,16 +130,12 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
         with again(f"{release} could not be ended"):
             end_unproved(deploy)
         if (
-            deploy.kind == Kind.DEPLOY
+            deploy.kind != Kind.ROLLBACK
             and deploy.action in (Action.DEPLOY, Action.RESUME)
             and release not in ("", live)
         ):
             with again(f"{release} could not be removed"):
-                # What was installed is no cause of it, and the next try needs it; a good deploy removes it.
-                full = cause.is_full(error.sentence)
-                spare = "" if full else prune.env_of(deploy.paths, release)
-                prune.remove_release(deploy.paths, release)
-                prune.remove_unused_envs(deploy.paths, spare)
+                discard(deploy, spare_env=not cause.is_full(error.sentence))
     if deploy.action != Action.RESTART and not again.stays:
         error.also.append(_what_serves(deploy, went_live))
         error.also += filter(None, [moved])
@@ -149,6 +145,14 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
     deploy.switched, deploy.undone = False, True
     with again("The journal could not be written"):
         deploy.note(step, "failed", reason=error.sentence)
+
+
+def discard(deploy: Deploy, *, spare_env: bool = True) -> None:
+    """Remove the release, which was never live. What was installed for it the next try needs, unless the disk
+    is full; a good deploy removes that."""
+    spare = prune.env_of(deploy.paths, deploy.release) if spare_env else ""
+    prune.remove_release(deploy.paths, deploy.release)
+    prune.remove_unused_envs(deploy.paths, spare)
 
 
 class Apart:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import ReleaseError
+from ..errors import ReleaseError, run_of
 from ..host import untrusted
 from ..host.untrusted import Owner
 from ..migrations import database, lint, offline, schema
@@ -28,8 +28,8 @@ from . import history
 _SHOWN = 40
 _SHOWN_SQL = 300
 _NO_ENVIRONMENT = (
-    "Their SQL needs the environment of the new code's dependencies, which only a deploy builds; these are "
-    "their files."
+    "Their SQL needs the environment of the new code's dependencies, which a deploy builds, and so does "
+    "berth rehearse (rehearse.yml); these are their files."
 )
 _HIDDEN = "(not shown)"
 # Where values may be secret, only their names are told.
@@ -124,7 +124,10 @@ def pending(app: dict[str, Any], said: dict[str, Any], now: str) -> tuple[list[s
         return [], "Migrations are switched off."
     if wishes["command"]:
         command = wishes["command"]
-        return [], f"Migrations run by a command of your own ({command}): what it would do is not known."
+        return [], (
+            f"Migrations run by a command of your own ({command}): what it would do is not known; "
+            f"{run_of('rehearse', app['name'])} runs it on a copy of the live rows."
+        )
     if not known:
         return [], ""
     if not app["database"]["enabled"]:

@@ -12,7 +12,7 @@ from ..paths import UNITS, Paths
 from ..services import table
 
 # Work of a run, each in a unit that is gone with it.
-WORKS = ("build", "seed", "prove", "sql", "migrate")
+WORKS = ("build", "seed", "prove", "sql", "migrate", "copy")
 _STAMPS = Path("var/lib/systemd/timers")
 _SERVICE, _SOCKET, _TIMER = ".service", ".socket", ".timer"
 

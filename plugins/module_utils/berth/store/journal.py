@@ -128,7 +128,7 @@ def unfinished(paths: Paths) -> dict[str, Any] | None:
     """The last journal entry, when a run ended before its last step did: between two steps, or inside one."""
     for entry in reversed(entries(paths.state / "journal.jsonl")):
         closed = entry.get("state") == "failed" or (
-            entry.get("state") == "end" and entry.get("step") in ("finish", "settle")
+            entry.get("state") == "end" and entry.get("step") in ("finish", "settle", "rehearse")
         )
         return None if closed else entry
     return None

@@ -16,7 +16,7 @@ from ...sources import source
 from ...store import journal
 from ...store.lock import hostwide
 from .. import plan
-from ..deploy import Answer, Deploy
+from ..deploy import Answer, Deploy, Kind
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
@@ -36,11 +36,13 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
     # What is copied now may be newer than what the plan saw: site.yml does not wait for a deploy's lock.
     # While it is copied nobody writes it, so that the fingerprint is of what the release holds.
     with hostwide(deploy.paths.root):
-        known = plan.server_side(deploy.paths, deploy.app)
-        deploy.fingerprint = plan.fingerprint(deploy.app, deploy.identity, *known)
         frozen.keep_settings(tree)
-        for template in templates:
-            frozen.keep_unit(deploy.paths, template, deploy.release)
+        # Of a rehearsal's release nothing is started, so the server's settings may be older than its own.
+        if deploy.kind != Kind.REHEARSAL:
+            known = plan.server_side(deploy.paths, deploy.app)
+            deploy.fingerprint = plan.fingerprint(deploy.app, deploy.identity, *known)
+            for template in templates:
+                frozen.keep_unit(deploy.paths, template, deploy.release)
     target, where = _target(deploy, tree)
     start_scripts.write(tree, target, first=not deploy.previous and deploy.app["database"]["enabled"])
     tree.publish()

@@ -18,8 +18,10 @@ from . import (
     gate,
     migrate,
     plan,
+    plan_rehearsal,
     plan_rollback,
     prune,
+    rehearse,
     remove,
     restore_point,
     retire,
@@ -34,7 +36,8 @@ class Phase(Enum):
     """Where on its way a run is."""
 
     DECIDE = auto()  # asked in check mode, too, and looks only
-    MAKE = auto()  # a deploy's alone: a rollback has its release
+    MAKE = auto()  # a deploy's: a rollback has its release, and a rehearsal takes the first two of them
+    REHEARSE = auto()  # a rehearsal's alone, after what makes a release; then that goes
     GO_LIVE = auto()
     AFTER = auto()  # the switch is done: what is left is finished even when the run is gone
 
@@ -56,12 +59,14 @@ STEPS = (
     Step("settings", settings.run, Phase.DECIDE, ("app", "vault", "provisioned")),
     Step("plan", plan.run, Phase.DECIDE, ("app", "version", "force")),
     Step("plan_rollback", plan_rollback.run, Phase.DECIDE, ("name", "to", "force"), again="rollback"),
+    Step("plan_rehearsal", plan_rehearsal.run, Phase.DECIDE, ("app", "version"), again="rehearse"),
     Step("remove", remove.run, Phase.DECIDE, ("name", "purge", "declared"), again="remove"),
     Step("exchange", exchange.run, Phase.DECIDE, ("name", "mode", "force", "table")),
     Step("fetch", fetch.run, Phase.MAKE, ("app", "body"), changes=True),
     Step("build", build.run, Phase.MAKE, ("name",), changes=True),
     Step("restore_point", restore_point.run, Phase.MAKE, ("name",)),
     Step("migrate", migrate.run, Phase.MAKE, ("name",)),
+    Step("rehearse", rehearse.run, Phase.REHEARSE, ("name", "wait"), again="rehearse"),
     Step("start", start.run, Phase.GO_LIVE, ("name",), changes=True),
     Step("gate", gate.run, Phase.GO_LIVE, ("name",)),
     Step("switch", switch.run, Phase.GO_LIVE, ("name",), changes=True),
