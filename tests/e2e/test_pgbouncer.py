@@ -81,9 +81,9 @@ def both(kit: Kit) -> Kit:
 
 def load(kit: Kit, clients: int, turns: int, drivers: tuple[str, ...] = DRIVERS) -> dict[str, Any]:
     kit.host.sh("rm -f /tmp/enough; cat > /tmp/load.py", stdin=LOAD)
-    found: dict[str, Any] = json.loads(
-        kit.host.sh(f"python3 /tmp/load.py one.localhost {clients} {','.join(drivers)} {turns} {INTERNAL_CA}")
-    )
+    words = f"python3 /tmp/load.py one.localhost {clients} {','.join(drivers)} {turns} {INTERNAL_CA}"
+    # It may go on for as long as a whole site.yml takes.
+    found: dict[str, Any] = json.loads(kit.host.sh(words, timeout=patience(1200)))
     return found
 
 
