@@ -45,6 +45,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *(
             "settings.changed_secrets read_text",
             "settings.marks read_text",
+            "settings._told_otherwise read_text",
             "settings._units_differ read_text",
         ),
         *("pgbouncer.pool_size read_text", "postgresql.read_password read_text", "redis._born read_text"),

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from ansible.module_utils.berth import environment
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release import plan
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import settings as step
 from ansible.module_utils.berth.runtime import health, naming
+from ansible.module_utils.berth.services import table as services
 from ansible.module_utils.berth.store import proxy, public, receipts, settings
 
 from plugins.filter.proxy import proxy_receipt
@@ -91,6 +93,18 @@ def test_newer_settings_are_noticed(place: Paths, change: dict[str, Any]) -> Non
 def test_a_changed_vault_value_alone_is_noticed_by_name(place: Paths) -> None:
     assert compare(place, {"KEY": "two"}) == (True, ["KEY"], "")
     assert compare(place, {"KEY": "one", "OTHER": "not declared"}) == (False, [], "")
+
+
+def test_a_password_that_its_role_alone_has_changed_is_noticed(place: Paths) -> None:
+    password = place.root / "etc/berth/postgresql/board"
+    password.parent.mkdir(parents=True)
+    password.write_text("first\n")
+    (place.etc / "env").write_text(environment.render(services.given(APP, place.root).variables))
+    assert compare(place) == (False, [], "")
+    password.write_text("second\n")
+    assert compare(place) == (True, [], "")
+    (place.etc / "env").write_text("not what Berth writes")
+    assert compare(place) == (False, [], "")
 
 
 def test_a_run_that_ended_between_the_roles_is_noticed(place: Paths) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import environment
+from ..errors import ReleaseError
 from ..paths import Paths, text_digest
 from ..runtime import naming
 from ..services import table as services
@@ -62,6 +63,7 @@ def compare(
         or known["digest"] != provision_digest(app)
         or _units_differ(paths, known, app)
         or not all((paths.units / name).is_file() for name in naming.template_files(app))
+        or _told_otherwise(paths, app)
     )
     problem = _problem(paths, app, predicted)
     return {"stale": stale and not problem, "secrets": secrets, "problem": problem}
@@ -76,6 +78,16 @@ def _units_differ(paths: Paths, known: Mapping[str, Any], app: Mapping[str, Any]
         return (paths.state / "applied").read_text().strip() != str(known["digest"])
     except OSError:
         return False
+
+
+def _told_otherwise(paths: Paths, app: Mapping[str, Any]) -> bool:
+    """Whether a service is reached otherwise by now than the env file says: its role alone was run."""
+    try:
+        told = environment.parse((paths.etc / "env").read_text())
+        given = services.given(app, paths.root).variables
+    except (OSError, ValueError, IndexError, ReleaseError):
+        return False  # whoever writes it, or starts with it, says what is wrong
+    return any(told.get(name) != value for name, value in given.items())
 
 
 def changed_secrets(paths: Paths, app: dict[str, Any], vault: dict[str, Any]) -> list[str]:
