@@ -275,7 +275,7 @@ def test_a_status_tells_of_one_that_is_down_and_a_run_starts_it(both: Kit) -> No
     finally:
         run = kit.play("playbooks/provision.yml", "--tags", "pgbouncer")
     assert run.changed == 1
-    assert load(kit, 4, 4)["bad"] == []
+    wait_until_well(kit)
 
 
 @pytest.mark.long
@@ -318,6 +318,7 @@ def test_another_process_in_its_place_is_named(both: Kit) -> None:
     finally:
         kit.host.sh("systemctl stop thief")
         kit.play("playbooks/provision.yml", "--tags", "pgbouncer")
+    wait_until_well(kit)
 
 
 @pytest.mark.long

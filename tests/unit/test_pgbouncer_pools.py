@@ -18,7 +18,6 @@ from ansible.module_utils.berth.reading import pools as sources
 from ansible.module_utils.berth.runtime import units
 from ansible.module_utils.berth.services import pgbouncer, postgresql
 from ansible.module_utils.berth.services import table as services
-from ansible.module_utils.berth.services.postgresql import SERVICE as POSTGRES
 from ansible.module_utils.berth.store import presence, receipts, settings
 
 from plugins.filter.pgbouncer import suitable
@@ -209,7 +208,7 @@ def test_the_app_goes_through_it_and_its_migrations_around_it(tmp_path: Path) ->
     assert told == "postgresql://my_board:secret@127.0.0.1:6432/my_board"
     assert services.given(app(), tmp_path, owner=True).variables["DATABASE_URL"].endswith(":5432/my_board")
     plain = app(pooler={"enabled": False})
-    assert POSTGRES.address(plain) == ("127.0.0.1", "5432")
+    assert postgresql.SERVICE.address(plain) == ("127.0.0.1", "5432")
     assert (pgbouncer.SERVICE.after(app()), pgbouncer.SERVICE.after(plain)) == (["berth-pgbouncer"], [])
 
 
