@@ -173,9 +173,8 @@ def test_a_rehearsal_that_is_killed_leaves_nothing_and_a_deploy_goes_on(kit: Kit
             "timeout 60 sh -c 'while systemctl is-active -q berth-migrate-shop; do sleep 0.2; done'"
         )
         slow.unlink()
-        # What it built goes with the next run, whatever that is.
-        rehearsed_again = kit.berth("rehearse", "shop")
-    assert "cut off in step rehearse" in " ".join(rehearsed_again.split())
+        # What it built goes with it where the engine comes so far, else with the next run, whatever that is.
+        assert "Nothing live was changed: the copy is gone" in kit.berth("rehearse", "shop")
 
 
 def test_without_backups_there_is_nothing_to_rehearse_on(kit: Kit) -> None:
