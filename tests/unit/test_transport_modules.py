@@ -54,6 +54,7 @@ def server(
 ) -> Iterator[modules.Server]:
     """One on this machine, in whose folder Ansible keeps what is temporary."""
     monkeypatch.setattr(session, "_argv", here)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = tmp_path / "ansible-local-1x"
     folder.mkdir()
     found = modules.Server(str(folder), connection(), sys.executable)
@@ -79,6 +80,7 @@ def ask(server: modules.Server, module: str, **args: Any) -> dict[str, Any]:
 
 
 def test_modules_are_run_as_ansible_would(server: modules.Server, tmp_path: Path) -> None:
+    assert (tmp_path / "home/.ansible/tmp").is_dir()
     place = tmp_path / "made"
     for changed in (True, False):
         answer = ask(server, "ansible.builtin.file", path=str(place), state="directory", mode="0750")

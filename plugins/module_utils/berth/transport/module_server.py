@@ -21,6 +21,7 @@ import re
 import select
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 from .bytecode import Bytecode
@@ -99,6 +100,9 @@ def main(bytecode: Bytecode) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     library = str(bytecode.engine)
+    # As Ansible makes it before most tasks; a module that has to do so itself warns of it.
+    with contextlib.suppress(OSError, RuntimeError):
+        Path("~/.ansible/tmp").expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
     importlib.import_module("ansible.module_utils.basic")
 
     def send(answer: dict[str, Any]) -> None:
