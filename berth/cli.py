@@ -68,6 +68,11 @@ Wait = Annotated[
 ]
 Plain = Annotated[bool, typer.Option("--plain", help="Show ansible-playbook's own output, nothing else.")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, and nothing else on standard output.")]
+Version = Annotated[
+    str | None,
+    typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
+]
+OneApp = Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)]
 MaybeApp = Annotated[
     str | None,
     typer.Argument(metavar="APP", help="One app; without it, all of them.", autocompletion=_complete_app),
@@ -168,10 +173,7 @@ def check(ctx: typer.Context, inventory: Inventory = kit.DEFAULT_INVENTORY, plai
 def deploy(
     ctx: typer.Context,
     app_name: MaybeApp = None,
-    version: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
-    ] = None,
+    version: Version = None,
     wait: Wait = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also what is live already, or older than that.")
@@ -229,10 +231,7 @@ def rollback(
 def diff(
     ctx: typer.Context,
     app_name: MaybeApp = None,
-    version: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
-    ] = None,
+    version: Version = None,
     json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
@@ -258,11 +257,8 @@ def diff(
 )
 def rehearse(
     ctx: typer.Context,
-    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
-    version: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
-    ] = None,
+    app_name: OneApp,
+    version: Version = None,
     wait: Wait = None,
     json: AsJson = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
@@ -559,7 +555,7 @@ def check_backups(
 )
 def psql(
     ctx: typer.Context,
-    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    app_name: OneApp,
     command: Annotated[
         str | None, typer.Option("-c", "--command", metavar="SQL", help="Run this, and leave.")
     ] = None,
@@ -587,7 +583,7 @@ def psql(
 )
 def run(
     ctx: typer.Context,
-    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    app_name: OneApp,
     command: Annotated[
         str | None, typer.Option("-c", "--command", metavar="COMMAND", help="Run this, and leave.")
     ] = None,
@@ -605,7 +601,7 @@ def run(
 @app.command(epilog="berth secret board SESSION_SECRET")
 def secret(
     ctx: typer.Context,
-    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    app_name: OneApp,
     name: Annotated[str, typer.Argument(metavar="NAME", help="As it stands under secrets.")],
     inventory: Inventory = kit.DEFAULT_INVENTORY,
 ) -> None:
@@ -682,7 +678,7 @@ def logs(
 @app.command(epilog="berth remove board\n\nberth remove board --confirm board --purge")
 def remove(
     ctx: typer.Context,
-    app_name: Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)],
+    app_name: OneApp,
     confirm: Annotated[
         str | None, typer.Option(metavar="APP", help="The app's name once more; asked for without it.")
     ] = None,

@@ -33,14 +33,13 @@ class ActionModule(ansible_private.own_action("normal")):  # type: ignore[misc]
         self._asked = None
         found = modules.find(module_name)
         python = str(task_vars.get("ansible_python_interpreter") or constants.INTERPRETER_PYTHON)
-        if not found or not self._suits(python):
-            return super()._configure_module(module_name, module_args, task_vars)  # type: ignore[no-any-return]
-        server = modules.Server(constants.DEFAULT_LOCAL_TMP, self._connection, python)
-        if not server.ready(session.run_pid()):
-            return super()._configure_module(module_name, module_args, task_vars)  # type: ignore[no-any-return]
-        params = ansible_private.module_request(module_args).encode()
-        self._asked = server, found.name, params
-        return ansible_private.built_module(params, python), str(found.path)
+        if found and self._suits(python):
+            server = modules.Server(constants.DEFAULT_LOCAL_TMP, self._connection, python)
+            if server.ready(session.run_pid()):
+                params = ansible_private.module_request(module_args).encode()
+                self._asked = server, found.name, params
+                return ansible_private.built_module(params, python), str(found.path)
+        return super()._configure_module(module_name, module_args, task_vars)  # type: ignore[no-any-return]
 
     def _suits(self, python: str) -> bool:
         environment: dict[str, Any] = {}

@@ -24,11 +24,11 @@ import pytest
 from testhost import Host
 
 from tests.support import canary
-from tests.support.kit import ROOT, WELL, Kit
+from tests.support.brokenapp import FIXTURE
+from tests.support.kit import WELL, Kit
 from tests.support.load import Traffic
 from tests.support.pace import patience
 
-FIXTURE = ROOT / "tests" / "fixtures" / "brokenapp"
 GIT = "/srv/repository.git"
 
 Break = Callable[["Yard"], None]

@@ -16,23 +16,11 @@ from typing import Any
 import pytest
 from testhost import Host
 
+from tests.support.brokenapp import FIXTURE, ONLINE_ONLY
 from tests.support.kit import ROOT, WELL, Kit, environment
 
-FIXTURE = ROOT / "tests" / "fixtures" / "brokenapp"
 GIT = "/srv/repository.git"
 KEY = "kV9zQm3'TrustNoOne7xWb2LpYc5Hd8Rf"
-# It connects whatever it is asked for.
-ONLINE_ONLY = """
-import os
-
-from alembic import context
-from sqlalchemy import create_engine
-
-with create_engine(os.environ["DATABASE_URL"]).connect() as connection:
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-"""
 # Files, and units that a look might leave behind; releases that were replaced retire whenever they like, and
 # backups are made by the clock.
 SNAPSHOT = (

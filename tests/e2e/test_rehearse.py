@@ -12,23 +12,11 @@ from typing import Any
 import pytest
 from testhost import Host
 
-from tests.support.kit import ROOT, WELL, Kit, kill
+from tests.support.brokenapp import FIXTURE, ONLINE_ONLY
+from tests.support.kit import WELL, Kit, kill
 from tests.support.pace import patience
 
-FIXTURE = ROOT / "tests" / "fixtures" / "brokenapp"
 DRILL = "/var/lib/postgresql/berth-drill"
-# It connects whatever it is asked for, so that there is no SQL beforehand.
-ONLINE_ONLY = """
-import os
-
-from alembic import context
-from sqlalchemy import create_engine
-
-with create_engine(os.environ["DATABASE_URL"]).connect() as connection:
-    context.configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
-"""
 # What a rehearsal must leave as it is: releases, units, settings, the schema and rows of the app.
 LIVE = (
     "ls -A /srv/shop/releases /srv/shop/data /srv/shop/public /etc/berth/shop/releases; "

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
@@ -31,6 +32,7 @@ SILENCE = 90.0
 _IMPORTS = re.compile(r"(?m)^(?:from|import) (ansible\.module_utils[\w.]*)")
 
 
+@functools.cache
 def warm(module: str) -> None:
     """Import what a module imports of Ansible's, once for all children; its own code is theirs."""
     with contextlib.suppress(Exception):  # the child meets it, too, and tells
