@@ -59,6 +59,7 @@ class Systemd:
 
 RUNS = {"ActiveState": "active", "SubState": "running", "NRestarts": "1", "MainPID": "0"}
 TRIES = {"ActiveState": "activating", "SubState": "auto-restart", "NRestarts": "7"}
+QUEUED = {**TRIES, "SubState": "auto-restart-queued"}
 FAILED = {"ActiveState": "failed", "SubState": "failed", "NRestarts": "3"}
 STOPPED = {"ActiveState": "inactive", "SubState": "dead", "NRestarts": "2"}
 
@@ -93,7 +94,13 @@ def test_nothing_is_asked_for_no_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("state", "fell"),
-    [(RUNS, ""), ({**RUNS, "NRestarts": "2"}, "a.service"), (TRIES, "a.service"), (FAILED, "a.service")],
+    [
+        (RUNS, ""),
+        ({**RUNS, "NRestarts": "2"}, "a.service"),
+        (TRIES, "a.service"),
+        (QUEUED, "a.service"),
+        (FAILED, "a.service"),
+    ],
 )
 def test_a_worker_that_was_restarted_once_long_ago_stays_up(
     monkeypatch: pytest.MonkeyPatch, state: dict[str, str], fell: str

@@ -41,7 +41,7 @@ def processes(
                 "name": naming.stem(name).removeprefix(f"{paths.app}-"),
                 "unit": name,
                 "state": state.get("ActiveState", "unknown"),
-                "waits_to_restart": state.get("SubState") == "auto-restart",
+                "waits_to_restart": runtime.waits_to_restart(state),
                 "result": state.get("Result", ""),
                 "exit_status": _number(state.get("ExecMainStatus", "")),
                 "up_seconds": None if up is None else max(0, round(up)),

@@ -44,6 +44,11 @@ def state(unit: str, patience: float) -> str:
     return systemctl("is-active", unit, timeout=patience).out.strip()
 
 
+def waits_to_restart(state: dict[str, str]) -> bool:
+    """Whether a unit has ended and is about to be started again: since systemd 254 in two steps."""
+    return state.get("SubState", "").startswith("auto-restart")
+
+
 @dataclass(frozen=True)
 class Past:
     """What units did before they were asked to start now: it proves nothing about this start."""
@@ -54,13 +59,13 @@ class Past:
     def fell(self, state: dict[str, str], unit: str) -> bool:
         """Whether a unit had to be started again since then, or is about to be."""
         again = int(state.get("NRestarts") or 0) > self.restarts.get(unit, 0)
-        return again or state.get("SubState") == "auto-restart"
+        return again or waits_to_restart(state)
 
 
 def past(names: list[str]) -> Past:
     """To be called before a start. A unit that waits for its next try, or was given up, begins anew."""
     found = shown(names, "ActiveState", "SubState", "NRestarts")
-    waiting = [one["Id"] for one in found if one.get("SubState") == "auto-restart"]
+    waiting = [one["Id"] for one in found if waits_to_restart(one)]
     if waiting:
         systemctl("stop", *waiting)
     ended = waiting + [one["Id"] for one in found if one.get("ActiveState") == "failed"]
