@@ -550,6 +550,32 @@ def check_backups(
 
 
 @app.command(
+    "audit-host",
+    epilog="berth audit-host --install\n\nberth audit-host\n\n"
+    "The exit status is 0 where nothing is to be done, 1 where something is, and 2 or 4 where it could "
+    "not be asked.",
+)
+def audit_host(
+    ctx: typer.Context,
+    install: Annotated[
+        bool, typer.Option("--install", help="Install the scanners first: Lynis and debsums.")
+    ] = False,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Run the scanners on the server, and say what is to be done. (playbooks/audit-host.yml)"""
+    _run(
+        ctx,
+        "audit-host.yml",
+        inventory,
+        plain=plain,
+        answer=True,
+        verdict=_VERDICT,
+        install=install or None,
+    )
+
+
+@app.command(
     epilog="berth psql board\n\nberth psql board -c 'select count(*) from posts'\n\n"
     "berth psql board --owner < repair.sql\n\nberth psql board --restored",
 )

@@ -103,3 +103,38 @@ def test_it_ends_with_its_switch_and_restarts_nothing_that_serves(kit: Kit) -> N
     assert provision(kit).changed == 1
     assert is_confined(kit)
     assert sql(kit, "select count(*) from rows") == "3"
+
+
+def test_commands_as_root_are_noted_and_crontabs_are_roots(kit: Kit) -> None:
+    kit.host.sh("apt-get -q -y install --no-install-recommends cron; useradd -m somebody")
+    crontab = "echo '0 3 * * * true' | runuser -u somebody -- crontab - 2>&1 || true"
+    assert kit.host.sh(crontab) == ""
+    assert provision(kit).changed >= 2
+    assert provision(kit).changed == 0
+    kit.host.sh("sudo true noted")
+    assert kit.host.sh("tail -n 2 /var/log/sudo.log").endswith("COMMAND=/usr/bin/true noted")
+    assert "not allowed to use this program" in kit.host.sh(crontab)
+    assert kit.host.sh("stat -c %A /etc/crontab /etc/cron.d").split() == ["-rw-------", "drwx------"]
+    # What was there goes on.
+    assert kit.host.sh("tail -n 1 /var/spool/cron/crontabs/somebody") == "0 3 * * * true"
+    assert provision(kit, "--check", sudo=False, cron=False).changed >= 1
+    assert provision(kit, sudo=False, cron=False).changed >= 1
+    kit.host.sh("sudo true forgotten")
+    assert "forgotten" not in kit.host.sh("cat /var/log/sudo.log")
+    assert kit.host.sh(crontab) == ""
+    assert kit.host.sh("stat -c %A /etc/crontab /etc/cron.d").split() == ["-rw-r--r--", "drwxr-xr-x"]
+    assert provision(kit, sudo=False, cron=False).changed == 0
+
+
+def test_a_server_is_looked_at_with_the_scanners_that_are_there(kit: Kit) -> None:
+    without = kit.play("playbooks/audit-host.yml")
+    assert "Lynis is not installed: berth audit-host --install" in without.output
+    assert re.search(r"services that are confined: .*postgresql@", without.output)
+    assert re.search(
+        r"listens beyond the server itself: .*tcp 22 sshd, tcp 80 \w+, tcp 443 \w+", without.output
+    )
+    kit.host.sh("printf x >> /usr/share/perl5/Debconf/Log.pm")
+    found = kit.play("playbooks/audit-host.yml", "-e", "install=true", succeed=False)
+    assert re.search(r"Lynis: [0-9]+ of 100; [0-9]+ findings, [0-9]+ accepted", found.output)
+    assert "accepted BANN-7126" in found.output
+    assert "/usr/share/perl5/Debconf/Log.pm: not as packaged" in found.output

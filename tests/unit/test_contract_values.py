@@ -121,6 +121,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
         "fail2ban": {"enabled": True, "ignore": [], "proxy": False},
         "hardening": {
             **dict.fromkeys(("enabled", "units", "kernel", "network", "modules", "coredumps"), True),
+            **dict.fromkeys(("shm", "sudo", "cron", "audit"), True),
         },
         "docker": {"enabled": False, "repository": "distribution", "settings": {}},
         "extra_ca_certificates": [],

@@ -5,6 +5,7 @@ What keeps an app's processes is systemd: nothing outside this folder knows that
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import time
@@ -42,6 +43,13 @@ def states(names: list[str]) -> dict[str, str]:
 def state(unit: str, patience: float) -> str:
     """The same of one unit, told in so many seconds or not at all."""
     return systemctl("is-active", unit, timeout=patience).out.strip()
+
+
+def exposures() -> dict[str, float]:
+    """How much each service that runs may do, by unit, as systemd counts it: from 0 (nothing) to 10 (all)."""
+    said = command.run(["systemd-analyze", "security", "--no-pager"], timeout=120).out
+    rows = re.findall(r"(?m)^(\S+)[.]service\s+([0-9]+[.][0-9])", said)
+    return {unit: float(value) for unit, value in rows}
 
 
 def waits_to_restart(state: dict[str, str]) -> bool:
