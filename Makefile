@@ -16,7 +16,7 @@ ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
 export SSL_CERT_FILE ?= /etc/ssl/certs/ca-certificates.crt
 endif
 
-.PHONY: help setup demo demo-down quick test test-all lint unit e2e e2e-long molecule bench bench-long bench-proxy bench-backups lock clean
+.PHONY: help setup demo demo-down quick test test-all vm lint unit e2e e2e-long molecule bench bench-long bench-proxy bench-backups lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ e2e-long: $(VENV)/.dev ## power cuts, more kills and broken releases, a small se
 molecule: $(VENV)/.dev ## molecule's default scenario: make molecule SUITE=bookworm
 	@BERTH_TEST_SUITE=$(SUITE) $(BIN)/molecule test
 
+vm: $(VENV)/.dev ## true machines in software emulation: kernel, audit, reboots, scanners; an hour or two
+	@BERTH_TEST_SUITE=$(SUITE) $(BIN)/pytest -v -s tests/vm
+
 bench: $(VENV)/.dev ## the figures of the README, measured here and now
 	@$(BIN)/python tests/bench/bench.py
 
@@ -79,5 +82,5 @@ lock: $(VENV)/.dev ## compile the hashed requirements anew
 	@$(BIN)/uv pip compile -q --generate-hashes --universal --no-emit-index-url --no-emit-find-links --no-header --extra dev pyproject.toml -o requirements-dev.txt
 
 clean: ## remove the virtual environment, hosts and caches
-	@if [ -x $(BIN)/python ]; then $(TESTHOST) down --all; fi
+	@if [ -x $(BIN)/python ]; then $(TESTHOST) down --all; $(BIN)/python molecule/shared/vm.py down --all; fi
 	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .ansible
