@@ -19,9 +19,11 @@ if (_utils := str(Path(__file__).resolve().parents[1] / "module_utils")) not in 
 if TYPE_CHECKING:
     from plugins.module_utils.berth.contract import names
     from plugins.module_utils.berth.payload.exchange import copy_of
+    from plugins.module_utils.berth.services import external
 else:
     from ansible.module_utils.berth.contract import names
     from ansible.module_utils.berth.payload.exchange import copy_of
+    from ansible.module_utils.berth.services import external
 
 # What each release of the distributions brings.
 DISTRIBUTION = {
@@ -318,12 +320,18 @@ def backups(results: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
+def authority(host: str) -> str:
+    """Where the file lies that the certificate of somebody else's server is checked by."""
+    return str(external.authority(host))
+
+
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in tasks and templates."""
         return {
+            "postgresql_authority": authority,
             "postgresql_backups": backups,
             "postgresql_conf": postgresql_conf,
             "postgresql_connection_limit": connection_limit,

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from plugins.module_utils.berth.contract.offsite import host_keys
     from plugins.module_utils.berth.paths import build_user
     from plugins.module_utils.berth.payload.drill import span
+    from plugins.module_utils.berth.services import external
     from plugins.module_utils.berth.services.postgresql import reader
     from plugins.module_utils.berth.store.receipts import given
 else:
     from ansible.module_utils.berth.contract.offsite import host_keys
     from ansible.module_utils.berth.paths import build_user
     from ansible.module_utils.berth.payload.drill import span
+    from ansible.module_utils.berth.services import external
     from ansible.module_utils.berth.services.postgresql import reader
     from ansible.module_utils.berth.store.receipts import given
 
@@ -39,8 +41,48 @@ def databases(apps: Sequence[App]) -> list[dict[str, Any]]:
     return [
         {**{key: database[key] for key in keys}, "reader": reader(database)}
         for app in apps
-        if (database := app["database"])["enabled"]
+        if (database := app["database"])["enabled"] and not external.used(database)
     ]
+
+
+def database_servers(apps: Sequence[App]) -> list[dict[str, Any]]:
+    """The role postgresql's `postgresql_servers`: those of others, each with the databases to be there.
+
+    `ca` is the file of its authority on the controller, if it has one of its own.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    keys = ("name", "owner", "user", "extensions")
+    for app in apps:
+        database = app["database"]
+        if not (database["enabled"] and external.used(database)):
+            continue
+        host = database["host"]
+        one = found.setdefault(
+            host,
+            {**{key: database[key] for key in external.OPTIONS}, "databases": []},
+        )
+        one["databases"].append({**{key: database[key] for key in keys}, "reader": reader(database)})
+    return list(found.values())
+
+
+def dumped_elsewhere(apps: Sequence[App], backup: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The role dumps' `dumps_databases` for these apps; none where there are to be no backups."""
+    keys = ("name", "owner", "host", "port")
+    return [
+        {"app": app["name"], **{key: database[key] for key in keys}, **external.tls(database)}
+        for app in apps
+        if backup["enabled"] and (database := app["database"])["enabled"] and external.used(database)
+    ]
+
+
+def administrators(vault: Mapping[str, Any] | None) -> dict[str, str]:
+    """The role postgresql's `postgresql_secrets`: by host the password of who makes databases there."""
+    return dict(((vault or {}).get("server") or {}).get("postgresql") or {})
+
+
+def own_cluster(apps: Sequence[App]) -> bool:
+    """Whether the server needs a PostgreSQL of its own: not where every database there is, is elsewhere."""
+    return bool(databases(apps)) or not database_servers(apps)
 
 
 def pools(apps: Sequence[App]) -> list[dict[str, Any]]:
@@ -113,11 +155,18 @@ def egress_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:
             "name": app["name"],
             "user": app["name"],
             "build_user": build_user(app["name"]),
-            "database": app["database"]["enabled"],
+            "database": app["database"]["enabled"] and not external.used(app["database"]),
+            "server": _server(app["database"]),
             **app["egress"],
         }
         for app in apps
     ]
+
+
+def _server(database: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a database is that is elsewhere."""
+    elsewhere = database["enabled"] and external.used(database)
+    return {key: database[key] for key in ("host", "port")} if elsewhere else {}
 
 
 def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:
@@ -227,13 +276,17 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Name the filters."""
         return {
+            "administrators": administrators,
             "archive_command": archive_command,
+            "database_servers": database_servers,
             "databases": databases,
+            "dumped_elsewhere": dumped_elsewhere,
             "egress_of_apps": egress_of_apps,
             "files_to_recover": files_to_recover,
             "live_versions": live_versions,
             "deploy_summary": deploy_summary,
             "offsite": offsite,
+            "own_cluster": own_cluster,
             "pools": pools,
             "proxy_sites": proxy_sites,
             "receipt": receipt,

@@ -16,8 +16,9 @@ description:
 options:
   apps:
     description:
-      - Per app C(name), C(user), C(build_user), C(database) (whether it has one on this server), and what the
-        contract says of its C(egress), C(policy), C(allow) and C(metadata).
+      - Per app C(name), C(user), C(build_user), C(database) (whether it has one on this server), C(server)
+        with C(host) and C(port) where it has one elsewhere, and what the contract says of its C(egress),
+        C(policy), C(allow) and C(metadata).
     type: list
     elements: dict
     required: true
@@ -55,6 +56,7 @@ loaded:
   returned: always
 """
 
+import ipaddress  # noqa: E402
 import pwd  # noqa: E402
 from collections.abc import Iterator, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -85,12 +87,26 @@ def _allowed(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{family} daddr {one['to']} {one['protocol']} dport {one['port']} accept"
 
 
+def _elsewhere(server: Mapping[str, Any]) -> Iterator[str]:
+    """To a database on somebody else's server. Where a name leads today it may not lead tomorrow."""
+    if not server:
+        return
+    host, port = server["host"], f"tcp dport {server['port']} accept"
+    try:
+        family = "ip6" if ipaddress.ip_address(host).version == 6 else "ip"
+    except ValueError:
+        yield f'oif "lo" {port}' if host == "localhost" else f'oif != "lo" {port}'
+    else:
+        yield f"{family} daddr {host} {port}"
+
+
 def chain(app: Mapping[str, Any], port: str, *, builds: bool) -> list[str]:
     """What an app, or a build of it, may connect to; `port` is that of its Redis, if it has one."""
     found = ["ct state { established, related } accept"]
     if not builds:
         found += _allowed(app["allow"])
         own = [one for one in (DATABASES if app["database"] else "", port) if one]
+        found += _elsewhere(app["server"])
         if own:
             found.append(f'oif "lo" tcp dport {{ {", ".join(own)} }} accept')
     found.append(f'oif "lo" tcp dport {{ {DATABASES}, {INSTANCES} }} reject with tcp reset')

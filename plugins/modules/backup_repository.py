@@ -97,7 +97,6 @@ backup:
 """
 
 import grp  # noqa: E402
-import itertools  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import pwd  # noqa: E402
@@ -105,7 +104,6 @@ import re  # noqa: E402
 import shutil  # noqa: E402
 import stat  # noqa: E402
 import time  # noqa: E402
-from datetime import datetime  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -114,6 +112,7 @@ from ansible.module_utils.berth import environment  # noqa: E402
 from ansible.module_utils.berth.host.command import module_source  # noqa: E402
 from ansible.module_utils.berth.payload import backup as program  # noqa: E402
 from ansible.module_utils.berth.payload import (  # noqa: E402
+    clock,
     drill,
     exchange,
     offsite,
@@ -158,9 +157,6 @@ RELAY = "berth-backup-relay@"
 OFFSITE = "berth-backup-offsite.service"
 # Seconds for the relays to tell whether they reach their places.
 REACHED = 30
-# So many instants of a schedule, always from the same one: what is expected does not depend on a run's hour.
-INSTANTS = 400
-FROM = "--base-time=2024-01-01 00:00:00 UTC"
 # What is not for eyes: an option whose name says so.
 SECRET = re.compile(r"(?mi)^(\s*[\w-]*(?:pass|secret|key|token)[\w-]*\s*=).*$")
 
@@ -173,20 +169,6 @@ def known_options(text: str, version: tuple[int, ...]) -> str:
     """The configuration without what this pgBackRest does not know, and what was said of that."""
     lines = text.splitlines(keepends=True)
     return "".join(line for line in lines if version >= SINCE.get(line.split("=")[0].strip(), (0,)))
-
-
-def instants(answer: str) -> list[datetime]:
-    """When a schedule comes, from what `systemd-analyze calendar --iterations` prints."""
-    found = re.findall(r"\b(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", answer)
-    return sorted({datetime.strptime(one, "%Y-%m-%d %H:%M:%S") for one in found})
-
-
-def longest_gap(*schedules: list[datetime]) -> int:
-    """The most seconds from one instant of any of them to the next, as far as all are known."""
-    horizon = min((times[-1] for times in schedules if times), default=datetime.max)
-    times = sorted({one for times in schedules for one in times if one <= horizon})
-    gaps = [(after - before).total_seconds() for before, after in itertools.pairwise(times)]
-    return int(max(gaps, default=0))
 
 
 def masked(text: str) -> str:
@@ -267,24 +249,24 @@ class Repository:
         """Seconds from a backup of any kind, a full one, a dump and a drill to the next, at most."""
         times = {}
         for kind, schedule in self.schedules.items():
-            code, out, err = self.calendar(FROM, "--", schedule)
+            code, out, err = self.calendar(*clock.calendar(schedule))
             if code != 0:
                 # The schedule is none, or systemd knows no such option.
-                code, out, err = self.calendar("--", schedule)
+                code, out, err = self.calendar(*clock.calendar(schedule, newer=False))
             if code != 0:
                 raise WrongError(f"{schedule!r} is no schedule of systemd's: {(err or out).strip()}")
-            times[kind] = instants(out)
+            times[kind] = clock.instants(out)
         return {
-            "backup": longest_gap(times["full"], times["incremental"]),
-            "full": longest_gap(times["full"]),
-            "dump": longest_gap(times["dump"]),
-            "drill": longest_gap(times.get("drill", [])),
+            "backup": clock.longest_gap(times["full"], times["incremental"]),
+            "full": clock.longest_gap(times["full"]),
+            "dump": clock.longest_gap(times["dump"]),
+            "drill": clock.longest_gap(times.get("drill", [])),
         }
 
     def calendar(self, *words: str) -> tuple[int, str, str]:
         """When a schedule comes, in the words of systemd."""
         code, out, err = self.module.run_command(
-            ["systemd-analyze", "calendar", f"--iterations={INSTANTS}", *words],
+            list(words),
             environ_update={"LC_ALL": "C.UTF-8", "TZ": "UTC"},
         )
         return code, out, err

@@ -15,6 +15,8 @@ description:
     record of the server, so one that was changed by hand is repaired. Neither network nor controller
     nor log ever sees one.
   - Nothing is ever dropped.
+  - Databases may also be on servers of others (O(servers)), made by a role there that may create roles and
+    databases, and need be no superuser. With O(look) they are only looked at, all of them.
 author: Berth (@berth)
 options:
   databases:
@@ -47,9 +49,28 @@ options:
   connection_limit:
     description:
       - Connections that each role may hold, the owner as well, since some apps run as it.
-      - The reader has five.
+      - The reader has five. On servers of others, limits are left as they are.
     type: int
-    required: true
+    default: 0
+  servers:
+    description:
+      - Servers of others, with C(host), C(port), C(sslmode), C(ca) (whether an authority of its own is in
+        place), C(databases) like O(databases), and C(admin), who makes them, from C(maintenance_db).
+    type: list
+    elements: dict
+    default: []
+  secrets:
+    description: By host the password of who makes them.
+    type: dict
+    default: {}
+  look:
+    description: Whether to look at O(servers) alone, and to change nothing.
+    type: bool
+    default: false
+  dumped:
+    description: Whether the databases on O(servers) are to be dumped, for which pg_dump has to be as new.
+    type: bool
+    default: false
   receipt:
     description:
       - Per app the digest of what it is given here. Recorded in C(/var/lib/berth/postgresql.json) when all
@@ -86,12 +107,16 @@ actions:
 """
 
 import os  # noqa: E402
+import re  # noqa: E402
+import shutil  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.berth.host import command  # noqa: E402
+from ansible.module_utils.berth.services import external  # noqa: E402
 from ansible.module_utils.berth.services.superuser import (  # noqa: E402
     USABLE,
     UnreachableError,
@@ -137,6 +162,21 @@ ROLES = """
 select rolname, rolcanlogin and rolinherit and not (rolsuper or rolcreatedb or rolcreaterole or rolreplication
        or rolbypassrls) and coalesce(rolvaliduntil = 'infinity', true), rolconnlimit, rolpassword
 from pg_authid where rolname = any(%s)"""
+# As somebody sees them who is no superuser.
+ROLES_ELSEWHERE = """
+select rolname, rolcanlogin and rolinherit and not (rolcreatedb or rolcreaterole)
+       and coalesce(rolvaliduntil = 'infinity', true), rolsuper or rolreplication or rolbypassrls
+from pg_roles where rolname = any(%s)"""
+# Who has logged in to make databases, and where.
+ADMINISTRATOR = """
+select rolcreaterole or rolsuper, rolcreatedb or rolsuper, pg_is_in_recovery(),
+       array(select datname::text from pg_database where datname = any(%s)),
+       array(select rolname::text from pg_roles where rolname = any(%s))
+from pg_roles where rolname = current_user"""
+# Whether it may act as a role, as what makes a database of it has to, and has the rights of it.
+ACTS_AS = "select pg_has_role(current_user, %s, '{}') and pg_has_role(current_user, %s, 'USAGE')"
+# A locale that any server has; where it is this one's, its collation changes with no system.
+LOCALE = " LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'"
 DATABASES = """
 select d.datname, pg_get_userbyid(d.datdba), d.datallowconn,
        array(select pg_get_userbyid(a.grantee) || ':' || a.privilege_type
@@ -180,6 +220,9 @@ class Plan:
     def __init__(self, check_mode: bool) -> None:
         self.check_mode = check_mode
         self.actions: list[str] = []
+        self.warnings: list[str] = []
+        # Somebody else's server, while it is about that.
+        self.place = ""
 
     def do(self, what: str, connection: Any, *statements: str) -> None:
         """Say it, and do it."""
@@ -261,6 +304,153 @@ def ensure_role(
         plan.do(f"set the password of role {name}", connection, f"ALTER ROLE {role} {secret}")
 
 
+def ensure_roles_elsewhere(plan: Plan, connection: Any, server: dict[str, Any], folder: Path) -> None:
+    """The same at somebody else's server, by one who may create roles and is no superuser.
+
+    Its records of passwords are not to be seen: whether one is right, a login tells.
+    """
+    place, databases = external.where(server), server["databases"]
+    names = [database[key] for database in databases for key in ROLE_KEYS]
+    found = {row[0]: row for row in rows(connection, ROLES_ELSEWHERE, [names])}
+    for database in databases:
+        for key in ROLE_KEYS:
+            name = database[key]
+            role = quoted(name)
+            password = ensure_password(plan, folder / name)
+            secret = f"PASSWORD {literal(verifier(password))}"
+            if name not in found:
+                plan.do(f"create role {name} at {place}", connection, f"CREATE ROLE {role} LOGIN {secret}")
+                continue
+            _, harmless, mighty = found[name]
+            if mighty:
+                raise WrongError(
+                    f"role {name} at {place} is a superuser, replicates or passes over row security, which "
+                    "no app's may; take that from it there"
+                )
+            if not harmless:
+                plan.do(
+                    f"take powers from role {name} at {place} that it must not have",
+                    connection,
+                    f"ALTER ROLE {role} LOGIN INHERIT NOCREATEDB NOCREATEROLE VALID UNTIL 'infinity'",
+                )
+            if not lets_in(server, name, password, database["name"]):
+                plan.do(
+                    f"set the password of role {name} at {place}", connection, f"ALTER ROLE {role} {secret}"
+                )
+        owner = database["owner"]
+        if owner in found or not plan.check_mode:
+            acts = ACTS_AS.format("SET" if connection.server_version >= 160000 else "MEMBER")
+            if not rows(connection, acts, [owner, owner])[0][0]:
+                grant = f"GRANT {quoted(owner)} TO CURRENT_USER"
+                plan.do(f"let the administrator act as {owner} at {place}", connection, grant)
+    ensure_settings(plan, connection, databases)
+
+
+def lets_in(server: dict[str, Any], name: str, password: str, database: str) -> bool:
+    """Whether a role's password is the one that the server has; what comes after that does not matter."""
+    try:
+        external.connect(server, name, password, database).close()
+    except UnreachableError as error:
+        return not external.refused(error)
+    return True
+
+
+def look_at(plan: Plan, server: dict[str, Any], password: str, dumped: bool, folder: Path) -> None:
+    """Whether databases can be made on somebody else's server; WrongError with what keeps them from it."""
+    place, user, wanted = external.where(server), server["admin"], server["databases"]
+    connection = external.connect(server, user, password, server["maintenance_db"])
+    try:
+        version = connection.server_version // 10000
+        if version < external.OLDEST:
+            raise WrongError(
+                f"{place} runs PostgreSQL {version}, and Berth needs {external.OLDEST} or later there, since "
+                "before it nobody but a superuser can close a database's schema to the app; upgrade it"
+            )
+        names = [one["name"] for one in wanted]
+        roles = [one[key] for one in wanted for key in ROLE_KEYS]
+        makes_roles, makes_databases, replica, databases, known = rows(
+            connection, ADMINISTRATOR, [names, roles]
+        )[0]
+        missing = [name for name in names if name not in databases]
+        if replica:
+            raise WrongError(f"{place} is a replica, which takes no changes; write the primary's host")
+        if not makes_roles:
+            raise WrongError(
+                f"{user} may not create roles at {place}; run there ALTER ROLE {user} CREATEROLE CREATEDB"
+            )
+        if missing and not makes_databases:
+            raise WrongError(
+                f"{user} may not create database {missing[0]} at {place}; create it there, or run "
+                f"ALTER ROLE {user} CREATEDB"
+            )
+        unknown = [name for name in sorted(roles) if name in known and read_password(folder / name) is None]
+        if unknown:
+            several = len(unknown) > 1
+            raise WrongError(
+                f"{listed('role', unknown)} {'are' if several else 'is'} at {place} already, and this server "
+                f"has no password of {'theirs' if several else 'it'}, so another server may be using "
+                f"{'them' if several else 'it'}. If none does: (umask 077; mkdir -p {folder}; for role in "
+                f"{' '.join(unknown)}; do openssl rand -hex 24 >{folder}/$role; done) as root on this "
+                "server, and the next run gives new passwords; else set database.name to another"
+            )
+        offered = {
+            row[0]
+            for row in rows(
+                connection,
+                "select name::text from pg_available_extensions where name = any(%s)",
+                [[extension for one in wanted for extension in one["extensions"]]],
+            )
+        }
+        for one in wanted:
+            for extension in one["extensions"]:
+                if extension not in offered:
+                    raise WrongError(unoffered(one["name"], extension, place))
+        if dumped and (newest := client()) and version > newest:
+            raise WrongError(
+                f"{place} runs PostgreSQL {version}, and this server's pg_dump of {newest} cannot dump it; "
+                "write server.postgresql.repository: pgdg, or server.backup.enabled: false"
+            )
+        plan.warnings += [
+            f"Database {name} of this server's own PostgreSQL stays, and its rows are not in the new one at "
+            f"{place}: docs/your-app.md says how they get there."
+            for name in sorted(set(missing) & own())
+        ]
+    finally:
+        connection.close()
+
+
+def listed(what: str, names: list[str]) -> str:
+    """In a sentence."""
+    return f"{what}s {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else f"{what} {names[0]}"
+
+
+def unoffered(name: str, extension: str, place: str) -> str:
+    """What is to be done about an extension that somebody else's server does not have."""
+    return (
+        f"database {name} wants the extension {extension}, which {place} does not offer; turn it on there, "
+        "or remove it from database.extensions"
+    )
+
+
+def client() -> int:
+    """The major version of pg_dump; 0 where there is none."""
+    said = command.run(["pg_dump", "--version"]).out if shutil.which("pg_dump") else ""
+    found = re.search(r"\b(\d+)", said)
+    return int(found[1]) if found else 0
+
+
+def own() -> set[str]:
+    """The databases of this server's own PostgreSQL; none where that does not answer."""
+    try:
+        connection = connect("postgres")
+    except UnreachableError:
+        return set()
+    try:
+        return {row[0] for row in rows(connection, "select datname::text from pg_database")}
+    finally:
+        connection.close()
+
+
 def ensure_roles(plan: Plan, connection: Any, params: dict[str, Any]) -> None:
     """The roles of every database."""
     folder, databases = Path(params["password_folder"]), params["databases"]
@@ -305,7 +495,9 @@ def ensure_settings(plan: Plan, connection: Any, databases: list[dict[str, Any]]
                 plan.do(f"let role {name} {what}", connection, statement)
 
 
-def ensure_databases(plan: Plan, connection: Any, databases: list[dict[str, Any]]) -> set[str]:
+def ensure_databases(
+    plan: Plan, connection: Any, databases: list[dict[str, Any]], locale: str = LOCALE
+) -> set[str]:
     """The databases themselves and who may connect; the names of those that exist now."""
     found = {row[0]: row for row in rows(connection, DATABASES, [[d["name"] for d in databases]])}
     for database in databases:
@@ -323,7 +515,7 @@ def ensure_databases(plan: Plan, connection: Any, databases: list[dict[str, Any]
                 f"create database {name}",
                 connection,
                 f"CREATE DATABASE {quoted(name)} OWNER {quoted(owner)} TEMPLATE template0 ENCODING 'UTF8'"
-                " LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'",
+                f"{locale}",
                 close,
                 *(statement for statements in admit.values() for statement in statements),
             )
@@ -347,8 +539,8 @@ def ensure_databases(plan: Plan, connection: Any, databases: list[dict[str, Any]
     return set(found) if plan.check_mode else {database["name"] for database in databases}
 
 
-def ensure_extensions(plan: Plan, connection: Any, database: dict[str, Any]) -> None:
-    """Extensions, created by the superuser since few are trusted."""
+def ensure_extensions(plan: Plan, connection: Any, database: dict[str, Any], place: str = "") -> None:
+    """Extensions, created by the superuser since few are trusted; or by what a `place` has of one."""
     wanted = database["extensions"]
     if not wanted:
         return
@@ -360,6 +552,8 @@ def ensure_extensions(plan: Plan, connection: Any, database: dict[str, Any]) -> 
         )
     )
     for extension in wanted:
+        if extension not in known and place:
+            raise WrongError(unoffered(database["name"], extension, place))
         if extension not in known:
             major = connection.server_version // 10000
             raise WrongError(
@@ -441,7 +635,9 @@ def ensure_relations(
             plan.do(f"let role {user} {DOES[key]} of {relation}", connection, *statements)
 
 
-def inside(plan: Plan, database: dict[str, Any], existing: set[str], opener: Callable[[str], Any]) -> None:
+def inside(
+    plan: Plan, database: dict[str, Any], existing: set[str], opener: Callable[[str], Any], place: str = ""
+) -> None:
     """What is done in the database itself, in one transaction."""
     name = database["name"]
     if name not in existing:
@@ -458,7 +654,7 @@ def inside(plan: Plan, database: dict[str, Any], existing: set[str], opener: Cal
             plan.actions.append(f"set up rights in database {name}")
             return
         connection.autocommit = False
-        ensure_extensions(plan, connection, database)
+        ensure_extensions(plan, connection, database, place)
         for key in RIGHTS:
             ensure_rights(plan, connection, database, key)
         connection.commit()
@@ -478,23 +674,72 @@ def converge(plan: Plan, params: dict[str, Any], opener: Callable[[str], Any]) -
         inside(plan, database, existing, opener)
 
 
+def converge_elsewhere(plan: Plan, server: dict[str, Any], password: str, folder: Path) -> None:
+    """The same on a server of others, by whom the vault names."""
+    place = external.where(server)
+
+    def opener(database: str) -> Any:
+        return external.connect(server, server["admin"], password, database)
+
+    connection = opener(server["maintenance_db"])
+    try:
+        ensure_roles_elsewhere(plan, connection, server, folder)
+        # Its locale is a matter of whoever runs the system below it.
+        existing = ensure_databases(plan, connection, server["databases"], "")
+    finally:
+        connection.close()
+    for database in server["databases"]:
+        inside(plan, database, existing, opener, place)
+
+
+def everything(plan: Plan, params: dict[str, Any]) -> None:
+    """Look at servers of others, or make all that is wanted there and here."""
+    folder = Path(params["password_folder"])
+    for server in params["servers"]:
+        plan.place, password = external.where(server), params["secrets"][server["host"]]
+        if params["look"]:
+            look_at(plan, server, password, params["dumped"], folder)
+        else:
+            converge_elsewhere(plan, server, password, folder)
+    plan.place = ""
+    if params["databases"] and not params["look"]:
+        converge(plan, params, connect)
+
+
 def main() -> None:
     """Run as an Ansible module."""
+    databases = {
+        "type": "list",
+        "elements": "dict",
+        "options": {
+            "name": {"type": "str", "required": True},
+            "owner": {"type": "str", "required": True},
+            "user": {"type": "str", "required": True},
+            "reader": {"type": "str", "required": True},
+            "extensions": {"type": "list", "elements": "str", "default": []},
+        },
+    }
     module = AnsibleModule(
         argument_spec={
-            "databases": {
+            "databases": {**databases, "default": []},
+            "connection_limit": {"type": "int", "default": 0},
+            "servers": {
                 "type": "list",
                 "elements": "dict",
-                "required": True,
+                "default": [],
                 "options": {
-                    "name": {"type": "str", "required": True},
-                    "owner": {"type": "str", "required": True},
-                    "user": {"type": "str", "required": True},
-                    "reader": {"type": "str", "required": True},
-                    "extensions": {"type": "list", "elements": "str", "default": []},
+                    "host": {"type": "str", "required": True},
+                    "port": {"type": "int", "required": True},
+                    "sslmode": {"type": "str", "required": True},
+                    "ca": {"type": "str", "default": ""},
+                    "admin": {"type": "str", "default": "postgres"},
+                    "maintenance_db": {"type": "str", "default": "postgres"},
+                    "databases": {**databases, "required": True},
                 },
             },
-            "connection_limit": {"type": "int", "required": True},
+            "secrets": {"type": "dict", "default": {}, "no_log": True},
+            "look": {"type": "bool", "default": False},
+            "dumped": {"type": "bool", "default": False},
             "receipt": {"type": "dict", "default": {}},
             # Not a secret itself, whatever its name suggests.
             "password_folder": {"type": "path", "default": "/etc/berth/postgresql", "no_log": False},
@@ -502,21 +747,34 @@ def main() -> None:
         supports_check_mode=True,
     )
     plan = Plan(module.check_mode)
+    wanted = [
+        *module.params["databases"],
+        *(one for server in module.params["servers"] for one in server["databases"]),
+    ]
+    look = module.params["look"]
+    unchanged = ". Nothing of any database was changed" if look else ""
     try:
-        converge(plan, module.params, connect)
-    except UnreachableError as error:
-        if not module.check_mode:
-            module.fail_json(msg=f"PostgreSQL cannot be reached: {error}", actions=plan.actions)
-        plan.actions = [f"set up database {database['name']}" for database in module.params["databases"]]
+        everything(plan, module.params)
     except WrongError as error:
-        module.fail_json(msg=str(error), actions=plan.actions)
+        module.fail_json(msg=f"{error}{unchanged}", actions=plan.actions)
+    except UnreachableError as error:
+        # In check mode there may be no server yet; one of others there is.
+        if look or not module.check_mode:
+            what = "" if plan.place else "PostgreSQL cannot be reached: "
+            module.fail_json(msg=f"{what}{error}{unchanged}", actions=plan.actions)
+        plan.actions = [f"set up database {database['name']}" for database in wanted]
     except Exception as error:
         # The driver's errors quote the statement, and one statement holds a password's verifier.
         if type(error).__module__.startswith("psycopg2"):
             reason = getattr(getattr(error, "diag", None), "message_primary", None) or type(error).__name__
             step = plan.actions[-1] if plan.actions else "look around"
-            module.fail_json(msg=f"PostgreSQL refused to {step}: {reason}", actions=plan.actions)
+            who = plan.place or "PostgreSQL"
+            module.fail_json(msg=f"{who} refused to {step}: {reason}", actions=plan.actions)
         raise
+    for warning in plan.warnings:
+        module.warn(warning)
+    if look:
+        module.exit_json(changed=False, actions=[])
     if receipts.write("postgresql", module.params["receipt"], module.check_mode):
         plan.actions.append("record what the apps were given")
     diff = {"before": "", "after": "".join(f"{action}\n" for action in plan.actions)}

@@ -20,7 +20,7 @@ USERS = {"board": 990, "berth-build-board": 989, "notes": 991}
 
 
 def app(name: str, **more: Any) -> dict[str, Any]:
-    told = {"policy": "open", "allow": [], "metadata": False, "database": True}
+    told = {"policy": "open", "allow": [], "metadata": False, "database": True, "server": {}}
     return {"name": name, "user": name, "build_user": f"berth-build-{name}", **told, **more}
 
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.berth.payload import backup as program
-from ansible.module_utils.berth.payload import drill, restore, side
+from ansible.module_utils.berth.payload import clock, drill, restore, side
 from ansible.module_utils.berth.runtime import units
 
 from plugins.filter.postgresql import postgresql_conf
@@ -57,7 +57,7 @@ class Host:
 
     def run_command(self, words: list[str], **_: Any) -> tuple[int, str, str]:
         self.calls.append(words)
-        if words[0] == "systemd-analyze" and self.systemd < 250 and module.FROM in words:
+        if words[0] == "systemd-analyze" and self.systemd < 250 and clock.FROM in words:
             return 1, "", "unrecognized option '--base-time'"
         if words[0] == "systemd-analyze":
             return 0, SUNDAYS if words[-1].startswith("Sun") else NIGHTS, ""
@@ -236,8 +236,8 @@ def test_the_end_of_the_run_before_is_not_taken_for_this_ones(
 
 def test_whatever_keeps_backups_from_being_made_comes_last_and_is_said_last() -> None:
     (play,) = yaml.safe_load((ROOT / "playbooks/provision.yml").read_text())
-    *_, backups, files, last = play["tasks"]
-    for blocks, role in ((backups, "backup"), (files, "files")):
+    *_, backups, dumps, files, last = play["tasks"]
+    for blocks, role in ((backups, "backup"), (dumps, "dumps"), (files, "files")):
         assert [task["ansible.builtin.import_role"]["name"] for task in blocks["block"]] == [role]
         (noted,) = (task["ansible.builtin.set_fact"] for task in blocks["rescue"])
         assert set(noted) == {"provision_backup_problem"}
@@ -251,7 +251,7 @@ def test_what_is_expected_does_not_depend_on_the_hour(host: Callable[..., Host])
     here = host()
     expected = module.Repository(here).expected()
     asked = [call for call in here.calls if call[0] == "systemd-analyze"]
-    assert {(call[2], call[3]) for call in asked} == {("--iterations=400", module.FROM)}
+    assert {(call[2], call[3]) for call in asked} == {("--iterations=400", clock.FROM)}
     # One that does not know where to begin begins now.
     here.systemd = 240
     assert module.Repository(here).expected() == expected

@@ -50,6 +50,8 @@ def test_an_example_fits_the_contract(place: str, text: str) -> None:
         "authorized_keys",
         "DEPLOY_KEY",
         "extra_ca_certificates",
+        "database.ca",
+        "vault.server.postgresql",
         "source.path",
         "apps: missing",
         "apps: empty",

@@ -114,6 +114,8 @@ def test_each_option_is_listed_once_and_nothing_is_nothing_else() -> None:
 
 def test_each_change_is_seen_where_it_is_said_to_be() -> None:
     app = entries("demo")[0]
+    # Without it, what goes with it means nothing.
+    app["database"]["host"] = "db.example.net"
     app["egress"]["allow"] = [{"to": "192.0.2.0/24", "port": 443, "protocol": "tcp"}]
     whole = set(paths(app))
     assert whole == set(applies.APPLIES)
@@ -126,6 +128,14 @@ def test_each_change_is_seen_where_it_is_said_to_be() -> None:
         assert (digest_of_release(after) != before[1]) == (applies.RELEASE in kinds), path
         for kind in KINDS:
             assert (applies.part(after, kind) != applies.part(app, kind)) == (kind in kinds), (path, kind)
+
+
+def test_what_means_nothing_is_in_no_digest() -> None:
+    app = entries("demo")[0]
+    for path in ("port", "admin", "sslmode", "ca", "variables.sslmode"):
+        after = changed(app, f"database.{path}")
+        assert settings.provision_digest(after) == settings.provision_digest(app), path
+        assert applies.part(after, *KINDS) == applies.part(app, *KINDS), path
 
 
 def test_a_part_keeps_the_shape_of_the_entry() -> None:

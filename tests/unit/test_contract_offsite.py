@@ -117,7 +117,7 @@ def test_a_bucket(changes: dict[str, Any], message: str) -> None:
         (with_secrets(key=f"{SECRET}\n"), 'key: is not a passphrase of 20 to 200 letters, digits and signs in one line; write the output of "openssl rand -base64 36"'),
         (with_secrets(key="changeme-changeme-changeme"), 'key: is a placeholder; write the output of "openssl rand -base64 36"'),
         (with_secrets(kye=SECRET), 'kye: unknown key; did you mean "key"?'),
-        (with_secrets(offsite=SECRET), "offsite: is not a mapping; write the place's name, and below it its secrets"),
+        (with_secrets(offsite=SECRET), "offsite: is not a mapping; write a name, and below it its secrets"),
         (with_secrets(offsite={**SECRETS["offsite"], "strage": {}}), 'offsite.strage: there is no place of this name in server.backup.offsite; did you mean "storage"?'),  # type: ignore[dict-item]
         (with_secrets(offsite={**SECRETS["offsite"], "storage": None}), "offsite.storage.private_key: missing; write the private SSH key that the server logs in with there"),  # type: ignore[dict-item]
         (with_secrets(offsite={**SECRETS["offsite"], "storage": {"private_key": HOST_KEY}}), "offsite.storage.private_key: is a public key; write the private one (it goes with the file without .pub)"),  # type: ignore[dict-item]

@@ -297,14 +297,20 @@ def test_the_budget_counts_a_pool_and_not_what_apps_open_before_it(monkeypatch: 
 
 
 def test_other_apps_leave_room_for_the_pool_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = {"connections": 300, "app": app()}
+    record: dict[str, Any] = {"connections": 300, "app": app()}
     monkeypatch.setattr(connections.presence, "deployed", lambda: ["my-board", "board"])
     monkeypatch.setattr(connections.releases, "live", lambda _: "r1")
     monkeypatch.setattr(connections, "read_record", lambda _: record)
     monkeypatch.setattr(pgbouncer, "pool_size", lambda _: 20)
-    assert list(connections._of_others("board")) == [20]
+    board = app(name="board")
+    assert list(connections._of_others(board)) == [20]
     record["app"] = app(pooler={"enabled": False})
-    assert list(connections._of_others("board")) == [300]
+    assert list(connections._of_others(board)) == [300]
+    # What is elsewhere takes no connection from who is here.
+    record["app"]["database"]["host"] = "db.example.net"
+    assert list(connections._of_others(board)) == []
+    board["database"]["host"] = "db.example.net"
+    assert list(connections._of_others(board)) == [300]
 
 
 def test_it_follows_the_passwords_that_postgres_has() -> None:

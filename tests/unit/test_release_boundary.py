@@ -58,7 +58,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("holding.still open", "holding.still rmtree", "holding._wait_before write_text"),
         *("hold.main open", "hold.take_place chown", "hold.take_place chmod"),
         *("guard.sync open", "guard.alone open", "guard.unproved read_text", "guard.told read_text"),
-        *("sessions.secret read_text", "rehearsal.__enter__ read_text"),
+        *("sessions.secret read_text", "rehearsal.__enter__ read_text", "dumps.passwords read_text"),
         *("keys.alike read_text", "jobs.hand_over touch", "jobs.make_locks touch", "jobs.make_locks chown"),
     ),
     "root's own files, in folders that were found to be root's alone": (
@@ -122,6 +122,7 @@ REASONS: dict[str, tuple[str, ...]] = {
             "side.pgbackrest_restore walk",
             "drill.main read_text",
         ),
+        "dumps.main read_text",
         *("drill.count write_text", "drill.keep read_text"),
         *("rehearsal.main read_text", "rehearsal.told open"),
         *("backup.main read_text", "restore.main read_text", "exchange.main read_text"),

@@ -37,7 +37,7 @@ def test_reasons(lines: list[str], limit: int, sentence: str) -> None:
 
 def watch(**seen: Any) -> migrate.Blockers:
     """With what it saw, if anything."""
-    found = migrate.Blockers({"name": "shop"}, 2, lambda text: text.replace("hush", "(hidden)"))
+    found = migrate.Blockers({"database": {"name": "shop"}}, 2, lambda text: text.replace("hush", "(hidden)"))
     if seen:
         session = {"pid": 77, "role": "postgres", "name": "report", "state": "idle in transaction"}
         found.last = {"what": "things", "kind": "relation", "autovacuum": False, "seconds": 12, "query": ""}

@@ -42,16 +42,23 @@ def test_what_came_and_went() -> None:
     assert objects.names([SIZE] * 10).endswith("integer and 2 more")
 
 
+SHOP: dict[str, Any] = {"name": "shop", "database": {"name": "shop"}}
+
+
 def test_a_broken_index_is_named_with_the_way_to_clear_it() -> None:
-    assert objects.broken([TABLE, INDEX._replace(broken=False)], "shop") == ""
-    said = objects.broken([TABLE, INDEX], "shop")
+    assert objects.broken([TABLE, INDEX._replace(broken=False)], SHOP) == ""
+    said = objects.broken([TABLE, INDEX], SHOP)
     assert "invalid: public.by_name of public.things. " in said
     clear = 'runuser -u postgres -- psql -d shop -c "DROP INDEX CONCURRENTLY public.by_name"'
     assert f"Clear them with: {clear}; then make them" in said
-    odd = objects.broken([INDEX, INDEX._replace(name='public."O`dd"')], "shop")
+    odd = objects.broken([INDEX, INDEX._replace(name='public."O`dd"')], SHOP)
     assert (
         '-c "DROP INDEX CONCURRENTLY public.\\"O\\`dd\\"" -c "DROP INDEX CONCURRENTLY public.by_name"' in odd
     )
+    # Where nobody is a superuser, its owner clears it.
+    there = {"name": "shop", "database": {**SHOP["database"], "host": "db.example.net"}}
+    clear = "berth psql shop --owner, and there DROP INDEX CONCURRENTLY public.by_name"
+    assert f"Clear them with: {clear}; then make them" in objects.broken([INDEX], there)
 
 
 class Asked:

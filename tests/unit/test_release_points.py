@@ -16,13 +16,15 @@ from ansible.module_utils.berth.release.steps import migrate, restore_point
 from ansible.module_utils.berth.reports import history
 from ansible.module_utils.berth.store import journal
 
+from tests.support.entry import board
+
 POINT = {"name": "board-r2", "lsn": "0/3000090", "at": "2026-11-30T00:10:00Z"}
 
 
 @pytest.fixture
 def deploy(tmp_path: Path) -> Deploy:
     found = Deploy(Paths("board", tmp_path), {})
-    found.release = "r2"
+    found.release, found.app = "r2", board()
     found.folder.mkdir(parents=True)
     return found
 

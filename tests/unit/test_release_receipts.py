@@ -132,7 +132,13 @@ PARAMS: dict[ModuleType, dict[str, Any]] = {
         "configuration": "",
         "unit": "",
     },
-    postgresql_databases: {"databases": []},
+    postgresql_databases: {
+        "databases": [{"name": "board"}],
+        "servers": [],
+        "secrets": {},
+        "look": False,
+        "password_folder": "/nowhere",
+    },
     redis_instances: {"instances": {"board": ""}, "drop_in": ""},
     service_units: {"units": {"board-web@.service": "[Unit]\n"}, "apps": ["board"]},
 }

@@ -16,6 +16,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "runs by itself, as text in a Python without the engine": ("payload/guard", "payload/retire"),
     "tells where the logs are of what is no app's": (
         "reports/backups",
+        "reports/elsewhere",
         "reports/places",
         "reports/files",
         "reports/findings",

@@ -6,8 +6,9 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from ..services import pgbouncer
+from ..services import external, pgbouncer
 from . import names as names
+from .external import check_external
 from .files import in_project, overlap
 from .folders import check_folders
 from .problem import Report, show
@@ -60,7 +61,7 @@ def check_app(
     for index, job in enumerate(app["jobs"]):
         check_job(report, job, f"{path}.jobs[{index}]")
     check_unit_names(report, app, path)
-    _database(report, app, path)
+    _database(report, app, path, given, inventory_dir)
     _pooler(report, app, f"{path}.pooler")
     _redis(report, app["redis"], f"{path}.redis", given)
     check_variables(report, app, path)
@@ -131,7 +132,9 @@ def _python(report: Report, python: dict[str, Any], path: str) -> None:
             names.check_pattern(report, below, value, names.EXTRA, "write letters, digits and dashes")
 
 
-def _database(report: Report, app: dict[str, Any], path: str) -> None:
+def _database(
+    report: Report, app: dict[str, Any], path: str, given: Collection[str], inventory_dir: str
+) -> None:
     database = app["database"]
     where = f"{path}.database.name"
     if not database["name"]:
@@ -155,6 +158,7 @@ def _database(report: Report, app: dict[str, Any], path: str) -> None:
     rule = 'write e.g. "postgresql+psycopg" (without "://")'
     scheme = re.compile(r"postgres(ql)?(\+[a-z0-9_]+)?")
     names.check_pattern(report, f"{path}.database.scheme", database["scheme"], scheme, rule)
+    check_external(report, database, f"{path}.database", given, inventory_dir)
 
 
 def _pooler(report: Report, app: dict[str, Any], path: str) -> None:
@@ -170,6 +174,12 @@ def _pooler(report: Report, app: dict[str, Any], path: str) -> None:
             f"{path}.enabled",
             "is for the runtime role, and database.role is owner, which goes around the pooler; "
             "remove one of them",
+        )
+    elif external.used(database):
+        report.add(
+            f"{path}.enabled",
+            "pools connections to this server's own PostgreSQL, and database.host is elsewhere; remove it, "
+            "and use that one's own pooler, if it has one (docs/your-app.md)",
         )
     elif database["name"] == pgbouncer.CONSOLE:
         report.add(

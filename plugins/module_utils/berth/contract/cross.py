@@ -7,6 +7,7 @@ from typing import Any
 
 from ..services import postgresql
 from . import names as names
+from .external import check_hosts
 from .problem import Report, did_you_mean
 
 
@@ -15,6 +16,7 @@ def check_across(report: Report, server: dict[str, Any], apps: list[dict[str, An
     _app_names(report, server, apps)
     _domains(report, server, apps)
     _databases(report, apps)
+    check_hosts(report, apps)
     _units(report, apps)
     _egress(report, server, apps)
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import posixpath
+import re
 from pathlib import Path
 
 from .problem import Report, show
+
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 def on_controller(report: Report, path: str, value: str, inventory_dir: str) -> Path | None:
@@ -45,6 +50,36 @@ def check_folder(report: Report, path: str, folder: Path) -> bool:
     except OSError as error:
         report.add(path, f'"{folder}" cannot be read: {error.strerror or "invalid path"}')
     return False
+
+
+def check_certificate(report: Report, path: str, value: str, inventory_dir: str) -> str:
+    """Check a file on the controller with certificates and no key; its absolute path."""
+    file = on_controller(report, path, value, inventory_dir)
+    if file is None:
+        return value
+    try:
+        text = file.read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        report.add(path, f'"{file}" does not exist; paths are relative to the inventory\'s folder')
+        return str(file)
+    except (OSError, ValueError) as error:
+        report.add(path, f'"{file}" cannot be read: {getattr(error, "strerror", None) or "invalid path"}')
+        return str(file)
+    bodies = _CERTIFICATE.findall(text)
+    if "PRIVATE KEY-----" in text:
+        report.add(path, f'"{file}" contains a private key; write a file with the certificate alone')
+    elif not bodies or not all(map(_is_der, bodies)):
+        report.add(
+            path, f'"{file}" is not a PEM certificate; it must begin with "-----BEGIN CERTIFICATE-----"'
+        )
+    return str(file)
+
+
+def _is_der(body: str) -> bool:
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)[:1] == b"\x30"
+    except (binascii.Error, ValueError):
+        return False
 
 
 def in_project(report: Report, path: str, value: str, *, top: bool = False) -> str:

@@ -12,9 +12,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from . import names as names
+from .external import check_administrators
 from .problem import Report, did_you_mean, show
 from .spec import ABSENT, Walker
-from .vault import SERVER, check_private_key, is_placeholder
+from .vault import SERVER, below, check_private_key, is_placeholder
 
 # It names a unit, a file and a column.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}")
@@ -163,42 +164,35 @@ def _is_server(host: str) -> bool:
     return names.is_host(host.lower()) or names.is_address(host)
 
 
-def check_server_secrets(report: Report, vault: object, places: list[dict[str, Any]], walker: Walker) -> None:
-    """Check `vault.server`: the key of what lies off the server, and how each place is opened."""
+def check_server_secrets(
+    report: Report,
+    vault: object,
+    places: list[dict[str, Any]],
+    hosts: Mapping[str, str],
+    walker: Walker,
+) -> None:
+    """Check `vault.server`: the key of what lies off the server, and how each place is opened.
+
+    And what opens each of `hosts`, which says by host the entry of an app's database that names it.
+    """
     known = isinstance(vault, Mapping) and SERVER in vault
     values = walker.get(vault, SERVER, "vault.server") if known else ABSENT
-    backup = _below(report, values, "vault.server", ("backup",), walker).get("backup", {})
-    found = _below(report, backup, "vault.server.backup", ("key", "offsite"), walker)
+    server = below(report, values, "vault.server", ("backup", "postgresql"), walker)
+    check_administrators(report, server.get("postgresql", {}), hosts, walker)
+    found = below(report, server.get("backup", {}), "vault.server.backup", ("key", "offsite"), walker)
     _passphrase(report, found.get("key", ABSENT), needed=bool(places))
     by_name = {place["name"]: place for place in places if place["name"]}
     path = "vault.server.backup.offsite"
-    offsite = _below(report, found.get("offsite", {}), path, None, walker)
+    offsite = below(report, found.get("offsite", {}), path, None, walker)
     for name in offsite:
         if name not in by_name:
             hint = did_you_mean(name, by_name)
             report.add(f"{path}.{name}", f"there is no place of this name in server.backup.offsite{hint}")
     for name, place in by_name.items():
         wanted = _SECRETS.get(place["type"], ())
-        secrets = _below(report, offsite.get(name, {}), f"{path}.{name}", wanted, walker) if wanted else {}
+        secrets = below(report, offsite.get(name, {}), f"{path}.{name}", wanted, walker) if wanted else {}
         for key in wanted:
             _secret(report, key, secrets.get(key, ABSENT), f"{path}.{name}.{key}")
-
-
-def _below(
-    report: Report, values: object, path: str, known: tuple[str, ...] | None, walker: Walker
-) -> dict[str, Any]:
-    if values is None or values is ABSENT:
-        return {}
-    if not isinstance(values, Mapping):
-        example = f"{known[0]}: …" if known else "the place's name, and below it its secrets"
-        report.add(path, f"is not a mapping; write {example}")
-        return {}
-    # Not by the schema's own walk, which shows what it does not know: here that may be a secret.
-    found = dict(walker.items(values, path))
-    for key in found if known is not None else ():
-        if key not in (known or ()):
-            report.add(f"{path}.{key}", f"unknown key{did_you_mean(key, known or ())}")
-    return found
 
 
 def _passphrase(report: Report, value: object, *, needed: bool) -> None:

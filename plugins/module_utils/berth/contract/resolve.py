@@ -12,6 +12,7 @@ from typing import Any
 
 from .apps import check_app, check_name
 from .cross import check_across, check_for_one, check_selected
+from .external import hosts_of
 from .offsite import check_server_secrets
 from .problem import Report
 from .server import check_server
@@ -80,7 +81,8 @@ def resolve(
     check_across(report, server, apps)
     if not report.touches("vault"):
         check_vault(report, written["vault"], apps, walker)
-        check_server_secrets(report, written["vault"], server["backup"]["offsite"], walker)
+        hosts = hosts_of(apps)
+        check_server_secrets(report, written["vault"], server["backup"]["offsite"], hosts, walker)
     if written["app"] is not ABSENT and not any(problem.path == "apps" for problem in report.problems):
         check_selected(report, written["app"], apps)
     present = [app for app in apps if app["state"] != "absent"]

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import zoneinfo
 from collections.abc import Collection
 from typing import Any
 
 from . import names as names
-from .files import on_controller
+from .files import check_certificate
 from .moved import check_config
 from .offsite import check_offsite
 from .problem import Report, did_you_mean, show
 from .schedule import check_schedule
-
-_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\s(.+?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 def check_server(report: Report, server: dict[str, Any], inventory_dir: str, given: Collection[str]) -> None:
@@ -31,7 +27,7 @@ def check_server(report: Report, server: dict[str, Any], inventory_dir: str, giv
     for index, value in enumerate(server["fail2ban"]["ignore"]):
         names.check_network(report, f"server.fail2ban.ignore[{index}]", value)
     server["extra_ca_certificates"] = [
-        _certificate(report, f"server.extra_ca_certificates[{index}]", value, inventory_dir)
+        check_certificate(report, f"server.extra_ca_certificates[{index}]", value, inventory_dir)
         for index, value in enumerate(server["extra_ca_certificates"])
     ]
     _updates(report, server["updates"])
@@ -145,35 +141,6 @@ def _firewall(report: Report, firewall: dict[str, Any]) -> None:
     for path, values in networks.items():
         for index, value in enumerate(values):
             names.check_network(report, f"{path}[{index}]", value)
-
-
-def _certificate(report: Report, path: str, value: str, inventory_dir: str) -> str:
-    file = on_controller(report, path, value, inventory_dir)
-    if file is None:
-        return value
-    try:
-        text = file.read_text(encoding="ascii", errors="replace")
-    except FileNotFoundError:
-        report.add(path, f'"{file}" does not exist; paths are relative to the inventory\'s folder')
-        return str(file)
-    except (OSError, ValueError) as error:
-        report.add(path, f'"{file}" cannot be read: {getattr(error, "strerror", None) or "invalid path"}')
-        return str(file)
-    bodies = _CERTIFICATE.findall(text)
-    if "PRIVATE KEY-----" in text:
-        report.add(path, f'"{file}" contains a private key; write a file with the certificate alone')
-    elif not bodies or not all(map(_is_der, bodies)):
-        report.add(
-            path, f'"{file}" is not a PEM certificate; it must begin with "-----BEGIN CERTIFICATE-----"'
-        )
-    return str(file)
-
-
-def _is_der(body: str) -> bool:
-    try:
-        return base64.b64decode("".join(body.split()), validate=True)[:1] == b"\x30"
-    except (binascii.Error, ValueError):
-        return False
 
 
 def _updates(report: Report, updates: dict[str, Any]) -> None:

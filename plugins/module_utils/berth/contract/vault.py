@@ -195,5 +195,23 @@ def check_private_key(report: Report, path: str, value: object, wanted: str) -> 
     return False
 
 
+def below(
+    report: Report, values: object, path: str, known: tuple[str, ...] | None, walker: Walker
+) -> dict[str, Any]:
+    """A mapping of the vault, with no other keys than `known`; of what is there by name, any."""
+    if values is None or values is ABSENT:
+        return {}
+    if not isinstance(values, Mapping):
+        example = f"{known[0]}: …" if known else "a name, and below it its secrets"
+        report.add(path, f"is not a mapping; write {example}")
+        return {}
+    # Not by the schema's own walk, which shows what it does not know: here that may be a secret.
+    found = dict(walker.items(values, path))
+    for key in found if known is not None else ():
+        if key not in (known or ()):
+            report.add(f"{path}.{key}", f"unknown key{did_you_mean(key, known or ())}")
+    return found
+
+
 def _shown(name: str) -> str:
     return name if names.VARIABLE.fullmatch(name) else "NAME"

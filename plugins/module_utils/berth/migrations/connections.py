@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ReleaseError
 from ..paths import Paths
 from ..reading import pools
-from ..services import pgbouncer
+from ..services import external, pgbouncer
 from ..store import presence, releases
 from ..store.journal import read_record
 from .database import Database
@@ -26,20 +26,26 @@ def check(app: dict[str, Any], role: str, wanted: pools.Demand) -> str:
     if not limits:
         return ""
     everything, own, held = limits
-    others = sum(_of_others(app["name"]))
+    others = sum(_of_others(app))
     usable = everything - pools.RESERVE - others
     given, why = usable, "max_connections" + (f" beside the {others} of other apps" if others else "")
     if 0 <= own < usable:
         given, why = own, "its share of max_connections"
-    return pools.warning(wanted, given, why) or pools.overlapping(wanted, held, given, why)
+    more = pools.MORE
+    if external.used(app["database"]):
+        why, more = f"{why} at {external.where(app['database'])}", "or raise it there"
+    return pools.warning(wanted, given, why, more) or pools.overlapping(wanted, held, given, why, more)
 
 
-def _of_others(name: str) -> Iterator[int]:
-    """What the other apps' live releases may open at the server."""
+def _of_others(app: dict[str, Any]) -> Iterator[int]:
+    """What the other apps' live releases may open at the same server, as far as they are here."""
     for other in presence.deployed():
-        if other != name:
+        if other != app["name"]:
             paths = Paths(other)
             live = releases.live(paths)
             record = read_record(paths.release(live)) if live else {}
+            there = (record.get("app") or {}).get("database") or {}
+            if there.get("host", "") != app["database"].get("host", ""):
+                continue
             pooled = record.get("app") and pgbouncer.SERVICE.used(record["app"])
             yield pgbouncer.pool_size(other) if pooled else int(record.get("connections") or 0)

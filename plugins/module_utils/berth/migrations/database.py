@@ -51,15 +51,13 @@ class Database:
         of it, where roles have the same passwords."""
         database = app["database"]
         self.argv = ["psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align"]
-        parts = postgresql.SERVICE.parts(app, root, owner=True)
-        host, port = server or (parts["host"], parts["port"])
+        client = postgresql.SERVICE.client(app, root, role=postgresql.role(database, owner=True))
+        host, port = server or (client["PGHOST"], client["PGPORT"])
         self.env = {
             **os.environ,
+            **client,
             "PGHOST": host,
             "PGPORT": port,
-            "PGDATABASE": database["name"],
-            "PGUSER": parts["user"],
-            "PGPASSWORD": parts["password"],
             "PGCONNECT_TIMEOUT": "10",
             "PGAPPNAME": "berth",
             # What migrations are limited to is not for whoever looks after them.

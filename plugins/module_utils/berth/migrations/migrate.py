@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import subprocess
 import threading
@@ -19,7 +20,7 @@ from ..errors import ReleaseError, cut
 from ..packaging import once
 from ..packaging.once import Code
 from ..runtime import naming
-from ..services import postgresql
+from ..services import external, postgresql
 from ..services.postgresql import AS_SUPERUSER
 
 # Who sees all sessions of the live server.
@@ -67,13 +68,21 @@ class Blockers(threading.Thread):
 
     def __init__(
         self,
-        database: Mapping[str, Any],
+        app: Mapping[str, Any],
         lock: float,
         mask: Callable[[str], str],
         psql: Sequence[str] = AS_PSQL,
     ) -> None:
         """`lock`: seconds that a wait lasts at most; `mask`: for what others ran."""
         super().__init__(daemon=True)
+        database = app["database"]
+        self.env: dict[str, str] | None = None
+        self.place = external.where(database) if external.used(database) else ""
+        if self.place:
+            # Nobody is a superuser there; the owner is told who holds a lock, and not what that one runs.
+            owner = postgresql.role(database, owner=True)
+            self.env = {**os.environ, **postgresql.SERVICE.client(app, role=owner)}
+            psql = ("psql",)
         self.argv = [*psql, "--no-psqlrc", "-qtA", "-d", database["name"]]
         self.query = _BLOCKER.format(owner=postgresql.role(database, owner=True).replace("'", ""))
         self.user = postgresql.role(database)
@@ -94,8 +103,9 @@ class Blockers(threading.Thread):
 
     def look(self) -> None:
         done = subprocess.run(
-            self.argv, input=self.query, capture_output=True, text=True, timeout=20, check=False, cwd="/"
-        )
+            self.argv, input=self.query, capture_output=True, text=True, timeout=20, check=False, cwd="/",
+            env=self.env,
+        )  # fmt: skip
         with contextlib.suppress(ValueError):
             self.last = json.loads(done.stdout or "{}") or self.last
 
@@ -124,10 +134,10 @@ class Blockers(threading.Thread):
         text = " ".join(_VALUES.sub("'…'", seen["query"] or "").split())
         query = cut(self.mask(text), _SHOWN).rstrip(";")
         doing = f"{'runs' if active else 'ran last'}: {query}" if query else "shows no query"
-        return (
-            f"pid {seen['pid']} of Postgres {holds} (role {seen['role']}{mine}{name}), in a transaction for "
-            f"{seen['seconds'] or 0} s, {doing}"
-        )
+        who = f"pid {seen['pid']} of Postgres {holds} (role {seen['role']}{mine}{name})"
+        # Of a session that is hidden from whoever asks there is no time.
+        hidden = self.place and seen["seconds"] is None
+        return who if hidden else f"{who}, in a transaction for {seen['seconds'] or 0} s, {doing}"
 
     def advice(self) -> str:
         """What to do about it; empty where nobody was seen."""
@@ -139,6 +149,9 @@ class Blockers(threading.Thread):
                 "let it wait, since nobody waits for it: SET lock_timeout = 0 before it, RESET lock_timeout "
                 "after it; then deploy again."
             )
+        if self.place:
+            end = f"select pg_terminate_backend({self.last['pid']})"
+            return f"deploy again when it is done, or have it ended at {self.place}, as its role: {end}"
         return (
             "deploy again when it is done, or end it: runuser -u postgres -- psql -c "
             f"'select pg_terminate_backend({self.last['pid']})'"
@@ -167,7 +180,7 @@ def run(
     began = time.monotonic()
     tries = 1
     mask = masking.Mask(masking.of_app(paths))
-    watch = Blockers(app["database"], lock, mask, beside.psql if beside else AS_PSQL)
+    watch = Blockers(app, lock, mask, beside.psql if beside else AS_PSQL)
     watch.start()
     try:
         while True:

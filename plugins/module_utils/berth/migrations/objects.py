@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
+from ..services import external
 from ..services.postgresql import AS_SUPERUSER
 
 # Names that one sentence repeats.
@@ -75,17 +76,22 @@ def names(things: Iterable[Thing]) -> str:
     return ", ".join(known[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def broken(things: Iterable[Thing], database: str) -> str:
+def broken(things: Iterable[Thing], app: Mapping[str, Any]) -> str:
     """What indexes that were not finished mean, and how to clear them; empty where there are none."""
     found = sorted(thing for thing in things if thing.broken)
     if not found:
         return ""
+    database = app["database"]
     which = ", ".join(f"{thing.name} of {thing.of}" for thing in found)
     drops = " ".join(f'-c "DROP INDEX CONCURRENTLY {_shell(thing.name)}"' for thing in found)
+    psql = f"{' '.join(AS_SUPERUSER)} psql -d {database['name']} {drops}"
+    if external.used(database):
+        drops = " ".join(f"DROP INDEX CONCURRENTLY {thing.name};" for thing in found)
+        psql = f"berth psql {app['name']} --owner, and there {drops.rstrip(';')}"
     return (
         f"Indexes that broke off while they were made, and are invalid: {which}. No query uses them, a "
         "unique one lets duplicates stand, and IF NOT EXISTS passes over them. Clear them with: "
-        f"{' '.join(AS_SUPERUSER)} psql -d {database} {drops}; then make them again."
+        f"{psql}; then make them again."
     )
 
 

@@ -273,18 +273,29 @@ def reserve(settings: Facts, path: Path) -> int:
         shared = True
     if not shared:
         return RESERVE
+    return max(int(wal), shared_reserve(path))
+
+
+def shared_reserve(path: Path) -> int:
+    """The same on a disk that others write to, too."""
     disk = os.statvfs(path)
     least, most = SHARED
-    return max(least, int(wal), min(disk.f_blocks * disk.f_frsize // 20, most))
+    return max(least, min(disk.f_blocks * disk.f_frsize // 20, most))
 
 
-def refuse_full_disk(path: Path, need: int, keep: int, what: str) -> None:
+# What else than making room, on a disk that is nearly full.
+INSTEAD = (
+    "lower server.backup.retention_days, or set server.backup.enabled to false, since WAL goes on filling "
+    "the disk"
+)
+
+
+def refuse_full_disk(path: Path, need: int, keep: int, what: str, instead: str = INSTEAD) -> None:
     room = free(path)
     if room < need + keep:
         raise BackupError(
             f"{path} has {room // MB} MB free, and the {what} needs about {need // MB} MB beside the "
-            f"{keep // MB} MB that stay free; make room there, lower server.backup.retention_days, or set "
-            "server.backup.enabled to false, since WAL goes on filling the disk"
+            f"{keep // MB} MB that stay free; make room there, {instead}"
         )
 
 
@@ -376,22 +387,26 @@ def folder_of(name: str) -> str:
     return f"db-{urllib.parse.quote(name, safe='')}" if name else "roles"
 
 
-def dump_one(settings: Facts, folder: Path, name: str, size: int, keep: int, argv: list[str]) -> int:
-    """One dump under a name that sorts by time; its bytes."""
+def dump_one(
+    settings: Facts, folder: Path, name: str, size: int, keep: int, argv: list[str], **more: str
+) -> int:
+    """One dump under a name that sorts by time; its bytes. `more` are variables for who makes it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for left in folder.glob(".*.partial"):
         left.unlink()
     last = dumps_in(folder)
     need = int(last[-1].stat().st_size * 1.2) if last else size // 3
-    refuse_full_disk(folder, need, keep, f"dump of {name or 'roles'}")
+    refuse_full_disk(folder, need, keep, f"dump of {name or 'roles'}", settings.get("instead", INSTEAD))
     suffix = ".sql" if argv[0] == "pg_dumpall" else ".dump"
     final = folder / (stamp(time.time()).replace(":", "").replace("-", "") + suffix)
     temporary = folder / f".{final.name}.partial"
     try:
         # As a variable: of an argument with "=" in it, pg_dump would read more than a name.
-        run([*argv, "-f", str(temporary)], PGAPPNAME="berth-dump", PGDATABASE=name or "postgres")
+        run(
+            [*argv, "-f", str(temporary)], None, PGAPPNAME="berth-dump", PGDATABASE=name or "postgres", **more
+        )
         if suffix == ".dump":
-            run(["pg_restore", "--list", str(temporary)])
+            run(["pg_restore", *settings.get("reads", ["--list"]), str(temporary)])
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(final)

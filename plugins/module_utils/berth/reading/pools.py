@@ -291,29 +291,31 @@ def _shown(pools: list[Pool]) -> str:
     return "; ".join(parts)
 
 
-def warning(wanted: Demand, given: int, why: str) -> str:
+# What to do where this server's own PostgreSQL has too few, beside opening fewer.
+MORE = "raise max_connections in server.postgresql.settings, or write pooler: {enabled: true}"
+
+
+def warning(wanted: Demand, given: int, why: str, more: str = MORE) -> str:
     """One sentence where the app may ask for more than there is."""
     if wanted.most <= given:
         return ""
     return (
         f"Under load the app opens up to {wanted.most} database connections, {wanted.sum}, and "
-        f"{shortage(given, why)}"
+        f"{shortage(given, why, more)}"
     )
 
 
-def overlapping(wanted: Demand, held: int, given: int, why: str) -> str:
+def overlapping(wanted: Demand, held: int, given: int, why: str, more: str = MORE) -> str:
     """The same for the time in which the new release serves beside those before it, as one role."""
     if wanted.most + held <= given:
         return ""
     return (
         f"While releases overlap the app may need {wanted.most + held} database connections, {wanted.most} "
-        f"for the new one, {wanted.sum}, beside the {held} that it holds now, and {shortage(given, why)}"
+        f"for the new one, {wanted.sum}, beside the {held} that it holds now, and "
+        f"{shortage(given, why, more)}"
     )
 
 
-def shortage(given: int, why: str) -> str:
+def shortage(given: int, why: str, more: str = MORE) -> str:
     """The second half of it, for where the first has been said."""
-    return (
-        f"{why} leaves it {max(given, 0)}: make the pool smaller, give web fewer workers, raise "
-        "max_connections in server.postgresql.settings, or write pooler: {enabled: true}"
-    )
+    return f"{why} leaves it {max(given, 0)}: make the pool smaller, give web fewer workers, {more}"

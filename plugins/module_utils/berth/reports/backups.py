@@ -17,7 +17,7 @@ from ..payload import backup
 from ..payload.drill import span
 from ..runtime import naming, units
 from ..services.postgresql import AS_SUPERUSER
-from . import drills, files, places, restores, telling
+from . import drills, elsewhere, files, places, restores, telling
 from .telling import capital, minute, seconds
 
 Facts = dict[str, Any]
@@ -249,30 +249,49 @@ def sentence(one: Finding) -> str:
     return f"{capital(one[2])}.{then}"
 
 
-def verdict(found: Facts | None, now: float) -> str:
-    """What is not well, a line each; empty where all is."""
-    if found is None:
+def verdict(found: Facts | None, now: float, there: Facts | None = None, stored: Facts | None = None) -> str:
+    """What is not well, a line each; empty where all is.
+
+    `there` is what is known of dumps of databases elsewhere, and `stored` of files where there is no more.
+    """
+    if found is None and there is None:
         return f"{capital(NONE)}. Next: set server.backup.enabled to true, and {UP}."
-    return "\n".join(sentence(one) for one in judge(found, now) if one[1] != "note")
+    said = judge(found, now) + elsewhere.judge(there, now) + files.judge(stored, now)
+    return "\n".join(sentence(one) for one in said if one[1] != "note")
 
 
 def describe(root: Path = Path("/")) -> Facts:
     """The whole answer: facts with their state and findings, the table and the verdict."""
-    found, now = facts(root), time.time()
-    said = judge(found, now)
-    bad = found is None or any(one[1] != "note" for one in said)
+    found, there, now = facts(root), elsewhere.facts(root), time.time()
+    # Where every database is elsewhere, files may be stored off the server all the same.
+    stored = files.facts(root) if found is None and there is not None else None
+    said = judge(found, now) + elsewhere.judge(there, now) + files.judge(stored, now)
+    bad = (found is None and there is None) or any(one[1] != "note" for one in said)
     keys = ("code", "level", "text", "next")
     answer = {
         "state": "sick" if bad else "well",
         "findings": [dict(zip(keys, one, strict=True)) for one in said],
-        **(found or {"backups": [], "dumps": [], "window": None}),
+        **(found or {"backups": [], "dumps": [], "window": None, **({"files": stored} if stored else {})}),
+        "elsewhere": there,
     }
     return {
         "answer": answer,
-        "table": table(found, now),
-        "verdict": verdict(found, now),
+        "table": table(found, now) if there is None else _with(found, there, stored, now),
+        "verdict": verdict(found, now, there, stored),
         "well": "\n".join(["Backups are well.", *(sentence(one) for one in said if one[1] == "note")]),
         "missed": places.missed(found),
         "drill": drills.table(found),
-        "drill_verdict": drills.verdict(found),
+        "drill_verdict": drills.verdict(found)
+        if found or there is None
+        else f"{capital(elsewhere.UNREHEARSED)}.",
     }
+
+
+def _with(found: Facts | None, there: Facts, stored: Facts | None, now: float) -> str:
+    """The table, with dumps of databases on servers of others below what is backed up here."""
+    rows = [["DUMP", "KEPT", "MADE", "TOOK", "STORED", "DATA", "WHERE"], *elsewhere.rows(there)]
+    rows += files.rows(stored)
+    said = elsewhere.judge(there, now) + files.judge(stored, now)
+    lines = [f"{'(note) ' if one[1] == 'note' else ''}{sentence(one)}" for one in said]
+    below = "\n".join([*telling.columns(rows), "", *lines])
+    return f"{table(found, now)}\n\n{below}" if found else below

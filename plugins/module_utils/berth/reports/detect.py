@@ -147,8 +147,8 @@ def _pools(app: dict[str, Any], folder: Path, connections: int) -> list[Row]:
     ]
     if wanted.most:
         rows.append(("connections", f"up to {wanted.most}", wanted.sum))
-    if app["pooler"]["enabled"]:
-        return rows
+    if app["pooler"]["enabled"] or app["database"]["host"]:
+        return rows  # what somebody else's server has is asked by a deploy
     if connections and wanted.most > connections:
         rows.append(("", "too many", pools.shortage(connections, "the server")))
     elif connections and 2 * wanted.most > connections:

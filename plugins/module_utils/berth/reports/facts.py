@@ -23,7 +23,7 @@ from ..runtime import health, naming, noted, public_route, replaced
 from ..runtime import units as runtime
 from ..services import table as services
 from ..store import journal, lock, presence, proxy, releases, settings
-from . import backups, certificate, running, upgrades
+from . import backups, certificate, elsewhere, running, upgrades
 from .asking import PATIENCE, Facts, Questions
 
 # Seconds for the size of releases, and for all about one app.
@@ -49,6 +49,7 @@ def server(root: Path = Path("/")) -> Facts:
         "disks": [],
         "memory": ask("The memory", _memory, {}),
         "backups": ask("How the backups are", lambda: backups.facts(root), None),
+        "dumps": ask("How dumps of databases elsewhere are", lambda: elsewhere.facts(root), None),
         "postgresql_move": ask("Whether Postgres is being moved", lambda: upgrades.facts(root), {}),
         "reboot": ask("Whether a reboot is pending", lambda: _reboot(root), ""),
     }
@@ -171,7 +172,8 @@ def _nothing(name: str, wanted: str) -> Facts:
         "live_since": "", "age": "", "url": "", "schema": "", "previous": [], "releases_mb": None,
         "socket": None, "public": None, "certificate": None, "processes": [], "jobs": [],
         **{service.name: "" for service in services.alone(name)},
-        "replaced": [], "retiring": [], "lock": None, "cut_off": None, "left": [], "unknown": [],
+        "elsewhere": [], "replaced": [], "retiring": [], "lock": None, "cut_off": None, "left": [],
+        "unknown": [],
     }  # fmt: skip
 
 
@@ -217,6 +219,11 @@ def app(paths: Paths, wanted: str, past: list[Facts], held: set[str]) -> Facts:
         if description and service.used(description):
             what, key = f"Its {service.program}", service.name
             found[key] = ask(what, _activity(service.unit(paths.app)), "unknown")
+    if description:
+        for service in filter(lambda one: one.used(description), services.ALL):
+            ask_there = partial(service.elsewhere, description, paths.root)
+            if said := ask(f"How its {service.what} is", ask_there, ""):
+                found["elsewhere"].append({"what": service.what, "text": said})
     if live:
         _routes(paths, ask, found, record, live)
         found["releases_mb"] = _size(paths)

@@ -11,7 +11,7 @@ import time
 
 from ..errors import UP
 from ..services import table as services
-from . import backups, telling, upgrades
+from . import backups, elsewhere, telling, upgrades
 from .asking import Facts
 from .running import HOUR, ago
 
@@ -43,6 +43,8 @@ def of_app(app: Facts, server: Facts) -> list[dict[str, str]]:
             _finding("leaves", SICK, "its state is absent, and it is still here", f"{UP} removes it")
         )
     found += _runs(app)
+    for one in app["elsewhere"]:
+        found.append(_finding("elsewhere", SICK, f"its {one['what']}: {one['text']}"))
     if app["release"]:
         orphan = app["wanted"] == "orphan"
         # Whom the inventory does not name has no site.
@@ -256,6 +258,8 @@ def of_server(server: Facts) -> list[dict[str, str]]:
         text = f"{memory['available_mb']} of {memory['total_mb']} MB of memory are available"
         found.append(_finding("memory", SICK, text, "systemd-cgtop -m on the server tells who has it"))
     found += [_finding(*one) for one in backups.judge(server["backups"], time.time())]
+    dumps = elsewhere.judge(server.get("dumps"), time.time())
+    found += [_finding(*one) for one in dumps if one[1] != NOTE]
     found += [_finding(*one) for one in upgrades.judge(server.get("postgresql_move") or {})]
     if server["reboot"]:
         found.append(_finding("reboot", NOTE, f"a reboot is pending: {server['reboot']}"))

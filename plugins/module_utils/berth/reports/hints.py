@@ -17,6 +17,7 @@ from ..reading import interpreters, launch, project, reads, wheels, writes
 from ..reading.dependencies import Installer
 from ..reading.interpreters import PythonWish
 from ..reading.reads import Variable
+from ..services import postgresql
 from ..store import public
 
 _DATABASE = re.compile(r"(^|_)(POSTGRES|POSTGRESQL|PG|DB|DATABASE|SQLALCHEMY)(?=_|$)")
@@ -157,8 +158,8 @@ def _is_redis(name: str) -> bool:
 
 def database(app: Mapping[str, Any], read: Iterable[Variable], unset: Iterable[Variable]) -> list[str]:
     """The variables that the app reads its database from, where Berth would give it others."""
-    settings = app["database"]
-    told = {name.upper() for name in settings["variables"].values() if name}
+    settings, told_by = app["database"], postgresql.SERVICE.variables(app)
+    told = {name.upper() for name in told_by.values() if name}
     # What it is told already may be all that it needs: then only what it cannot do without is of interest.
     enough = any(one.name.upper() in told for one in read)
     parts = _parts(one for one in unset if _is_database(one.name) and (one.required or not enough))
@@ -169,7 +170,7 @@ def database(app: Mapping[str, Any], read: Iterable[Variable], unset: Iterable[V
     if not parts or ("url" in parts and not parts["url"].required):
         # A URL that may be missing is one of several, as a rule: Alembic's, a replica's.
         return []
-    known = _worth_writing(settings["variables"]) if enough else {"url": ""}
+    known = _worth_writing(told_by) if enough else {"url": ""}
     variables = {**known, **{part: one.name for part, one in parts.items()}}
     return [_told(parts.values(), "the database", f"database: {{variables: {_mapping(variables)}}}")]
 

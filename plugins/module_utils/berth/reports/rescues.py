@@ -12,6 +12,7 @@ from ..host import command
 from ..payload import backup
 from ..runtime import naming, units
 from ..services.postgresql import AS_SUPERUSER
+from . import elsewhere
 
 Facts = dict[str, Any]
 
@@ -24,6 +25,8 @@ _ASK = "select json_build_object('recovers', pg_is_in_recovery())"
 
 def unit(root: Path = Path("/")) -> str:
     """Of the cluster's server, whose settings say what it is called."""
+    if elsewhere.alone(root):
+        raise ReleaseError(elsewhere.INSTEAD)
     path = root / backup.SETTINGS.relative_to("/")
     if not path.exists() or not PROGRAM.exists():
         raise ReleaseError(

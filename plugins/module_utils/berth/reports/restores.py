@@ -13,9 +13,10 @@ from ..host import command
 from ..paths import APP, Paths
 from ..payload import backup, restore
 from ..runtime import naming, units
+from ..services import external
 from ..services.postgresql import AS_SUPERUSER
 from ..store import journal, releases
-from . import telling
+from . import elsewhere, telling
 
 Facts = dict[str, Any]
 Finding = tuple[str, str, str, str]
@@ -54,7 +55,10 @@ def _release(name: str, app: str, root: Path) -> Facts:
     point = (records.get(name) or {}).get("restore_point") or _of_failed(paths, name)
     if point:
         return restore.to_point(str(point["name"]), telling.seconds(str(point["at"])))
-    if name in records:
+    database = ((records.get(name) or {}).get("app") or {}).get("database") or {}
+    if external.used(database):
+        text = f"the database of {app} is at {external.where(database)}, so no restore here brings it back"
+    elif name in records:
         text = f"release {name} of {app} migrated nothing, so it has no restore point; {ask}"
     else:
         text = f"there is no release {name} of {app} on this server; {ask}"
@@ -72,6 +76,8 @@ def _of_failed(paths: Paths, name: str) -> Facts:
 
 def plan(to_time: str, to_release: str, app: str, root: Path = Path("/"), place: str = "") -> Facts:
     """What would be restored, as a request and a sentence; ReleaseError where it cannot be."""
+    if elsewhere.alone(root):
+        raise ReleaseError(elsewhere.INSTEAD)
     if not (root / backup.SETTINGS.relative_to("/")).exists():
         raise ReleaseError(
             "There are no backups on this server, so nothing can be restored: set server.backup.enabled to "

@@ -16,7 +16,7 @@ from ..packaging import once
 from ..packaging.tree import Tree
 from ..paths import Paths
 from ..runtime import by_hand, naming, transient
-from ..services import postgresql
+from ..services import external, postgresql
 from ..services.service import ROOT, Settings
 from ..store import journal, releases, settings
 from . import restores
@@ -53,6 +53,10 @@ def psql(app: str, role: str, restored: bool, terminal: bool, root: Path = ROOT)
         # What a script prints is not to depend on somebody's settings.
         words.append("--no-psqlrc")
     run = [*postgresql.AS_SUPERUSER, *words]
+    if restored and external.used(known):
+        raise ReleaseError(
+            f"The database of {app} is at {external.where(known)}, so it is in nothing that was restored."
+        )
     if restored:
         made = restores.standing()
         # Its socket is open to postgres alone.
@@ -61,10 +65,11 @@ def psql(app: str, role: str, restored: bool, terminal: bool, root: Path = ROOT)
     password = root / postgresql.FOLDER / user
     if not password.exists():
         raise ReleaseError(f"This server has no role {user} yet; {UP} makes it.")
-    host, port = postgresql.SERVICE.address({}, root, owner=True)
+    found = postgresql.SERVICE.client({"database": known}, root)
     ask = f"PGPASSWORD=$(cat {shlex.quote(str(password))})"
-    given = f"export HOME={_HOME} PGPASSWORD PGAPPNAME=berth-psql"
-    opened = shlex.join([*run, f"--host={host}", f"--port={port}"])
+    tls = "".join(f" {name}={shlex.quote(value)}" for name, value in external.environment(known).items())
+    given = f"export HOME={_HOME} PGPASSWORD PGAPPNAME=berth-psql{tls}"
+    opened = shlex.join([*run, f"--host={found['PGHOST']}", f"--port={found['PGPORT']}"])
     return f"cd / && {ask} && {given} && exec {opened}"
 
 

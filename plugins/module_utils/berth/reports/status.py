@@ -9,7 +9,7 @@ from typing import Any
 from ..paths import Paths
 from ..services import table as services
 from ..store import presence
-from . import backups, facts, findings, telling
+from . import backups, elsewhere, facts, findings, telling
 from .asking import Questions
 from .running import ago
 
@@ -92,8 +92,9 @@ def table(answer: dict[str, Any]) -> str:
         age, url = app["age"] or "-", app["url"] or "-"
         rows.append([app["app"], app["state"], app["release"], age, running, due, url, size, before])
     lines = telling.columns(rows)
-    saved = backups.summary(answer["server"]["backups"], time.time())
-    lines += ["", saved] if saved else []
+    server, now = answer["server"], time.time()
+    saved = [backups.summary(server["backups"], now), elsewhere.summary(server.get("dumps"), now)]
+    lines += ["", *filter(None, saved)] if any(saved) else []
     said = [_line("server", one) for one in answer["server"]["findings"]]
     said += [_line(app["app"], one) for app in answer["apps"] for one in app["findings"]]
     return "\n".join([*lines, "", *said] if said else lines)

@@ -1,4 +1,7 @@
-"""The database of an app: one PostgreSQL for all apps, in it a database with two roles for each."""
+"""The database of an app: one PostgreSQL for all apps, in it a database with two roles for each.
+
+An app may have its own on somebody else's server instead (`external`); its roles are the same.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import ClassVar
 from ..errors import UP, ReleaseError
 from ..host import command
 from ..paths import Paths
-from . import pgbouncer
+from . import external, pgbouncer
 from .service import PREDICTED, ROOT, App, Service, Settings
 
 # Before a command that the server lets in as its superuser, and that owns the files of its backups.
@@ -30,6 +33,10 @@ class Postgresql(Service):
             enabled name owner user extensions role scheme
             variables.url variables.host variables.port variables.name variables.user variables.password
         """,
+        # A release follows what its environment says.
+        ("environment", "firewall"): "host port",
+        ("environment",): "sslmode ca variables.sslmode variables.sslrootcert",
+        (): "admin maintenance_db",
     }
     sockets = "/run/postgresql"
 
@@ -37,10 +44,26 @@ class Postgresql(Service):
         """As written: its name is told on, whether or not there is one."""
         return dict(app[self.key])
 
+    def meant(self, options: Settings) -> Settings:
+        if external.used(options):
+            return options
+        found = {key: value for key, value in options.items() if key not in external.OPTIONS}
+        if "variables" in options:
+            names = options["variables"].items()
+            found["variables"] = {part: name for part, name in names if part not in external.VARIABLES}
+        return found
+
+    def variables(self, app: App) -> dict[str, str]:
+        told = super().variables(app)
+        said = external.tls(app[self.key])
+        return {part: name for part, name in told.items() if part not in external.VARIABLES or said.get(part)}
+
     def missing(self) -> str:
         return "refers to the database, and database.enabled is false"
 
     def address(self, app: App, root: Path = ROOT, *, owner: bool = False) -> tuple[str, str]:
+        if external.used(app.get(self.key, {})):
+            return external.address(app[self.key])
         # What needs a session of its own goes around the pooler.
         if not owner and pgbouncer.SERVICE.used(app):
             return pgbouncer.SERVICE.address(app, root)
@@ -59,13 +82,23 @@ class Postgresql(Service):
         user = role(database, owner=owner)
         host, port = self.address(app, root, owner=owner)
         return {
-            "url": f"{scheme}://{user}:{password}@{host}:{port}/{name}",
+            "url": f"{scheme}://{user}:{password}@{external.in_url(host)}:{port}/{name}",
             "host": host,
             "port": port,
             "name": name,
             "user": user,
             "password": password,
+            **external.tls(database),
         }
+
+    def client(self, app: App, root: Path = ROOT, *, role: str = "") -> dict[str, str]:
+        """The variables by which psql and its like find the database, and log in where a `role` is named."""
+        database = app[self.key]
+        host, port = self.address(app, root, owner=True)
+        found = {"PGHOST": host, "PGPORT": port, "PGDATABASE": str(database["name"])}
+        if role:
+            found |= {"PGUSER": role, "PGPASSWORD": read_password(root / FOLDER, role)}
+        return {**found, **external.environment(database)}
 
     def after(self, app: App) -> list[str]:
         # Of every app: one without a database of its own may be told another's address.
@@ -88,8 +121,33 @@ class Postgresql(Service):
         said = "starts or recovers, and takes no connections" if state == "rejects" else "is down"
         return f"Postgres {said}", "pg_lsclusters and journalctl -u 'postgresql@*' on the server"
 
+    def elsewhere(self, app: App, root: Path = ROOT) -> str:
+        database = app[self.key]
+        if not external.used(database):
+            return ""
+        user = role(database)
+        env = {**self.client(app, root, role=user), "PGCONNECT_TIMEOUT": "3", "PGAPPNAME": "berth"}
+        asked = command.run(["psql", "-XAtq", "-c", "select 1"], env=env, timeout=_PATIENCE)
+        if asked.code == 0:
+            return ""
+        return external.explain(" ".join(asked.lines[:2]), database, user, str(database["name"]))
+
+    def stays(self, settings: Settings) -> str:
+        if not (settings.get("enabled") and external.used(settings)):
+            return ""
+        roles = ", ".join((role(settings), role(settings, owner=True), reader(settings)))
+        return (
+            f"Its database {settings['name']} at {external.where(settings)} stays: whoever runs it drops it "
+            f"(DROP DATABASE {settings['name']}; DROP ROLE {roles})."
+        )
+
     def purge(self, paths: Paths, settings: Settings) -> None:
         if not settings.get("enabled"):
+            return
+        if external.used(settings):
+            # Who may drop it there is not known here: see `stays`.
+            for name in (role(settings), role(settings, owner=True), reader(settings)):
+                (paths.root / FOLDER / name).unlink(missing_ok=True)
             return
         # Its own, and those that an exchange kept: no other app's belongs to its owner.
         psql = [*AS_SUPERUSER, "psql", "-XAtq", "-d", "postgres", "-c"]

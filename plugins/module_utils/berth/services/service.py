@@ -50,6 +50,10 @@ class Service:
         """What it is set up from for an app; empty where the app has none, whatever else is written."""
         return dict(app[self.key]) if self.used(app) else {}
 
+    def meant(self, options: Settings) -> Settings:
+        """An app's options of it without those that mean nothing there: no digest speaks of them."""
+        return options
+
     def variables(self, app: App) -> dict[str, str]:
         """By each part of it the name of the variable that tells the app; empty where none does."""
         return dict(app[self.key].get("variables", {}))
@@ -95,6 +99,14 @@ class Service:
 
     def explain(self, error: str, where: str) -> str:
         """What an app's last error means, if it is about this service."""
+        return ""
+
+    def elsewhere(self, app: App, root: Path = ROOT) -> str:
+        """Why what an app has of it on somebody else's server cannot be used; empty where all is well."""
+        return ""
+
+    def stays(self, settings: Settings) -> str:
+        """What of it even a purge leaves, in a sentence."""
         return ""
 
     def traces(self, paths: Paths) -> list[Path]:

@@ -66,6 +66,7 @@ def collect() -> dict[str, frozenset[str]]:
 
 
 APPLIES = collect()
+_SERVICES = {service.key: service for service in services.ALL}
 
 
 def part(entry: Mapping[str, Any], *kinds: str, path: str = "") -> dict[str, Any]:
@@ -75,6 +76,8 @@ def part(entry: Mapping[str, Any], *kinds: str, path: str = "") -> dict[str, Any
         below = f"{path}{key}"
         if not any(APPLIES[name] & set(kinds) for name in APPLIES if f"{name}.".startswith(f"{below}.")):
             continue
+        if below in _SERVICES:
+            value = _SERVICES[below].meant(value or {})
         if below in APPLIES:
             found[key] = value
         elif isinstance(value, list):

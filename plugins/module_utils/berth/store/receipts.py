@@ -29,7 +29,10 @@ def given(entry: Mapping[str, Any], role: str) -> str:
         shape = {**applies.part(entry, applies.UNIT), "format": FORMAT}
     elif role == EGRESS:
         shape = applies.part(entry, applies.FIREWALL)
-        if shape.get("egress") in (None, ANYWHERE):
+        # Of this server's own database its address says nothing.
+        if not shape.get("database"):
+            shape.pop("database", None)
+        if shape.get("egress") in (None, ANYWHERE) and "database" not in shape:
             return ""
     else:
         service = next(one for one in services.ALL if one.ansible_role == role)

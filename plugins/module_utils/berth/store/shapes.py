@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FORMAT = 3
+FORMAT = 4
 
 Record = dict[str, Any]
 
@@ -78,5 +78,12 @@ def _third(record: Record) -> Record:
     return {**record, "app": _filled(record["app"], {"pooler": {"enabled": False}})}
 
 
+def _fourth(record: Record) -> Record:
+    told = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
+    login = {"admin": "postgres", "maintenance_db": "postgres"}
+    here = {"host": "", "port": 5432, **login, "sslmode": "verify-full", "ca": "", "variables": told}
+    return {**record, "app": _filled(record["app"], {"database": here})}
+
+
 # The first makes format 1 of what had none, the second 2 of 1, and so on.
-_STEPS: list[Callable[[Record], Record]] = [_first, _second, _third]
+_STEPS: list[Callable[[Record], Record]] = [_first, _second, _third, _fourth]

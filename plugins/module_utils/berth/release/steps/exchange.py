@@ -15,7 +15,7 @@ from ...migrations import points
 from ...payload import backup
 from ...reports import restores, telling
 from ...runtime import gate, health, holding, naming, units
-from ...services import postgresql
+from ...services import external, postgresql
 from ...store import journal, public, releases, settings
 from ..deploy import Answer, Deploy
 
@@ -53,6 +53,12 @@ class Exchange:
         self.known = settings.recorded(deploy.paths)["database"]
         if not self.known.get("enabled"):
             raise ReleaseError(f"{self.app} has no database on this server. Nothing was changed.")
+        if external.used(self.known):
+            raise ReleaseError(
+                f"The database of {self.app} is at {external.where(self.known)}, and what is restored here "
+                "is this server's own PostgreSQL. Nothing was changed.",
+                advice="docs/operations.md says how a dump of it is brought back, with pg_restore.",
+            )
         if not PROGRAM.exists():
             raise ReleaseError(f"An earlier Berth set this server up, which exchanges nothing; {UP} first.")
         self.database = str(self.known["name"])

@@ -104,7 +104,7 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         msg = f"{line}: schema from {before or 'none'} to {after or 'none'}.{often}"
         if before == after and wishes.get("command"):
             deploy.notes.append(f"migrations.command ran ({line}); the schema stays at {after or 'none'}.")
-        if broken := objects.broken(asked.objects() or (), deploy.app["database"]["name"]):
+        if broken := objects.broken(asked.objects() or (), deploy.app):
             deploy.notes.append(broken)
     deploy.record["schema"] = {"from": before, "to": after}
     if before != after:
@@ -159,7 +159,7 @@ def _left(
         )
     else:
         sentence = "Nothing of it stays in the database."
-    broken = objects.broken(things, deploy.app["database"]["name"])
+    broken = objects.broken(things, deploy.app)
     return [sentence, broken] if broken else [sentence]
 
 

@@ -36,7 +36,10 @@ def remove(
     ours = bool(live or records or templates or _set_up(paths))
     present = bool(live or records or templates or (purge and ours and there))
     what = ", ".join(service.what for service in services.ALL if service.keeps_data)
-    kept = "" if purge else f" Its data, {what} and secrets are kept: -e purge=true removes them too."
+    kept = f" Its data, {what} and secrets are kept: -e purge=true removes them too."
+    if purge:
+        stays = [service.stays(recorded[service.key]) for service in services.ALL]
+        kept = "".join(f" {said}" for said in stays if said)
     if not present:
         if purge and not check:
             shutil.rmtree(paths.state, ignore_errors=True)

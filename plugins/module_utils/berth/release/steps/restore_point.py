@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...errors import ReleaseError
 from ...migrations import points
+from ...services import external
 from ..deploy import Answer, Deploy
 from . import migrate
 
@@ -16,6 +17,14 @@ def run(deploy: Deploy, _args: Answer) -> Answer:
         return {"changed": False, "msg": "Whether anything migrates cannot be told: the next step says why."}
     if not seen or not seen.pending:
         return {"changed": False, "msg": "Nothing migrates, so no restore point is needed."}
+    database = deploy.app["database"]
+    if external.used(database):
+        # Its WAL is somebody else's.
+        deploy.notes.append(
+            f"No restore point was made before the migration: the database is at {external.where(database)}, "
+            "and the ways back are that server's own backups and Berth's last dump."
+        )
+        return {"changed": False, "msg": deploy.notes[-1]}
     try:
         point = points.make(f"{deploy.paths.app}-{deploy.release}")
     except ReleaseError as error:
