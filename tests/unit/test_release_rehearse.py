@@ -74,6 +74,11 @@ def test_a_release_is_planned_that_no_deploy_takes_for_its_own(server: Paths) ->
     [
         (APP, "SETTINGS", "There are no backups on this server, so there is no copy to rehearse on: set "),
         (APP, "PROGRAM", "An earlier Berth set this server up, which rehearses nothing; berth up "),
+        (
+            {**APP, "database": {**APP["database"], "host": "db.example.net", "port": 5432}},
+            "",
+            "The database of shop is at db.example.net, and there is no backup of it here",
+        ),
         (board(name="shop"), "", "shop has no database on this server, so it migrates nothing here."),
         (
             {**APP, "migrations": {**APP["migrations"], "enabled": False}},

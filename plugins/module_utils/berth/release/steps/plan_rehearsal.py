@@ -6,6 +6,7 @@ import shutil
 
 from ...errors import ReleaseError
 from ...migrations import rehearsal
+from ...services import external
 from ...sources import source
 from ...store import disk, journal, releases, settings
 from .. import plan, recover
@@ -39,6 +40,11 @@ def _plan(deploy: Deploy, args: Answer) -> Answer:
         raise ReleaseError(
             f"Migrations of {deploy.paths.app} are switched off (migrations.enabled), so there are none to "
             "rehearse."
+        )
+    if external.used(app["database"]):
+        raise ReleaseError(
+            f"The database of {deploy.paths.app} is at {external.where(app['database'])}, and there is no "
+            "backup of it here that a copy could be made from. Nothing was changed."
         )
     rehearsal.refuse()
     try:
