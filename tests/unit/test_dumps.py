@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,22 @@ def test_one_that_cannot_be_read_does_not_count(server: Server, settings: dict[s
     with pytest.raises(backup.BackupError, match="could not uncompress data"):
         dumps.dump(settings, KNOWN)
     assert not list(Path(settings["dumps"]).rglob("*.dump*"))
+
+
+def test_one_that_outgrows_what_was_guessed_leaves_the_disk_to_others(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(backup, "free", lambda _: 3 << 20)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writes = [sys.executable, "-c", "import sys; open(sys.argv[-1], 'wb').write(bytes(3 << 20))"]
+    with pytest.raises(backup.BackupError, match=r"^it outgrew the 2 MB that are free in .* beside the 1 MB"):
+        backup.dump_one(settings, tmp_path / "db-x", "x", 0, 1 << 20, writes)
+    assert list((tmp_path / "db-x").iterdir()) == []
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == before
+    # What fails for another reason says that.
+    fails = [sys.executable, "-c", "raise SystemExit('nothing answers')"]
+    with pytest.raises(backup.BackupError, match=r"^nothing answers$"):
+        backup.dump_one(settings, tmp_path / "db-x", "x", 0, 1 << 20, fails)
 
 
 def test_without_its_password_nothing_is_asked(server: Server, settings: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -400,21 +401,45 @@ def dump_one(
     suffix = ".sql" if argv[0] == "pg_dumpall" else ".dump"
     final = folder / (stamp(time.time()).replace(":", "").replace("-", "") + suffix)
     temporary = folder / f".{final.name}.partial"
+    room = free(folder) - keep
     try:
         # As a variable: of an argument with "=" in it, pg_dump would read more than a name.
-        run(
-            [*argv, "-f", str(temporary)], None, PGAPPNAME="berth-dump", PGDATABASE=name or "postgres", **more
-        )
+        env = {"PGAPPNAME": "berth-dump", "PGDATABASE": name or "postgres", **more}
+        with limited(room):
+            run([*argv, "-f", str(temporary)], None, **env)
         if suffix == ".dump":
             run(["pg_restore", *settings.get("reads", ["--list"]), str(temporary)])
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(final)
+    except BackupError:
+        if temporary.exists() and temporary.stat().st_size >= room:
+            raise BackupError(
+                f"it outgrew the {room // MB} MB that are free in {folder} beside the {keep // MB} MB that "
+                f"stay free; make room there, {settings.get('instead', INSTEAD)}"
+            ) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     for old in dumps_in(folder)[: -int(settings["dumps_kept"])]:
         old.unlink()
     return final.stat().st_size
+
+
+@contextlib.contextmanager
+def limited(most: int) -> Iterator[None]:
+    """Programs that are run meanwhile write no file of more bytes: what it takes is guessed before."""
+    wanted = {resource.RLIMIT_FSIZE: most, resource.RLIMIT_CORE: 0}
+    before = {which: resource.getrlimit(which) for which in wanted}
+    try:
+        for which, value in wanted.items():
+            hard = before[which][1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(which, (value, hard))
+        yield
+    finally:
+        for which, known in before.items():
+            resource.setrlimit(which, known)
 
 
 def dumps_in(folder: Path) -> list[Path]:
