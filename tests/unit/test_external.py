@@ -3,7 +3,9 @@
 # ruff: noqa: E501 (messages are to be read as they are)
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from ansible.module_utils.berth.paths import Paths
 from ansible.module_utils.berth.release.deploy import Deploy
 from ansible.module_utils.berth.release.steps import exchange, migrate, remove, restore_point
 from ansible.module_utils.berth.reports import facts, findings, restores, sessions
-from ansible.module_utils.berth.services import external, postgresql
+from ansible.module_utils.berth.services import external, postgresql, superuser
 from ansible.module_utils.berth.services import table as services
 from ansible.module_utils.berth.store import journal, receipts, settings
 
 from plugins.filter import wiring
-from plugins.modules import app_egress
+from plugins.modules import app_egress, postgresql_databases
 from tests.support.entry import board
 from tests.unit.contract_case import PRIVATE_KEY, ROOT, SECRET, problems, resolved
 
@@ -269,6 +271,50 @@ def test_what_a_client_says_is_a_sentence_that_says_what_to_do(said: str, expect
     assert external.explain(said, AT, "doadmin", "postgres").startswith(expected)
 
 
+def test_who_is_mighty_calls_nobody_else_s_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Psycopg2:
+        OperationalError = OSError
+
+        def connect(self, **words: Any) -> Any:
+            asked.append(words)
+            return type("Connection", (), {})()
+
+    monkeypatch.setitem(sys.modules, "psycopg2", Psycopg2())
+    monkeypatch.setattr(superuser, "as_user", lambda _: contextlib.nullcontext())
+    superuser.connect("board")
+    external.connect(elsewhere()["database"], "doadmin", SECRET, "board")
+    assert [words["options"].split(" -c ")[0] for words in asked] == ["-c search_path=pg_catalog"] * 2
+    assert {key: asked[1][key] for key in ("sslmode", "gssencmode")} == {
+        "sslmode": "verify-full", "gssencmode": "disable"
+    }  # fmt: skip
+
+
+def test_roles_of_which_nobody_here_has_a_password_are_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    roles = ["board", "board_owner", "board_ro"]
+    (tmp_path / "board_ro").write_text("x" * 40)
+
+    class Connection:
+        server_version = 170002
+
+        def close(self) -> None: ...
+
+    answers = {postgresql_databases.ADMINISTRATOR: [(True, True, False, ["board"], roles)]}
+    monkeypatch.setattr(external, "connect", lambda *_: Connection())
+    monkeypatch.setattr(postgresql_databases, "rows", lambda _, query, *__: answers[query])
+    (server,) = wiring.database_servers([elsewhere()])
+    plan = postgresql_databases.Plan(False)
+    with pytest.raises(postgresql_databases.WrongError) as told:
+        postgresql_databases.look_at(plan, server, SECRET, False, tmp_path)
+    assert str(told.value).startswith(
+        f"roles board and board_owner are at {HOST} already, and this server has "
+    )
+    assert f"(umask 077; mkdir -p {tmp_path}; for role in board board_owner; do " in str(told.value)
+
+
 # What Berth does with it ------------------------------------------------------------------------------------
 
 
@@ -292,6 +338,7 @@ def test_who_holds_a_lock_is_asked_as_the_owner_and_ended_there(monkeypatch: pyt
     monkeypatch.setattr(postgresql, "read_password", lambda *_: "secret")
     watch = Blockers(elsewhere(), 2, str)
     assert watch.argv[0] == "psql"
+    assert (watch.env or {})["PGOPTIONS"] == superuser.CATALOG_ALONE
     assert (watch.env or {})["PGUSER"] == "board_owner"
     watch.last = {
         "what": "notes", "kind": "relation", "pid": 7, "role": "board", "name": "", "state": None,

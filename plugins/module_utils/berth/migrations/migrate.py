@@ -22,6 +22,7 @@ from ..packaging.once import Code
 from ..runtime import naming
 from ..services import external, postgresql
 from ..services.postgresql import AS_SUPERUSER
+from ..services.superuser import CATALOG_ALONE
 
 # Who sees all sessions of the live server.
 AS_PSQL = (*AS_SUPERUSER, "psql")
@@ -32,7 +33,7 @@ _PAUSE = 1.0
 # oldest. A prepared transaction has no session.
 _BLOCKER = """
 select json_build_object(
-  'what', coalesce(w.relation::regclass::text, ''), 'kind', w.locktype,
+  'what', coalesce(regexp_replace(w.relation::regclass::text, '^public[.]', ''), ''), 'kind', w.locktype,
   'pid', p.pid, 'role', b.usename, 'name', b.application_name, 'state', b.state,
   'autovacuum', b.backend_type = 'autovacuum worker',
   'seconds', extract(epoch from now() - b.xact_start)::int, 'query', b.query)
@@ -76,12 +77,12 @@ class Blockers(threading.Thread):
         """`lock`: seconds that a wait lasts at most; `mask`: for what others ran."""
         super().__init__(daemon=True)
         database = app["database"]
-        self.env: dict[str, str] | None = None
+        self.env = {**os.environ, "PGOPTIONS": CATALOG_ALONE}
         self.place = external.where(database) if external.used(database) else ""
         if self.place:
             # Nobody is a superuser there; the owner is told who holds a lock, and not what that one runs.
             owner = postgresql.role(database, owner=True)
-            self.env = {**os.environ, **postgresql.SERVICE.client(app, role=owner)}
+            self.env |= postgresql.SERVICE.client(app, role=owner)
             psql = ("psql",)
         self.argv = [*psql, "--no-psqlrc", "-qtA", "-d", database["name"]]
         self.query = _BLOCKER.format(owner=postgresql.role(database, owner=True).replace("'", ""))

@@ -10,6 +10,7 @@ from ..host import command, untrusted
 from ..host.command import Result
 from .postgresql import AS_SUPERUSER
 from .service import ROOT
+from .superuser import CATALOG_ALONE
 
 NAME = "main"
 PORT = 5432
@@ -74,7 +75,7 @@ def spare_port(root: Path = ROOT) -> int:
 
 def as_owner(*words: str, stdin: str | None = None, timeout: float = 60) -> Result:
     """A program of PostgreSQL's by its superuser, which asks nobody's database for a function of theirs."""
-    env = {"PGOPTIONS": "-c search_path=pg_catalog", "PGAPPNAME": "berth", "PGCONNECT_TIMEOUT": "10"}
+    env = {"PGOPTIONS": CATALOG_ALONE, "PGAPPNAME": "berth", "PGCONNECT_TIMEOUT": "10"}
     return command.run([*AS_SUPERUSER, *words], env=env, stdin=stdin, timeout=timeout, cwd=Path("/"))
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .superuser import UnreachableError, one_line
+from .superuser import CATALOG_ALONE, UnreachableError, one_line
 
 # Options of `database` that mean nothing without a host, and the variables that tell of them.
 DEFAULTS = {
@@ -97,7 +97,7 @@ def connect(server: Mapping[str, Any], user: str, password: str, database: str) 
             application_name="berth",
             connect_timeout=10,
             # Rather fail than queue behind a migration and hold up everybody else.
-            options="-c lock_timeout=10s -c client_min_messages=error",
+            options=f"{CATALOG_ALONE} -c lock_timeout=10s -c client_min_messages=error",
             # It would be tried before TLS, and checks no certificate.
             gssencmode="disable",
             **{key: value for key, value in tls(server).items() if value},

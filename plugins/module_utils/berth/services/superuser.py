@@ -22,6 +22,9 @@ ALPHABET = string.ascii_letters + string.digits
 USABLE = re.compile(r"[A-Za-z0-9]{32,}")
 VERIFIER = re.compile(r"SCRAM-SHA-256\$(\d+):([^$]+)\$([^:]+):(.+)")
 ITERATIONS = 4096
+# For whoever is mighty in a database of somebody else's: none of its functions and operators is called
+# instead of PostgreSQL's own.
+CATALOG_ALONE = "-c search_path=pg_catalog"
 
 
 class UnreachableError(Exception):
@@ -64,7 +67,7 @@ def connect(database: str, port: int = 5432) -> Any:
                 application_name="berth",
                 connect_timeout=10,
                 # Rather fail than queue behind a migration and hold up everybody else.
-                options="-c lock_timeout=10s -c client_min_messages=error",
+                options=f"{CATALOG_ALONE} -c lock_timeout=10s -c client_min_messages=error",
             )
     except psycopg2.OperationalError as error:
         raise UnreachableError(one_line(error)) from error
