@@ -57,7 +57,7 @@ def kit(boot: Callable[..., Host], storage: Host, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("onto")
     place, secrets = make(storage, folder)
     app = board_copy(folder)
-    app["redis"] = {"enabled": True}
+    app |= {"redis": {"enabled": True}, "pooler": {"enabled": True}}
     kit = Kit(tmp_path_factory.mktemp("inventory"), boot("onto-lost", provisioned=True), apps=[app])
     kit.server["backup"] = {"offsite": [place]}
     kit.vault["server"] = {"backup": {"key": KEY, "offsite": {"storage": secrets}}}
@@ -141,6 +141,7 @@ def test_a_server_that_is_gone_is_built_anew_with_all_that_left_it(
     assert new.sh(f"{REDIS} get answer").split()[-1] == "42"
     assert [new.sh(f"cat {path}") for path in (SECRETS, INTERNAL_CA)] == [secret, authority]
     assert new.sh("readlink /srv/board/current").strip()
+    assert ":6432/" in new.sh("grep ^DATABASE_URL= /etc/berth/board/env")
     # What opened the place is nowhere but where it belongs.
     assert new.sh("ls /var/lib/berth-recovery").split().count("settings.json") == 0
     new.sh("systemctl start berth-backup-offsite.service berth-backup-files.service")
@@ -159,6 +160,9 @@ def test_a_server_that_is_gone_is_built_anew_with_all_that_left_it(
         assert time.monotonic() < end, told
         time.sleep(1)
     assert json.loads(told)["pushed"].startswith("00000001")
+    # Of files neither: what the new one stored is the newest there.
+    assert lost.sh("systemctl start berth-backup-files.service && echo stored || true").strip() == ""
+    assert "goes on with it" in lost.sh("cat /var/lib/berth/restic/storage.json")
     subprocess.run(["docker", "kill", lost.container], check=True, capture_output=True)
 
 

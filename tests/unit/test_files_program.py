@@ -46,6 +46,7 @@ def test_a_place_that_fails_keeps_no_other_from_being_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "STATE", tmp_path)
+    monkeypatch.setattr(restic, "STATE", tmp_path)
     monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path))
     monkeypatch.setattr(parts, "copies_of_redis", lambda: ({}, []))
     monkeypatch.setattr(mounts, "guard", list)
@@ -53,7 +54,10 @@ def test_a_place_that_fails_keeps_no_other_from_being_served(
     summary = {"message_type": "summary", "snapshot_id": "0123456789", "total_files_processed": 3,
                "total_bytes_processed": 200 << 30, "data_added": 5}  # fmt: skip
 
+    made: list[str] = []
+
     def run(place: restic.Place, *words: str, **_: float) -> restic.Answer:
+        made.extend(words if words[0] == "backup" else [])
         if place.name == "nas":
             return restic.Answer(1, "", "connect to host nas port 22: Connection refused")
         answers = {"cat": '{"id": "r1"}', "backup": json.dumps(summary), "snapshots": "[]"}
@@ -69,6 +73,7 @@ def test_a_place_that_fails_keeps_no_other_from_being_served(
     assert cloud["parts"]["server"]["snapshot"] == "01234567"
     assert cloud["stored"]
     assert cloud["checked"]["at"]
+    assert f"{restic.MAKER}{restic.identity()}" in made
 
 
 def test_a_damaged_repository_is_told_and_checked_again_the_next_time(

@@ -142,3 +142,66 @@ def test_what_a_place_that_does_not_answer_said_meanwhile_is_the_reason(
     said = b""
     with pytest.raises(FilesError, match="it did not answer within 120 s"):
         restic.asked(place(tmp_path, S3), "snapshots")
+
+
+def snapshot(number: int, *tags: str) -> dict[str, Any]:
+    return {"id": f"s{number}", "time": f"2026-11-{number:02}T04:00:00Z", "tags": list(tags)}
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a server keeps its state, and whether it was built anew."""
+    monkeypatch.setattr(restic, "STATE", tmp_path / "state")
+    monkeypatch.setattr(restic, "RECOVERY", tmp_path / "recovery")
+    (tmp_path / "state").mkdir()
+    return tmp_path
+
+
+def opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, Any], *found: dict[str, Any]
+) -> list[str]:
+    """What restic was asked to do at a place that holds these snapshots."""
+    answers = {"cat": restic.Answer(0, '{"id": "r1"}', ""), "list": restic.Answer(0, "", "")}
+    answers["snapshots"] = restic.Answer(0, json.dumps(found), "")
+    calls = answering(monkeypatch, answers)
+    try:
+        restic.open_repository(place(folder, SFTP), known)
+    finally:
+        words = [call[0] for call in calls]
+    return words
+
+
+def test_a_server_that_another_was_built_anew_from_stores_nothing_more(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lost one comes back: neither does it store there, nor does it forget what the new one stored."""
+    known: dict[str, Any] = {"repository": "r1"}
+    mine = restic.MAKER + restic.identity()
+    # Those of an earlier Berth say nobody.
+    opened(server, monkeypatch, known, snapshot(1, "server"), snapshot(2, "server", mine))
+    with pytest.raises(FilesError, match="another server was built anew from what lies there"):
+        opened(server, monkeypatch, known, snapshot(2, "server", mine), snapshot(3, "server", "by:new"))
+    assert restic.identity() == mine.removeprefix(restic.MAKER)
+
+
+def test_a_server_that_was_built_anew_goes_on_after_those_before_it(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (server / "recovery").mkdir()
+    before, known = snapshot(1, "server", "by:old"), dict[str, Any]()
+    opened(server, monkeypatch, known, before)
+    mine = restic.MAKER + restic.identity()
+    opened(server, monkeypatch, known, before, snapshot(2, "server", mine))
+    assert known == {"before": ["old"], "repository": "r1"}
+    with pytest.raises(FilesError, match="another server was built anew"):
+        opened(server, monkeypatch, known, snapshot(2, "server", mine), snapshot(3, "server", "by:third"))
+
+
+def test_a_path_of_another_server_is_refused_before_anything_is_written(
+    server: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[str, Any] = {}
+    for _ in range(2):
+        with pytest.raises(FilesError, match="it holds the files of another server"):
+            opened(server, monkeypatch, known, snapshot(1, "server", "by:other"))
+    assert known == {}

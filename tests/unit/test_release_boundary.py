@@ -54,6 +54,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("upgrade.point_backups read_text", "upgrades.read read_text", "upgrades.close touch"),
         *("lasting.begin write_text", "lasting.begin chmod"),
         "admins.recorded read_text",
+        "restic.identity read_text",
         *("bytecode._read read_bytes", "bytecode.keep write_bytes"),
         *("holding.still open", "holding.still rmtree", "holding._wait_before write_text"),
         *("hold.main open", "hold.take_place chown", "hold.take_place chmod"),

@@ -54,7 +54,8 @@ def store_part(place: Place, part: Part) -> tuple[Facts, str]:
     """A snapshot of one part: what is to be noted of it, and what could not be read."""
     began = time.time()
     excluded = [word for path in parts.left_out() for word in ("--exclude", str(path))]
-    words = ["backup", "--json", "--tag", part.tag, *excluded, "--"]
+    tags = ["--tag", part.tag, "--tag", f"{restic.MAKER}{restic.identity()}"]
+    words = ["backup", "--json", *tags, *excluded, "--"]
     done = restic.run(place, *words, *map(str, part.paths), timeout=AT_WORK)
     lines = [line for line in done.out.splitlines() if '"summary"' in line]
     # With 3 there is a snapshot, in which something is missing that could not be read.

@@ -23,6 +23,8 @@ Facts = dict[str, Any]
 SETTINGS = Path("/etc/berth/restic.json")
 # Root's too: the lock, the state, restic's cache, and copies of what Redis has in memory.
 STATE = Path("/var/lib/berth/restic")
+# Of a server that was built anew from what lies at a place: how that went. Of another one it is not there.
+RECOVERY = Path("/var/lib/berth-recovery")
 SERVER = "server"
 # Seconds for a copy of all that a Redis has in memory.
 COPIED = 20 * 3600.0

@@ -39,7 +39,7 @@ from .restic import AT_WORK, Place, asked, moment
 Facts = dict[str, Any]
 
 # Root's alone, and in no snapshot: what opens the places stands here until all is done.
-FOLDER = Path("/var/lib/berth-recovery")
+FOLDER = parts.RECOVERY
 SETTINGS = FOLDER / "settings.json"
 VERBS = ("look", "born", "files")
 # Seconds to wait for a run that was begun before.
@@ -129,7 +129,7 @@ def look(settings: Facts) -> Facts:
 def found(place: Place) -> Facts:
     newest: Facts = {}
     for one in restic.snapshots(place):
-        for tag in one.get("tags") or []:
+        for tag in (name for name in one.get("tags") or [] if not name.startswith(restic.MAKER)):
             newest[tag] = {
                 "id": one["id"], "at": backup.stamp(moment(one["time"])), "paths": one.get("paths") or [],
             }  # fmt: skip

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shlex
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import backup, reasons
-from .parts import STATE, FilesError
+from .parts import RECOVERY, STATE, FilesError
 
 Facts = dict[str, Any]
 
@@ -27,6 +28,8 @@ ANSWER = 120.0
 AT_WORK = 20 * 3600.0
 # How a program ended that was ended for want of an answer.
 GONE = -9
+# What a snapshot's tag begins with that says which server made it.
+MAKER = "by:"
 
 
 @dataclass(frozen=True)
@@ -185,8 +188,9 @@ def open_repository(place: Place, known: Facts) -> None:
     What a run left locked that was killed is unlocked: there is no other of this server's, by the lock.
     """
     done = run(place, "cat", "config", "--no-lock")
+    begun = bool(known.get("repository"))
     if missing(done):
-        if known.get("repository"):
+        if begun:
             raise FilesError(
                 "the repository there is gone or its disk is not mounted; where it shall begin anew, remove "
                 f"{STATE}/{place.name}.json on the server"
@@ -195,8 +199,48 @@ def open_repository(place: Place, known: Facts) -> None:
         done = run(place, "cat", "config", "--no-lock")
     if done.code != 0:
         raise FilesError(why(done))
+    refuse_successor(place, known, begun)
     known["repository"] = str(json.loads(done.out).get("id", ""))
     unlock(place)
+
+
+def identity() -> str:
+    """What snapshots of this server are marked with. It is born here, and neither stored nor brought back."""
+    path = STATE / "server.id"
+    with contextlib.suppress(FileNotFoundError):
+        if found := path.read_text().strip():
+            return found
+    made = secrets.token_hex(8)
+    backup.keep(path, f"{made}\n")
+    return made
+
+
+def makers(found: list[Facts]) -> list[str]:
+    """The servers that snapshots are marked with; those of an earlier Berth are not."""
+    tags = {str(tag) for one in found for tag in one.get("tags") or []}
+    return sorted(tag.removeprefix(MAKER) for tag in tags if tag.startswith(MAKER))
+
+
+def refuse_successor(place: Place, known: Facts, begun: bool) -> None:
+    """FilesError where another server stores its files in a repository; nothing is written there before.
+
+    One that was built anew from what lies there has those before it in `before`, from its first look on.
+    Whoever comes later was built anew from this one's.
+    """
+    there = makers(snapshots(place))
+    if not begun and RECOVERY.exists():
+        known["before"] = there
+    if not set(there) - {identity(), *known.get("before", [])}:
+        return
+    if begun:
+        raise FilesError(
+            "another server was built anew from what lies there, and goes on with it: switch this one off "
+            "for good, or write another path for it"
+        )
+    raise FilesError(
+        "it holds the files of another server, or of this one as it was before it was set up anew: write "
+        "another path"
+    )
 
 
 def unlock(place: Place) -> None:
