@@ -491,12 +491,20 @@ def restore(
     )
 
 
-@app.command(epilog="berth rescue\n\nberth rescue --wal /mnt/old/pg_wal")
+@app.command(
+    epilog="berth rescue\n\nberth rescue --wal /mnt/old/pg_wal\n\nberth rescue --from storage",
+)
 def rescue(
     ctx: typer.Context,
     wal: Annotated[
         str | None,
         typer.Option(metavar="FOLDER", help="Where pg_wal is left, if not in the data folder."),
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="NAME", help="From this place off the server: its repository is lost, too."
+        ),
     ] = None,
     confirm: Annotated[
         str | None, typer.Option(metavar="rescue", help="That word; asked for without it.")
@@ -505,7 +513,8 @@ def rescue(
     plain: Plain = False,
 ) -> None:
     """Restore Postgres in place whose data is lost, with the WAL that is left. (playbooks/rescue.yml)"""
-    _confirmed(ctx, "rescue.yml", {"wal": wal}, "rescue", confirm, inventory=inventory, plain=plain)
+    variables = {"wal": wal, "offsite": place}
+    _confirmed(ctx, "rescue.yml", variables, "rescue", confirm, inventory=inventory, plain=plain)
 
 
 def _exchange(

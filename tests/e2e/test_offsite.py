@@ -77,6 +77,28 @@ def test_what_is_restored_from_there_is_all_of_it(kit: Kit) -> None:
     kit.berth("restore", "--drop")
 
 
+@pytest.mark.long
+def test_a_cluster_that_is_lost_with_its_repository_is_rescued_from_there(kit: Kit) -> None:
+    """What had not got there yet is in pg_wal alone."""
+    sql(kit, "create table kept (n int)")
+    assert "storage" in kit.berth("backup")
+    kit.host.sh("systemctl stop berth-backup-relay@storage")
+    sql(kit, "insert into kept values (1); select pg_switch_wal(); insert into kept values (2)")
+    kit.host.sh(
+        "systemctl kill -s KILL 'postgresql@*'; systemctl stop 'postgresql@*'; rm -r /var/lib/pgbackrest/*;"
+        "find /var/lib/postgresql/*/main -mindepth 1 -maxdepth 1 ! -name pg_wal -exec rm -r {} +"
+    )
+    assert "read it from storage with --from storage" in kit.berth("rescue", "--confirm", "rescue", status=2)
+    assert "at storage and all WAL" in kit.berth("rescue", "--from", "storage", "--", "--check")
+    said = kit.berth("rescue", "--from", "storage", "--confirm", "rescue")
+    assert "Postgres is back" in said
+    assert sql(kit, "select n from kept order by n").split() == ["1", "2"]
+    wait(kit, lambda known: known["pushed"].startswith("00000002") and not known["problem"])
+    kit.host.sh("systemctl start berth-backup-offsite.service")
+    assert kit.berth("check-backups").strip() == "Backups are well."
+    assert kit.play("playbooks/provision.yml").changed == 0
+
+
 def test_no_secret_is_where_others_can_read_it(kit: Kit, storage: Host) -> None:
     modes = kit.host.sh("stat -c '%a %U %G' /etc/berth/backup/offsite-storage.*")
     assert set(modes.splitlines()) == {"640 root postgres"}

@@ -240,7 +240,7 @@ def test_a_server_without_a_cluster_has_backups_where_there_are_dumps(
     with pytest.raises(ReleaseError, match=instead):
         restores.plan("", "", "", tmp_path)
     with pytest.raises(ReleaseError, match=instead):
-        rescues.plan("", tmp_path)
+        rescues.plan("", "", tmp_path)
     assert elsewhere.summary(elsewhere.facts(tmp_path), NOW) == "dumps: board at db.example.net 8 h ago."
 
 

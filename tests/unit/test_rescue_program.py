@@ -312,6 +312,34 @@ def test_onto_a_new_host_nothing_of_the_cluster_there_is_taken_or_kept(
     assert not cluster.with_name(LOST).exists()
 
 
+def test_where_the_repository_is_lost_too_a_place_has_the_backup_and_pg_wal_the_rest(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def readable(settings: dict[str, Any]) -> dict[str, Any]:
+        if not settings.get("config"):
+            raise backup.BackupError("the repository cannot be read: missing stanza path")
+        return {"backup": [{"label": "F"}]}
+
+    def cut(settings: dict[str, Any], *_: str) -> None:
+        asked.append(settings["config"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(side, "readable", readable)
+    with pytest.raises(backup.BackupError, match=r"missing stanza path; read it from nas with --from nas"):
+        rescue.Rescue(ONTO, {}).plan()
+    monkeypatch.setattr(backup, "pgbackrest", cut)
+    with pytest.raises(KeyboardInterrupt):
+        rescue.Rescue(ONTO, {"from": "nas"}).restore()
+    # The same again without its name goes on with that.
+    monkeypatch.setattr(backup, "pgbackrest", lambda *_: restored(cluster))
+    made = rescue.Rescue(ONTO, {}).restore()
+    assert (made["place"], made["copied"], made["kept"]) == ("nas", 1, str(cluster.with_name(LOST)))
+    assert asked == ["/etc/nas.conf"]
+    assert (cluster / "pg_wal" / SEGMENT).exists()
+
+
 def test_onto_a_new_host_another_version_and_a_place_out_of_reach_are_refused(
     cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from ansible.module_utils.berth.reports import rescues
 from ansible.module_utils.berth.runtime import units
 
 PLANNED: dict[str, Any] = {
-    "backup": "F", "wal": "/d/main/pg_wal", "segments": 3, "data": "/d/main", "keeps": "/d/main"
+    "backup": "F", "wal": "/d/main/pg_wal", "segments": 3, "data": "/d/main", "keeps": "/d/main", "place": ""
 }  # fmt: skip
 MADE = {**PLANNED, "kept": "/d/main.lost-x", "copied": 3, "last_commit": "then", "seconds": 13.0}
 
@@ -36,7 +36,7 @@ def test_the_plan_says_what_is_restored_and_what_is_kept(
     answers: list[command.Result], tmp_path: Path
 ) -> None:
     answers.append(command.Result(0, json.dumps(PLANNED), ""))
-    found = rescues.plan("", tmp_path)
+    found = rescues.plan("", root=tmp_path)
     assert found["unit"] == "postgresql@17-main.service"
     assert found["said"] == (
         "Restores all databases in /d/main, from backup F and all WAL, of which 3 segments are left in "
@@ -46,18 +46,24 @@ def test_the_plan_says_what_is_restored_and_what_is_kept(
 
 def test_without_wal_it_says_that_rows_are_lost(answers: list[command.Result], tmp_path: Path) -> None:
     answers.append(command.Result(0, json.dumps({**PLANNED, "segments": 0, "keeps": ""}), ""))
-    assert "so what was not archived is lost." in rescues.plan("", tmp_path)["said"]
+    assert "so what was not archived is lost." in rescues.plan("", root=tmp_path)["said"]
+
+
+def test_a_place_that_it_is_read_from_is_named(answers: list[command.Result], tmp_path: Path) -> None:
+    answers.append(command.Result(0, json.dumps({**PLANNED, "segments": 0, "place": "nas"}), ""))
+    said = rescues.plan("", "nas", tmp_path)["said"]
+    assert "from backup F at nas and the WAL that got there: none is left here" in said
 
 
 def test_a_refusal_is_the_programs(answers: list[command.Result], tmp_path: Path) -> None:
     answers.append(command.Result(1, "", "Postgres is running: no\n"))
     with pytest.raises(ReleaseError, match=r"^Nothing is rescued: Postgres is running: no\. Nothing was"):
-        rescues.plan("", tmp_path)
+        rescues.plan("", root=tmp_path)
 
 
 def test_a_server_without_backups_has_nothing_to_rescue_with(tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="There are no backups on this server that a rescue could restore"):
-        rescues.plan("", tmp_path)
+        rescues.plan("", root=tmp_path)
 
 
 def test_it_is_back_when_all_wal_is_replayed(

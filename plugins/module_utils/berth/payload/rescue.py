@@ -6,9 +6,10 @@ Runs by itself, as the user postgres, while the cluster's server is down:
     rescue.py restore    do it, all WAL included; the server is started by whoever asked
 
 A request comes as JSON on standard input: `wal`, the folder with the WAL that is left, where that is not in
-the data folder. What is there of the data folder is kept beside it: nothing is deleted but what an earlier
-try had begun. With `onto`, the name of a place off this server, that is restored onto a host that is new:
-the cluster that was just made there has nothing to keep, and its WAL is another one's.
+the data folder; `from`, the name of a place off this server, where the repository here is lost too. What is
+there of the data folder is kept beside it: nothing is deleted but what an earlier try had begun. With `onto`,
+such a place as well, a host that is new is restored onto: the cluster that was just made there has nothing
+to keep, and its WAL is another one's.
 """
 
 from __future__ import annotations
@@ -65,21 +66,17 @@ class Rescue:
         self.asides: list[str] = self.begun.get("asides", [])
         self.given = str(request.get("wal") or self.begun.get("wal") or "")
         self.onto = str(request.get("onto") or "")
-        self.source = offsite.at(settings, self.onto) if self.onto else settings
+        self.place = self.onto or str(request.get("from") or self.begun.get("from") or "")
+        self.source = offsite.at(settings, self.place) if self.place else settings
 
     def note(self, moving: str) -> None:
-        self.begun = {"asides": self.asides, "moving": moving, "wal": self.given}
+        self.begun = {"asides": self.asides, "moving": moving, "wal": self.given, "from": self.place}
         backup.keep(self.mark, json.dumps(self.begun) + "\n")
 
     def plan(self) -> Facts:
         """What would be done; BackupError where it must not or cannot be."""
         self.refuse_living()
-        known = side.readable(self.source)
-        if self.onto:
-            self.refuse_unfit(known)
-        backups = backup.current(known)
-        if not backups:
-            raise backup.BackupError("there is no backup yet, so nothing can be restored")
+        backups = self.backups()
         found = {str(folder): len(self.left(folder)) for folder in self.sources()}
         segments = sum(found.values())
         if self.given and not segments:
@@ -92,19 +89,36 @@ class Rescue:
             "segments": segments,
             "data": str(self.data),
             "keeps": " and ".join([*self.asides, *there]),
+            "place": self.place,
         }
+
+    def backups(self) -> list[Facts]:
+        """Those that it can be restored from; BackupError without one, with where else there may be some."""
+        hint = ""
+        for one in [] if self.place else offsite.places(self.settings)[:1]:
+            hint = f"; read it from {one['name']} with --from {one['name']} (-e offsite={one['name']})"
+        try:
+            known = side.readable(self.source)
+        except backup.BackupError as error:
+            raise backup.BackupError(f"{error}{hint}") from None
+        if self.place:
+            self.refuse_unfit(known)
+        found = backup.current(known)
+        if not found:
+            raise backup.BackupError(f"there is no backup yet, so nothing can be restored{hint}")
+        return found
 
     def refuse_unfit(self, known: Facts) -> None:
         """Files of one major version are nothing to another; and a place may be out of reach altogether."""
         for one in offsite.places(self.settings):
-            if one["name"] == self.onto and one.get("problem"):
+            if one["name"] == self.place and one.get("problem"):
                 raise backup.BackupError(str(one["problem"]))
         stored = str(known["db"][-1]["version"]) if known.get("db") else ""
         if stored and stored != str(self.settings["version"]):
+            cure = f"; write server.postgresql.version: {stored}, and begin on a bare host"
             raise backup.BackupError(
-                f"what lies at {self.onto} is of PostgreSQL {stored}, and this server has "
-                f"{self.settings['version']}; write server.postgresql.version: {stored}, and begin on a "
-                "bare host"
+                f"what lies at {self.place} is of PostgreSQL {stored}, and this server has "
+                f"{self.settings['version']}{cure if self.onto else ''}"
             )
 
     def have_room(self, need: int) -> None:

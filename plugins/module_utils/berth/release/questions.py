@@ -42,7 +42,7 @@ def restored(args: Answer, _body: Body) -> Answer:
 
 
 def rescuable(args: Answer, _body: Body) -> Answer:
-    return {"changed": False, **rescues.plan(str(args.get("wal") or ""))}
+    return {"changed": False, **rescues.plan(str(args.get("wal") or ""), str(args.get("place") or ""))}
 
 
 def rescued(args: Answer, _body: Body) -> Answer:

@@ -38,13 +38,13 @@ def unit(root: Path = Path("/")) -> str:
     return naming.distributions(f"postgresql@{settings['version']}-{settings['stanza']}")
 
 
-def plan(wal: str, root: Path = Path("/")) -> Facts:
+def plan(wal: str, place: str = "", root: Path = Path("/")) -> Facts:
     """What would be done, as a sentence; ReleaseError where it must not or cannot be."""
     name = unit(root)
     done = command.run(
         [*AS_SUPERUSER, "/usr/bin/python3", "-I", str(PROGRAM), "plan"],
         timeout=_PATIENCE,
-        stdin=json.dumps({"wal": wal}),
+        stdin=json.dumps({"wal": wal, "from": place}),
         cwd=Path("/"),
     )
     if done.code != 0:
@@ -52,13 +52,17 @@ def plan(wal: str, root: Path = Path("/")) -> Facts:
         raise ReleaseError(f"Nothing is rescued: {said.rstrip('.')}. Nothing was changed.")
     found: Facts = json.loads(done.out)
     kept = f" What is there is kept beside it ({found['keeps']})." if found["keeps"] else ""
-    said = (
-        f"Restores all databases in {found['data']}, from backup {found['backup']} and {_wal(found)}.{kept}"
-    )
+    said = f"Restores all databases in {found['data']}, from backup {_backup(found)} and {_wal(found)}.{kept}"
     return {"unit": name, "said": said}
 
 
+def _backup(found: Facts) -> str:
+    return f"{found['backup']} at {found['place']}" if found.get("place") else str(found["backup"])
+
+
 def _wal(found: Facts) -> str:
+    if not found["segments"] and found.get("place"):
+        return "the WAL that got there: none is left here, so what came after that is lost"
     if not found["segments"]:
         return "the WAL of the archive alone: none is left, so what was not archived is lost"
     return f"all WAL, of which {found['segments']} segments are left in {found['wal']}"
@@ -86,7 +90,7 @@ def describe(made: Facts, root: Path = Path("/")) -> Facts:
         else ""
     )
     said = (
-        f"Postgres is back, from backup {made['backup']} and {_wal(made)}. It was restored in "
+        f"Postgres is back, from backup {_backup(made)} and {_wal(made)}. It was restored in "
         f"{made['seconds']:.0f} s. Last commit: {made['last_commit'] or 'unknown'}. A full backup "
         f"begins.{kept}"
     )
