@@ -373,8 +373,8 @@ def drill(
 @app.command(
     epilog="berth restore\n\nberth restore --to-time '2026-11-30 11:59:00+00'\n\n"
     "berth restore --to-release 20261130T115900Z-1a2b3c4 --app board\n\nberth restore --go-live board\n\n"
-    "berth restore --undo board\n\nberth restore --drop\n\nberth restore --files board\n\n"
-    "berth restore --onto 203.0.113.9",
+    "berth restore --undo board\n\nberth restore --go-live all\n\nberth restore --drop\n\n"
+    "berth restore --files board\n\nberth restore --onto 203.0.113.9",
 )
 def restore(
     ctx: typer.Context,
@@ -401,7 +401,7 @@ def restore(
         str | None,
         typer.Option(
             metavar="APP",
-            help="Replace its live database by what was restored.",
+            help="Replace its live database by what was restored; all: those of every app.",
             autocompletion=_complete_app,
         ),
     ] = None,
@@ -472,7 +472,7 @@ def restore(
     if meant:
         if len(meant) > 1 or to_time or to_release or app_name or drop or json:
             raise kit.BerthError(
-                "--go-live, --undo and --drop-kept stand alone, each with the name of an app."
+                "--go-live, --undo and --drop-kept stand alone, each with the name of an app, or all."
             )
         ((mode, name),) = meant.items()
         _exchange(ctx, name, mode, confirm, force=force, inventory=inventory, plain=plain)

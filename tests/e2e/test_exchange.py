@@ -41,7 +41,7 @@ def restored(site: Kit) -> Iterator[Kit]:
         sql(site, "delete from posts where text = 'old 2'", database)
         sql(site, "insert into posts (author, text) values ('a', 'new')", database)
     yield site
-    site.berth("restore", "--drop-kept", "board", "--confirm", "board")
+    site.berth("restore", "--drop-kept", "all", "--confirm", "all")
     site.berth("restore", "--drop")
 
 
@@ -94,6 +94,31 @@ def go_forth_and_back(kit: Kit) -> None:
     kit.berth("restore", "--undo", "board", "--confirm", "board")
     assert texts(kit) == NOW
     kit.host.sh(f"{NOTHING_ASIDE} && test -e /srv/board/current/.berth/keepalive")
+
+
+def test_all_apps_go_live_together_and_back(restored: Kit) -> None:
+    kit = restored
+    kit.berth("restore", "--go-live", "all", "--confirm", "all")
+    assert (texts(kit), texts(kit, "notes")) == (OLD, OLD)
+    said = kit.berth("restore", "--undo", "all", "--confirm", "all")
+    assert "Database board is the one that was live until" in said
+    assert (texts(kit), texts(kit, "notes")) == (NOW, NOW)
+
+
+@pytest.mark.long
+def test_where_one_of_all_is_not_well_none_goes_live(restored: Kit) -> None:
+    kit = restored
+    # The apps take turns by their names: this one is the second.
+    sql(kit, "begin; set transaction read write; alter table posts rename to gone; commit", "notes", SOCKET)
+    said = kit.berth("restore", "--go-live", "all", "--", "--check")
+    assert "Database board becomes" in said
+    assert "Database notes becomes" in said
+    said = kit.berth("restore", "--go-live", "all", "--confirm", "all", status=2)
+    assert "notes is not well with it" in " ".join(said.split())
+    assert "What this run had exchanged by then is put back" in " ".join(said.split())
+    assert (texts(kit), texts(kit, "notes")) == (NOW, NOW)
+    assert kit.json("https://board.localhost/readyz")
+    assert "nothing to undo" in kit.berth("restore", "--undo", "all", "--confirm", "all", status=2)
 
 
 @pytest.mark.long

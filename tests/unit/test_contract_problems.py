@@ -115,6 +115,7 @@ APPS: list[Case] = [
     ({"apps[0].name": "board\n"}, re.compile(r'apps\[0\]\.name: "board\?" is not a valid name; .*')),
     ({"apps[0].name": "root"}, 'apps[0].name: "root" is a name that the system uses itself; write another, e.g. "root-app"'),
     ({"apps[0].name": "www-data"}, 'apps[0].name: "www-data" is a name that the system uses itself; write another, e.g. "www-data-app"'),
+    ({"apps[0].name": "all"}, 'apps[0].name: "all" is what verbs take for every app; write another, e.g. "all-app"'),
     ({"apps[0].name": "faillock"}, 'apps[0].name: "faillock" is a name that the system uses itself; write another, e.g. "faillock-app"'),
     ({"apps[0].name": "berth-build"}, 'apps[0].name: "berth-build" begins like the users and units of Berth; write another, e.g. "build"'),
     ({"apps[0].name": "berth-build-board"}, 'apps[0].name: "berth-build-board" begins like the users and units of Berth; write another, e.g. "build-board"'),

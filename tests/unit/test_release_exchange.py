@@ -227,6 +227,76 @@ def test_a_table_is_copied_beside_the_live_ones(deploy: Deploy, program: Program
     assert stood == []
 
 
+@pytest.mark.usefixtures("stood")
+def test_what_is_undone_is_known_by_its_restore_and_so_is_what_is_live_again(
+    deploy: Deploy, program: Program
+) -> None:
+    program.answers["found"]["kept"] = [{"name": "one", "bytes": 1, "for": "R"}]
+    exchange.run(deploy, {"mode": "undo"})
+    program.answers["found"]["kept"] = [{"name": "two", "bytes": 1, "undone": "R"}]
+    exchange.run(deploy, {"mode": "undo"})
+    said = [request["said"] for verb, request in program.asked if verb == "swap"]
+    assert [(one.get("for"), one.get("undone")) for one in said] == [(None, "R"), ("R", None)]
+
+
+def test_a_copy_is_made_beforehand_and_not_twice(deploy: Deploy, program: Program, stood: list[bool]) -> None:
+    assert exchange.run(deploy, {"mode": "copy"})["changed"] is True
+    assert program.verbs() == ["found", "copy"]
+    program.answers["found"]["kept"] = [{"for": "the latest commit, then", "at": "2026-11-30T12:00:00Z"}]
+    assert exchange.run(deploy, {"mode": "copy"})["changed"] is False
+    assert stood == []
+
+
+@pytest.fixture
+def three(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A server with three apps, and what is kept of each."""
+    kept: dict[str, Any] = {"board": [], "notes": [], "shop": []}
+    for name in ("notes", "shop", "plain"):
+        paths = Paths(name, deploy.paths.root)
+        paths.etc.mkdir(parents=True)
+        database = {"enabled": name != "plain", "name": name, "owner": f"{name}_owner", "user": name}
+        paths.provisioned.write_text(json.dumps({"digest": "x", "services": {"database": database}}))
+    for name in (*kept, "plain"):
+        Paths(name, deploy.paths.root).state.mkdir(parents=True, exist_ok=True)
+    found = {name: {"kept": kept[name], "copied": {}} for name in kept}
+    monkeypatch.setattr(exchange.Exchange, "_ask", lambda one, *_: found[one.app])
+    return kept
+
+
+@pytest.mark.usefixtures("three")
+def test_all_are_those_that_were_there_and_what_is_left_alone_is_named(
+    deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = ["board", "board_restored", "board_before_20261130_120000", "notes", "wiki", "postgres"]
+    monkeypatch.setattr(restores, "standing", lambda: {"databases": there})
+    found = exchange.every("live", deploy.paths.root)
+    assert found["apps"] == ["board", "notes"]
+    assert found["said"] == [
+        "Database shop of shop was not there then, and stays as it is.",
+        "Of no app, so it stays as it is: database wiki.",
+    ]
+
+
+def test_all_go_back_that_went_live_of_one_restore_and_none_goes_forth(
+    deploy: Deploy, three: dict[str, Any]
+) -> None:
+    def undone() -> list[str]:
+        found: list[str] = exchange.every("undo", deploy.paths.root)["apps"]
+        return found
+
+    assert undone() == []
+    three["shop"].append({"for": "long ago", "at": "2026-10-01T12:00:00Z"})
+    for name, minute in (("board", 1), ("notes", 2)):
+        three[name].append({"for": "R", "at": f"2026-11-30T12:0{minute}:00Z"})
+    assert undone() == ["board", "notes"]
+    # Cut off after the first one; then both are back.
+    three["board"].append({"undone": "R", "at": "2026-11-30T12:05:00Z"})
+    assert undone() == ["notes"]
+    three["notes"].append({"undone": "R", "at": "2026-11-30T12:06:00Z"})
+    assert undone() == []
+    assert exchange.every("drop", deploy.paths.root)["apps"] == ["board", "notes", "shop"]
+
+
 def test_an_app_without_a_database_and_an_earlier_berth_are_told(deploy: Deploy) -> None:
     exchange.PROGRAM.unlink()
     with pytest.raises(ReleaseError, match="An earlier Berth set this server up"):

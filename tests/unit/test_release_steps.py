@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 from plugins.action import release as action
 
 TASKS = Path(__file__).resolve().parents[2] / "roles/release/tasks"
-LOCK = {"lock": {"app", "name", "version", "wait"}, "unlock": {"name"}}
+LOCK = {"lock": {"app", "name", "version", "wait"}, "unlock": {"name"}, "exchangeable": {"mode"}}
 WAY = [step.name for step in table.of(Phase.GO_LIVE, Phase.AFTER)]
 
 
@@ -28,7 +28,7 @@ def tasks(file: str) -> Iterator[dict[str, Any]]:
         for task in found:
             if "release" in task:
                 yield task["release"]
-            yield from below(task.get("block", []))
+            yield from below([*task.get("block", []), *task.get("rescue", [])])
             for way in ("include_tasks", "import_tasks"):
                 if included := task.get(f"ansible.builtin.{way}"):
                     yield from tasks(included)
@@ -45,6 +45,8 @@ def tasks(file: str) -> Iterator[dict[str, Any]]:
         ("rollback.yml", ["lock", "plan_rollback", *WAY, "unlock"]),
         ("remove.yml", ["lock", "remove"]),
         ("exchange.yml", ["lock", "exchange"]),
+        # Looked at, copied, exchanged; and what is put back.
+        ("exchange_all.yml", ["exchangeable", "lock", *["exchange"] * 4]),
     ],
 )
 def test_the_tasks_ask_for_the_steps_of_the_table_in_its_order(file: str, wanted: list[str]) -> None:
@@ -61,6 +63,8 @@ def test_every_file_of_tasks_is_looked_at_and_gives_what_the_step_takes() -> Non
         "rollback.yml",
         "remove.yml",
         "exchange.yml",
+        "exchange_all.yml",
+        "exchange_one.yml",
         "rehearse.yml",
         "live.yml",
     }

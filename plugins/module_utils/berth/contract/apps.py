@@ -20,6 +20,9 @@ from .vault import SERVER
 
 _LEAST_REDIS = 16 * 1024**2
 
+# In place of an app's name (berth restore --go-live all).
+EVERY = "all"
+
 # Whole numbers: path in the app → lowest, highest, unit.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "migrations.lock_timeout": (1, 3600, "seconds"),
@@ -105,6 +108,8 @@ def check_name(report: Report, name: str, path: str) -> None:
         report.add(
             path, f'"{name}" is what the vault calls the server itself; write another, e.g. "{name}-app"'
         )
+    elif name == EVERY:
+        report.add(path, f'"{name}" is what verbs take for every app; write another, e.g. "{name}-app"')
     elif name in names.SYSTEM_NAMES or name in names.UNIT_FAMILIES or name.startswith("systemd-"):
         report.add(
             path, f'"{name}" is a name that the system uses itself; write another, e.g. "{name[:27]}-app"'

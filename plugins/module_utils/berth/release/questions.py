@@ -12,6 +12,7 @@ from ..reports import backups, diff, files, history, recovery, rescues, restores
 from ..store import presence, settings
 from . import upgrade
 from .deploy import Answer
+from .steps import exchange
 
 Body = IO[bytes] | None
 
@@ -39,6 +40,10 @@ def restorable(args: Answer, _body: Body) -> Answer:
 
 def restored(args: Answer, _body: Body) -> Answer:
     return {"changed": False, **restores.describe(args.get("request") or {})}
+
+
+def exchangeable(args: Answer, _body: Body) -> Answer:
+    return {"changed": False, **exchange.every(str(args["mode"]))}
 
 
 def rescuable(args: Answer, _body: Body) -> Answer:
@@ -138,6 +143,7 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "backups": saved,
     "restorable": restorable,
     "restored": restored,
+    "exchangeable": exchangeable,
     "rescuable": rescuable,
     "rescued": rescued,
     "recoverable": recoverable,

@@ -1,10 +1,14 @@
-"""Step exchange: an app's database becomes what was restored of it, or again what it was before that."""
+"""Step exchange: an app's database becomes what was restored of it, or again what it was before that.
+
+Of all apps a playbook goes through them one by one: `every` says which, and each is copied before the first
+is exchanged.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +16,30 @@ from ...diagnosis import cause
 from ...errors import UP, ReleaseError
 from ...host import command
 from ...migrations import points
+from ...paths import Paths
 from ...payload import backup
+from ...payload import exchange as program
 from ...reports import restores, telling
 from ...runtime import gate, health, holding, naming, units
 from ...services import external, postgresql
-from ...store import journal, public, releases, settings
+from ...store import journal, presence, public, releases, settings
 from ..deploy import Answer, Deploy
 
 Facts = dict[str, Any]
 
 PROGRAM = Path("/usr/local/lib/berth/exchange.py")
-OPTIONS = {"live": "--go-live", "undo": "--undo", "drop": "--drop-kept", "table": "--table TABLE --app"}
+_LIVE = "--go-live"
+OPTIONS = {
+    "live": _LIVE, "copy": _LIVE, "undo": "--undo", "drop": "--drop-kept", "table": "--table TABLE --app"
+}  # fmt: skip
+# Databases that belong to nobody whom an exchange could have stand still.
+_OWN = "postgres"
 # Seconds that a copy has, and what looks and renames.
 _COPY, _LOOK = 48 * 3600.0, 3600.0
 
 
 def run(deploy: Deploy, args: Answer) -> Answer:
-    """`mode` is live, undo, drop or table. In check mode it only says what it would do."""
+    """`mode` is live, copy, undo, drop or table. In check mode it only says what it would do."""
     mode, check = str(args["mode"]), bool(args.get("check"))
     try:
         exchange = Exchange(deploy)
@@ -36,6 +47,8 @@ def run(deploy: Deploy, args: Answer) -> Answer:
             return exchange.drop(check)
         if mode == "table":
             return exchange.table(check, str(args.get("table") or ""))
+        if mode == "copy":
+            return exchange.prepare()
         return exchange.undo(check) if mode == "undo" else exchange.go_live(check, bool(args.get("force")))
     except ReleaseError as error:
         option = OPTIONS[mode]
@@ -43,6 +56,43 @@ def run(deploy: Deploy, args: Answer) -> Answer:
         again = f"berth restore {option} {app} (exchange.yml -e app={app} -e mode={mode})"
         error.advice = error.advice or f"correct it, then: {again}"
         raise
+
+
+def every(mode: str, root: Path = Path("/")) -> Answer:
+    """The apps that `mode` is for where it is for all of them, and what it leaves alone."""
+    if mode == "live":
+        return _restored(root)
+    found = {one.app: one.found() for one in _exchanges(root)}
+    if mode == "drop":
+        return {"apps": [app for app, known in found.items() if known["kept"] or known["copied"]], "said": []}
+    kept = {app: known["kept"][-1] for app, known in found.items() if known["kept"]}
+    newest: Facts = max(kept.values(), key=lambda one: str(one.get("at", "")), default={})
+    # What went live of one restore goes back together; what did already has that said of what it was.
+    of = newest.get("for") or newest.get("undone")
+    return {"apps": [app for app, one in kept.items() if of and one.get("for") == of], "said": []}
+
+
+def _restored(root: Path) -> Answer:
+    there = [str(name) for name in restores.standing()["databases"]]
+    apps, said = [], []
+    for one in _exchanges(root):
+        if one.database in there:
+            apps.append(one.app)
+        else:
+            said.append(f"Database {one.database} of {one.app} was not there then, and stays as it is.")
+        own = (one.database, program.copy_of(one.database))
+        there = [name for name in there if name not in own and not program.is_kept(name, one.database)]
+    if left := [name for name in there if name != _OWN]:
+        said.append(f"Of no app, so it stays as it is: database {', '.join(left)}.")
+    return {"apps": apps, "said": said}
+
+
+def _exchanges(root: Path) -> Iterator[Exchange]:
+    """Of each app with a database on this server."""
+    for name in presence.known(root):
+        paths = Paths(name, root)
+        if settings.recorded(paths)["database"].get("enabled"):
+            yield Exchange(Deploy(paths, {}))
 
 
 class Exchange:
@@ -95,22 +145,42 @@ class Exchange:
             f"what was restored to {said}", kept, f"The copy took {copying:.0f} s before that. "
         )
 
+    def prepare(self) -> Answer:
+        """As far as all goes on meanwhile; `go_live` takes it from there."""
+        made = restores.standing()
+        restored = f"{made['request']['said']}, {made['ended']}"
+        kept = self.found()["kept"]
+        if kept and kept[-1].get("for") == restored:
+            return {"changed": False, "msg": f"Database {self.database} is what was restored already."}
+        copied = self._ask("copy", self._copying(restored), _COPY, self._password())
+        msg = f"Database {self.database} is copied; that took {copied['seconds']:.0f} s."
+        return {"changed": True, "msg": msg}
+
+    def found(self) -> Facts:
+        """What is kept of earlier ones, and the copy that was made to go live with."""
+        return self._ask("found", {})
+
     def undo(self, check: bool) -> Answer:
-        found = self._ask("found", {})
+        found = self.found()
         if not found["kept"]:
             raise ReleaseError(f"No earlier database of {self.app} is kept, so there is nothing to undo.")
         newest = found["kept"][-1]
-        said = f"the one that was live until {telling.minute(str(newest.get('at', '')))}"
+        what = f"the one that was live until {telling.minute(str(newest.get('at', '')))}"
         schema = newest.get("schema")
         if isinstance(schema, dict):
             self._refuse_schema(schema, found["schema"], "The kept one")
         if check:
-            return {"changed": True, "msg": self._planned(said, {})}
-        kept = self._exchange(newest["name"], newest, {"app": self.app, "schema": found["schema"]}, "undo")
-        return self._done(said, kept, "")
+            return {"changed": True, "msg": self._planned(what, {})}
+        said = {"app": self.app, "schema": found["schema"]}
+        # Which restore it is that is undone, or is live again.
+        for was, becomes in (("for", "undone"), ("undone", "for")):
+            if isinstance(newest.get(was), str):
+                said[becomes] = newest[was]
+        kept = self._exchange(newest["name"], newest, said, "undo")
+        return self._done(what, kept, "")
 
     def drop(self, check: bool) -> Answer:
-        found = self._ask("found", {})
+        found = self.found()
         there = [*found["kept"], *([found["copied"]] if found["copied"] else [])]
         if not there:
             return {"changed": False, "msg": f"No earlier database of {self.app} is kept."}
