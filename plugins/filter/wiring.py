@@ -94,6 +94,16 @@ def pools(apps: Sequence[App]) -> list[dict[str, Any]]:
     ]
 
 
+def drill_checks(checks: Sequence[Mapping[str, str]], apps: Sequence[App]) -> list[dict[str, str]]:
+    """The role backup's `backup_checks`: each with the database that is asked, and the role that asks."""
+    found = {app["name"]: app["database"] for app in apps if app["database"]["enabled"]}
+    return [
+        {**check, "database": found[check["app"]]["name"], "role": reader(found[check["app"]])}
+        for check in checks
+        if check["app"] in found
+    ]
+
+
 # The stanza that role backup makes of the cluster `main`.
 _ARCHIVE = 'pgbackrest --stanza=main archive-push "%p"'
 
@@ -285,6 +295,7 @@ class FilterModule:
             "files_to_recover": files_to_recover,
             "live_versions": live_versions,
             "deploy_summary": deploy_summary,
+            "drill_checks": drill_checks,
             "offsite": offsite,
             "own_cluster": own_cluster,
             "pools": pools,

@@ -182,3 +182,22 @@ def test_without_a_schedule_there_is_none_by_the_clock(kit: Kit) -> None:
     del kit.server["backup"]
     kit.play("playbooks/provision.yml", "--tags", "backup")
     assert kit.host.sh(timer).strip() == "enabled"
+
+
+@pytest.mark.long
+def test_a_question_of_ones_own_is_asked_of_what_came_back(kit: Kit) -> None:
+    path = "/etc/berth/backup/settings.json"
+    before = kit.host.sh(f"cat {path}")
+    sql(kit, "create role ledger_ro login; grant select on rows to ledger_ro")
+    queries = ("select count(*) > 0 from rows", "select count(*) < 0 from rows", "delete from rows")
+    ask = {"app": "ledger", "database": "ledger", "role": "ledger_ro"}
+    checks = [{**ask, "query": query} for query in queries]
+    try:
+        kit.host.sh(f"cat > {path}", stdin=json.dumps({**json.loads(before), "checks": checks}))
+        found = [one["text"] for one in drilled(kit)["failed"]]
+    finally:
+        kit.host.sh(f"cat > {path}", stdin=before)
+        sql(kit, "drop owned by ledger_ro; drop role ledger_ro")
+    assert len(found) == 2
+    assert found[0].endswith("its answer is not true")
+    assert "read-only transaction" in found[1] or "permission denied" in found[1]

@@ -86,6 +86,8 @@ def test_switching_all_defaults_on_changes_nothing() -> None:
     del values["apps"][0]["source"]["host_keys"]
     # A place has no default, and the keys of each kind.
     del values["server"]["backup"]["offsite"]
+    # No more has a question.
+    del values["server"]["backup"]["checks"]
     assert contract_errors(values, INVENTORY) == []
     assert contract_resolve(values, INVENTORY) == contract_resolve(written(), INVENTORY)
 

@@ -99,6 +99,8 @@ SERVER: list[Case] = [
     ({"server.backup.drill": "nightly"}, 'server.backup.drill: "nightly" is not a schedule; write systemd\'s OnCalendar, e.g. "*-*-* 03:00:00" (every night at three) or "hourly"'),
     ({"server.backup.dump": ""}, 'server.backup.dump: is empty; write systemd\'s OnCalendar, e.g. "*-*-* 03:00:00" (every night at three) or "hourly"'),
     ({"server.backup.retention_days": 0}, "server.backup.retention_days: 0 is out of range; write 1 to 3650 days"),
+    ({"server.backup.checks": [{"app": "bord", "query": "select true"}]}, 'server.backup.checks[0].app: there is no app "bord" with a database; did you mean "board"?'),
+    ({"server.backup.checks": [{"app": "board", "query": " "}]}, 'server.backup.checks[0].query: is empty; write SQL that answers with true, e.g. "select count(*) > 0 from users"'),
     ({"server.postgresql.settings": {"work mem": "1"}}, 'server.postgresql.settings.work mem: "work mem" is not valid; write a setting of postgresql.conf, e.g. "work_mem"'),
     ({"server.python.index_url": "http://i/simple"}, 'server.python.index_url: "http://i/simple" is not an https:// address; write e.g. "https://packages.example.com/simple"'),
     ({"server.python.index_url": "https://me:pw@i/simple"}, "server.python.index_url: contains a user or a password, which would end up in logs; leave them out, and where the index asks for them write index-url into the server's /etc/pip.conf, readable by root alone"),

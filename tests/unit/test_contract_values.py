@@ -141,6 +141,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
             "incremental": "Mon..Sat 02:30",
             "dump": "04:00",
             "drill": "05:00",
+            "checks": [],
             "retention_days": 30,
             "offsite": [],
         },

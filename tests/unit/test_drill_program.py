@@ -318,6 +318,33 @@ def test_what_a_killed_one_left_is_no_reason_that_there_is_no_room(
     assert began == [1]
 
 
+def test_what_an_app_asks_has_to_be_true_and_is_asked_by_a_role_that_reads(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[list[str], dict[str, str]]] = []
+    answers = {"select true": "t\n", "select count(*)\n from users": "7\n"}
+
+    def run(argv: list[str], _timeout: float | None, **env: str) -> str:
+        asked.append((argv, env))
+        if argv[-1] not in answers:
+            raise backup.BackupError("permission denied for table users")
+        return answers[argv[-1]]
+
+    monkeypatch.setattr(backup, "run", run)
+    queries = (*answers, "delete from users")
+    checks = [{"app": "board", "database": "board", "role": "board_ro", "query": query} for query in queries]
+    made = drill.Drill({**settings, "checks": checks})
+    made.questions()
+    assert made.failed == [
+        {"check": "checks", "text": "board: select count(*) from users: its answer is not true"},
+        {"check": "checks", "text": "board: delete from users: permission denied for table users"},
+    ]
+    argv, env = asked[0]
+    assert argv[argv.index("-U") + 1] == "board_ro"
+    assert (env["PGDATABASE"], "search_path" in env["PGOPTIONS"]) == ("board", False)
+    assert "default_transaction_read_only=on" in env["PGOPTIONS"]
+
+
 def test_one_that_fails_goes_on_where_it_can_and_leaves_nothing(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from plugins.filter.wiring import deploy_summary, files_to_recover, live_versions, recovery_summary
+from plugins.filter.wiring import (
+    deploy_summary,
+    drill_checks,
+    files_to_recover,
+    live_versions,
+    recovery_summary,
+)
 
 
 def test_a_run_over_several_apps_ends_with_one_line_each() -> None:
@@ -29,6 +35,13 @@ LIVE = {
     "board": {"release": "20261129T120000Z-0123456", "version": COMMIT, "source": ""},
     "shop": {"release": "20261128T120000Z-f00", "version": "f00", "source": ""},
 }
+
+
+def test_a_question_to_what_was_restored_is_asked_as_the_role_that_reads() -> None:
+    database = {"enabled": True, "name": "board_db", "user": "board_db", "owner": "board_db_owner"}
+    apps = [{"name": "board", "database": database}, {"name": "plain", "database": {"enabled": False}}]
+    check = {"app": "board", "query": "select true"}
+    assert drill_checks([check], apps) == [{**check, "database": "board_db", "role": "board_db_ro"}]
 
 
 def test_what_comes_from_git_is_deployed_as_it_was_live() -> None:

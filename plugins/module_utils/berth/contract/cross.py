@@ -17,6 +17,7 @@ def check_across(report: Report, server: dict[str, Any], apps: list[dict[str, An
     _domains(report, server, apps)
     _databases(report, apps)
     check_hosts(report, apps)
+    _checks(report, server["backup"]["checks"], apps)
     _units(report, apps)
     _egress(report, server, apps)
 
@@ -91,6 +92,21 @@ def _databases(report: Report, apps: list[dict[str, Any]]) -> None:
             text = f'{kind} "{role}" is the {other_kind} of apps[{other}] already'
             report.add(f"apps[{index}].database.name", f"{text}; set database.name of one of them")
             break
+
+
+def _checks(report: Report, checks: list[dict[str, Any]], apps: list[dict[str, Any]]) -> None:
+    """A drill asks databases of apps."""
+    known = {app["name"]: app["database"]["enabled"] for app in apps if app["name"]}
+    for index, check in enumerate(checks):
+        path = f"server.backup.checks[{index}]"
+        if check["app"] and not known.get(check["app"]):
+            hint = did_you_mean(check["app"], known) or "; write an app that has one"
+            report.add(f"{path}.app", f'there is no app "{check["app"]}" with a database{hint}')
+        if not check["query"].strip():
+            report.add(
+                f"{path}.query",
+                'is empty; write SQL that answers with true, e.g. "select count(*) > 0 from users"',
+            )
 
 
 def _units(report: Report, apps: list[dict[str, Any]]) -> None:

@@ -76,6 +76,8 @@ NOT_FOUND = re.compile(
     r"\A.*\n\s+ERROR:\s+((?:function|type|operator|relation|collation|text search \w+) .*does not exist.*)"
 )
 IN_FUNCTION = re.compile(r"(?m)^\s+CONTEXT:\s.*\bfunction\b")
+# Seconds for an app's own question.
+ASKING = "60s"
 FIELDS = ("name", "persistence", "file", "deleted", "inserted", "quoted", "alembic")
 
 
@@ -425,6 +427,9 @@ class Drill:
             self.amcheck(entry)
         with self.checked("rows"):
             self.compare(before)
+        if self.settings.get("checks"):
+            with self.checked("checks"):
+                self.questions()
         with self.checked("checksums") as entry:
             self.checksums(entry)
 
@@ -516,6 +521,20 @@ class Drill:
         self.facts["schema"] = {
             database: known["schema"] for database, known in restored.items() if known["schema"]
         }
+
+    def questions(self) -> None:
+        """What the inventory wants to know of what was restored, asked as a role that reads alone."""
+        for check in self.settings["checks"]:
+            role, query, database = (str(check[key]) for key in ("role", "query", "database"))
+            try:
+                # What else it answers may be somebody's data.
+                said = (
+                    "" if self.side.ask_as(role, query, database, ASKING) == "t" else "its answer is not true"
+                )
+            except backup.BackupError as error:
+                said = str(error)
+            if said:
+                self.fail("checks", f"{check['app']}: {' '.join(query.split())}: {said}")
 
     def checksums(self, entry: Facts) -> None:
         """Those of all pages, with the server stopped."""

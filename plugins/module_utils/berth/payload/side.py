@@ -64,6 +64,13 @@ class Server:
         # As a variable: of an argument with "=" in it, psql would read more than a name.
         return backup.run(argv, timeout, **_environment(database)).strip()
 
+    def ask_as(self, role: str, query: str, database: str, patience: str) -> str:
+        """The answer to somebody else's query, who reads alone and finds names as everywhere."""
+        argv = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *self.words(), "-U", role, "-c", query]
+        options = f"-c default_transaction_read_only=on -c statement_timeout={patience}"
+        known = {**_environment(database), "PGOPTIONS": options}
+        return backup.run(argv, None, **known).strip()
+
     def script(self, file: Path, database: str, options: str) -> list[str]:
         """What the queries in a file answer. One that fails leaves the others alone."""
         argv = ["psql", "-XAtq", *self.words(), "-f", str(file)]

@@ -91,7 +91,8 @@ def _exchanges(root: Path) -> Iterator[Exchange]:
     """Of each app with a database on this server."""
     for name in presence.known(root):
         paths = Paths(name, root)
-        if settings.recorded(paths)["database"].get("enabled"):
+        known = settings.recorded(paths)["database"]
+        if known.get("enabled") and not external.used(known):
             yield Exchange(Deploy(paths, {}))
 
 
