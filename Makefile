@@ -65,11 +65,11 @@ molecule: $(VENV)/.dev ## molecule's default scenario: make molecule SUITE=bookw
 vm: $(VENV)/.dev ## true machines in software emulation: kernel, audit, reboots, scanners; an hour or two
 	@BERTH_TEST_SUITE=$(SUITE) $(BIN)/pytest -v -s tests/vm
 
-bench: $(VENV)/.dev ## the figures of the README, measured here and now
-	@$(BIN)/python tests/bench/bench.py
+bench: $(VENV)/.dev ## the figures of the README, measured here and now (ARGS=--write puts them there)
+	@$(BIN)/python tests/bench/bench.py $(ARGS)
 
-bench-backups: $(VENV)/.dev ## what backups cost a busy server, and how long a restore takes
-	@$(BIN)/python tests/bench/backups.py
+bench-backups: $(VENV)/.dev ## what backups cost a busy server, and how long a restore takes (ARGS=--write, too)
+	@$(BIN)/python tests/bench/backups.py $(ARGS)
 
 bench-proxy: $(VENV)/.dev ## what each part of the proxy's sites costs beside a plain Caddyfile
 	@$(BIN)/python tests/bench/proxy.py

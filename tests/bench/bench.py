@@ -226,7 +226,10 @@ def record(markers: tuple[str, str], text: str) -> None:
     readme = ROOT / "README.md"
     pattern = re.escape(markers[0]) + r".*?" + re.escape(markers[1])
     block = f"{markers[0]}\n{text}\n{markers[1]}"
-    readme.write_text(re.sub(pattern, lambda _: block, readme.read_text(), flags=re.DOTALL))
+    written, found = re.subn(pattern, lambda _: block, readme.read_text(), flags=re.DOTALL)
+    if found != 1:
+        raise SystemExit(f"README.md has {markers[0]} {found} times, so nothing was written.")
+    readme.write_text(written)
 
 
 def main() -> int:
