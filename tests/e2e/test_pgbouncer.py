@@ -291,6 +291,21 @@ def test_killed_or_without_power_it_is_back_by_itself(both: Kit) -> None:
 
 
 @pytest.mark.long
+def test_killed_hard_under_load_no_answered_row_is_lost_and_the_load_goes_on(both: Kit) -> None:
+    """What it held breaks, and is noticed by the driver as it is used; nobody waits for somebody to come."""
+    kit = both
+    before, there = pid(kit), rows(kit, "one")
+    with under_load(kit) as seen:
+        wait_for_rows(kit, there + 50)
+        kit.host.sh("systemctl kill --signal=KILL berth-pgbouncer")
+        wait_for_rows(kit, rows(kit, "one") + 200)
+    assert pid(kit) not in (before, "0")
+    # One that broke after its commit was not answered, and is there.
+    assert rows(kit, "one") - there >= seen["good"] >= 200
+    wait_until_well(kit)
+
+
+@pytest.mark.long
 def test_a_changed_password_is_known_to_it_before_a_release_has_it(both: Kit) -> None:
     kit = both
     before = pid(kit)
@@ -360,3 +375,19 @@ def test_it_goes_when_no_release_uses_it(both: Kit) -> None:
         == ""
     )
     assert kit.play("playbooks/provision.yml").changed == 0
+
+
+@pytest.mark.long
+def test_an_app_comes_under_load_where_there_was_none(both: Kit) -> None:
+    """It is installed, begun, and meant for no release but the next: the one that serves goes straight on."""
+    kit = both
+    kit.apps[0]["pooler"]["enabled"] = True
+    there = rows(kit, "one")
+    with under_load(kit) as seen:
+        assert where(kit)["port"] == 5432
+        kit.play("site.yml")
+        assert where(kit)["port"] == 6432
+        wait_for_rows(kit, rows(kit, "one") + 50)
+    assert seen["bad"] == []
+    assert rows(kit, "one") - there == seen["good"]
+    assert kit.play("site.yml").changed == 0
