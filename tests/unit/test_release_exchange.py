@@ -256,7 +256,11 @@ def three(deploy: Deploy, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         paths.etc.mkdir(parents=True)
         database = {"enabled": name != "plain", "name": name, "owner": f"{name}_owner", "user": name}
         paths.provisioned.write_text(json.dumps({"digest": "x", "services": {"database": database}}))
-    for name in (*kept, "plain"):
+    away = {"enabled": True, "name": "away", "host": "db.example.com"}
+    elsewhere = Paths("away", deploy.paths.root)
+    elsewhere.etc.mkdir(parents=True)
+    elsewhere.provisioned.write_text(json.dumps({"digest": "x", "services": {"database": away}}))
+    for name in (*kept, "plain", "away"):
         Paths(name, deploy.paths.root).state.mkdir(parents=True, exist_ok=True)
     found = {name: {"kept": kept[name], "copied": {}} for name in kept}
     monkeypatch.setattr(exchange.Exchange, "_ask", lambda one, *_: found[one.app])
