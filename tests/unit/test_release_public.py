@@ -98,3 +98,27 @@ def test_connections_are_kept_only_to_a_server_that_says_when_it_retires(
     (paths.release("r1") / "main.py").touch()
     Tree(paths, board(processes=[{"name": "web", **web}]), "r1").publish()
     assert public.lasting(paths.release("r1")).exists() is lasting
+
+
+def test_releases_are_numbered_for_a_proxy_that_cannot_list_them(tmp_path: Path) -> None:
+    folder = tmp_path / "public"
+    public.number(folder, ["r1"])  # of a server that has no such folder yet
+    for name in ("r1", "r2", "r3", "never"):
+        (folder / name).mkdir(parents=True)
+        (folder / name).chmod(0o700 if name == "never" else 0o755)
+
+    def numbered() -> dict[str, str]:
+        links = (path for path in folder.iterdir() if path.is_symlink())
+        return {path.name: os.readlink(path) for path in links}  # noqa: PTH115 - as it was written
+
+    public.number(folder, ["r3", "never", "gone", "r2", "r1"])
+    assert numbered() == {".1": "r3", ".2": "r2", ".3": "r1"}
+    # A rollback is the newest; what is pruned has no number any more.
+    (folder / "r1").rmdir()
+    public.number(folder, ["r2", "r3", "r1"])
+    assert numbered() == {".1": "r2", ".2": "r3"}
+    many = [f"m{number}" for number in range(public.NUMBERED + 3)]
+    for name in many:
+        (folder / name).mkdir()
+    public.number(folder, many)
+    assert len(numbered()) == public.NUMBERED

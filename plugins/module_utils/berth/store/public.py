@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,6 +23,9 @@ STATIC = ".berth/static"
 KEEPALIVE = ".berth/keepalive"
 # One empty file, named after the host name that this release expects to be asked under.
 HOSTS = ".berth/hosts"
+
+# Of folders of releases so many are numbered, for a proxy that cannot list them: `.1` is the newest.
+NUMBERED = 9
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -92,6 +96,23 @@ def _make(folder: Path) -> None:
         _make(folder.parent)
         folder.mkdir()
         folder.chmod(0o755)
+
+
+def number(folder: Path, releases: Sequence[str]) -> None:
+    """Links `.1`, `.2` … to those of these releases, the newest first, whose files the proxy may enter."""
+    if not folder.is_dir():
+        return  # no release has had files yet
+    there = [name for name in releases if (folder / name).is_dir() and (folder / name).stat().st_mode & 0o001]
+    for at in range(1, NUMBERED + 1):
+        link = folder / f".{at}"
+        name = there[at - 1] if at <= len(there) else ""
+        if name and not (link.is_symlink() and os.readlink(link) == name):  # noqa: PTH115 - as it was written
+            temporary = link.with_name(f".{at}.new")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(name)
+            temporary.replace(link)
+        elif not name:
+            link.unlink(missing_ok=True)
 
 
 def asked_as(app: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import ReleaseError
 from ...runtime import naming, units
-from ...store import disk
+from ...store import disk, public, releases
 from ..deploy import Answer, Deploy
 
 
@@ -32,6 +32,10 @@ def go_live(deploy: Deploy, to: str, app: dict[str, Any], old: str, old_app: dic
         units.enable(deploy.paths, mine[:1])
     with contextlib.suppress(FileNotFoundError):  # a release of before there was such a folder
         deploy.paths.public(to).chmod(0o755)
+    with deploy.spare("Which releases the proxy finds older files in"):
+        known = releases.records(deploy.paths)
+        before = sorted(known, key=lambda name: releases.last_live(known[name]), reverse=True)
+        public.number(deploy.paths.public(to).parent, [to, *(name for name in before if name != to)])
     began = time.perf_counter()
     units.replace_link(deploy.paths.web_sock, naming.socket(deploy.paths, to))
     units.replace_link(deploy.paths.current, deploy.paths.release(to))
