@@ -198,9 +198,18 @@ def proxy_receipt(
     return proxy.written(applied, published or {})
 
 
+def proxy_former(receipt: str, provider: str) -> dict[str, Any]:
+    """What ran before this `provider` was chosen, and where its certificates are; empty where nothing did."""
+    applied = proxy.parse(receipt)
+    if applied.provider in ("", provider):
+        applied = proxy.Applied()
+    found = {key: getattr(applied, key) for key in ("program", "group", "certificates")}
+    return {**found, "units": list(applied.units)}
+
+
 class FilterModule:
     """Ansible's entry point."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Names as used in templates."""
-        return {"proxy_receipt": proxy_receipt, "proxy_resolve": proxy_resolve}
+        return {"proxy_former": proxy_former, "proxy_receipt": proxy_receipt, "proxy_resolve": proxy_resolve}

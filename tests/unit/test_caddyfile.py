@@ -12,7 +12,7 @@ from ansible.errors import AnsibleFilterError
 
 from plugins.filter.caddy import caddy_problems, caddy_quote, larger_than
 from plugins.filter.proxy import proxy_resolve
-from tests.support.caddyfile import render
+from tests.support.sites import render
 
 RECORDS = Path(__file__).parent / "records/caddyfile"
 HEADERS = {

@@ -57,6 +57,7 @@ SHAPES: list[Case] = [
     ({"apps[0].env.A": {"b": 1}}, "apps[0].env.A: a mapping does not fit here; write text, in quotes where it is JSON"),
     ({"apps[0].env": {3: "x"}}, "apps[0].env: the key 3 is not text; write it in quotes"),
     ({"apps[0].secrets": ["SECRET_KEY"]}, "apps[0].secrets[0]: the value is not a mapping; write a mapping of key: value, e.g. name: …"),
+    ({"server.proxy.provider": "apache"}, 'server.proxy.provider: "apache" is not known; write caddy or nginx'),
     ({"server.proxy.tls": "letsencrypt"}, 'server.proxy.tls: "letsencrypt" is not known; write acme or internal'),
     ({"apps[0].proxy.tls": "none"}, 'apps[0].proxy.tls: "none" is not known; write "" or acme or internal'),
 ]  # fmt: skip

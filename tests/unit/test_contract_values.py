@@ -146,7 +146,7 @@ def test_a_server_nobody_described_comes_out_complete() -> None:
             "offsite": [],
         },
         "python": {"index_url": "", "install_mirror": "", "downloads_json": ""},
-        "proxy": {"repository": "auto", "tls": "acme", "email": "", "acme_ca": ""},
+        "proxy": {"provider": "caddy", "repository": "auto", "tls": "acme", "email": "", "acme_ca": ""},
         "config": 1,
     }
     for server in (..., None, {}, {"admin": None}):

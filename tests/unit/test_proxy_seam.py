@@ -15,15 +15,15 @@ from ansible.module_utils.berth.payload import gunicorn_conf
 from ansible.module_utils.berth.release.steps import retire
 from ansible.module_utils.berth.store import proxy
 
-from plugins.filter.proxy import proxy_receipt, proxy_resolve
+from plugins.filter.proxy import proxy_former, proxy_receipt, proxy_resolve
 from tests.unit.contract_case import ROOT
 from tests.unit.test_contract_playbook import APP, Inventory, inventory
 
 __all__ = ["inventory"]
 
-WORD = re.compile("caddy", re.IGNORECASE)
+WORD = re.compile("caddy|nginx", re.IGNORECASE)
 ROOMS = ("berth", "inventories", "molecule", "playbooks", "plugins", "roles")
-SEAM = ("roles/proxy/", "plugins/filter/caddy.py", "plugins/modules/caddy_state.py")
+SEAM = ("roles/proxy/", "plugins/filter/caddy.py", "plugins/filter/nginx.py")
 REASONS: dict[str, tuple[str, ...]] = {
     "reads what an earlier Berth left, which knew one provider": (
         "plugins/module_utils/berth/store/proxy.py",
@@ -35,6 +35,7 @@ REASONS: dict[str, tuple[str, ...]] = {
         "inventories/demo/group_vars/all/server.yml",
     ),
     "looks that none is installed yet": ("molecule/default/prepare.yml",),
+    "has an example of what to call it with": ("plugins/modules/proxy_state.py",),
 }
 ALLOWED = {file for files in REASONS.values() for file in files}
 PUBLISHED: dict[str, Any] = {
@@ -43,6 +44,7 @@ PUBLISHED: dict[str, Any] = {
     if path.stem != "main"
 }
 SITE = {"name": "board", "domains": ["board.test"], "socket": "/srv/board/web.sock"}
+NOBODY = {"program": "", "group": "", "certificates": "", "units": []}
 BEFORE = {"board": {**SITE, "host": "board.test", "before": "old.test"}}
 
 
@@ -73,8 +75,8 @@ def test_a_new_word_is_noticed(tmp_path: Path) -> None:
 def test_each_provider_has_its_files_and_publishes_the_same(provider: str) -> None:
     published = PUBLISHED[provider]
     shape = {
-        "provider": str, "program": str, "unit": str, "group": str, "ports": dict, "upstream_idle": int,
-        "authority": dict, "logs": str, "state": str,
+        "provider": str, "program": str, "unit": str, "units": list, "group": str, "ports": dict,
+        "upstream_idle": int, "authority": dict, "logs": str, "certificates": str, "state": str,
     }  # fmt: skip
     assert {key: type(value) for key, value in published.items()} == shape
     assert (published["provider"], set(published["ports"])) == (provider, {"tcp", "udp"})
@@ -95,6 +97,7 @@ def test_a_receipt_tells_what_was_applied_and_by_whom() -> None:
     applied = proxy.parse(text)
     assert applied.sites["board"] == {**SITE, "host": "board.test", "before": "old.test"}
     assert (applied.program, applied.unit, applied.upstream_idle) == ("Caddy", "caddy", 30)
+    assert (applied.provider, applied.units) == ("caddy", ("caddy",))
     assert applied.authority == "Caddy Local Authority"
     # A second run finds nothing to do.
     assert proxy_receipt([SITE], text, PUBLISHED["caddy"]) == text
@@ -116,6 +119,25 @@ def test_a_receipt_of_an_earlier_berth_says_the_same(tmp_path: Path) -> None:
     os.utime(new, (1, 1))
     assert proxy.read(tmp_path) == now
     assert list(proxy.parse(json.dumps({"format": {"name": "format"}})).sites) == ["format"]
+
+
+def test_another_provider_is_told_what_is_to_end() -> None:
+    now = proxy_receipt([SITE], "", PUBLISHED["nginx"])
+    assert proxy_former(now, "nginx") == proxy_former("", "nginx") == NOBODY
+    ends = ["nginx.socket", "nginx.service", "nginx-upkeep.timer"]
+    assert proxy_former(now, "caddy") == {
+        "program": "nginx",
+        "group": "nginx",
+        "certificates": "",
+        "units": ends,
+    }
+    # Of a Berth that knew one provider, or did not say what all runs for it.
+    older = {key: value for key, value in PUBLISHED["caddy"].items() if key not in ("units", "certificates")}
+    for receipt in (json.dumps(BEFORE), proxy.written({}, older)):
+        former = proxy_former(receipt, "nginx")
+        assert (former["program"], former["units"]) == ("Caddy", ["caddy"])
+    there = proxy_former(proxy.written({}, PUBLISHED["caddy"]), "nginx")
+    assert there["certificates"].endswith("/{domain}/{domain}")
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,13 @@ REASONS: dict[str, tuple[str, ...]] = {
         *("files.facts read_text", "files.main read_text", "files.plan read_text", "files.read read_text"),
         *("parts._text read_text", "parts.copy_of_redis open"),
     ),
+    "root's own folder of certificates and keys, which the proxy reads": (
+        *("certificates.put fdopen", "certificates.put fchown", "certificates.put fchmod"),
+        "certificates._show touch",
+        *("certificates.made write_text", "certificates.made read_text", "certificates.alone open"),
+        *("certificates._public read_text", "certificates._former read_text"),
+        *("certificates._wants read_text", "certificates.main read_text", "certificates.refusal read_text"),
+    ),
     "root's own, on a host that is new": (*("recovery.main read_text", "recovery.chosen read_text"),),
     "restored by root into a folder that nobody else may enter": (
         *("files.give_back chmod", "files.give_back chown", "files.give_back walk"),

@@ -40,6 +40,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     "runs programs of the distribution, and gives them its own PATH": (
         "modules/apt_packages",
         "module_utils/berth/payload/backup",
+        "module_utils/berth/payload/certificates",
         "module_utils/berth/payload/guard",
         "module_utils/berth/transport/agent",
     ),

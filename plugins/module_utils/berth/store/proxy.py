@@ -18,8 +18,11 @@ _FORMAT = 1
 # Where an earlier Berth kept the sites alone, site by site, and what was true of all it set up.
 BEFORE = Path("/etc/caddy/berth.applied.json")
 _PUBLISHED_BEFORE = {
+    "provider": "caddy",
     "program": "Caddy",
     "unit": "caddy",
+    "group": "caddy",
+    "certificates": "/var/lib/caddy/.local/share/caddy/certificates/*/{domain}/{domain}",
     "upstream_idle": 30,
     "authority": {"name": "Caddy Local Authority"},
 }
@@ -28,9 +31,16 @@ _PUBLISHED_BEFORE = {
 @dataclass(frozen=True)
 class Applied:
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # What it is called in sentences, and its unit; empty where role proxy has never been.
+    # What it is called in inventories and in sentences, and its unit; empty where role proxy has never been.
+    provider: str = ""
     program: str = ""
     unit: str = ""
+    # Whose its processes are: a user of this name, too.
+    group: str = ""
+    # Where certificates (.crt) and their keys (.key) are, but for the ending; empty where they are not so.
+    certificates: str = ""
+    # All that runs for it, in the order in which it ends.
+    units: tuple[str, ...] = ()
     # Seconds for which it keeps a connection to an app that nothing goes over.
     upstream_idle: int = 30
     # How its own certificate authority calls itself; empty where it has none.
@@ -76,10 +86,17 @@ def parse(receipt: str) -> Applied:
         found = {"sites": found, "published": _PUBLISHED_BEFORE}
     sites, published = (_mapping(found.get(key)) for key in ("sites", "published"))
     idle = published.get("upstream_idle")
+    unit, units = str(published.get("unit") or ""), published.get("units")
+    if not isinstance(units, list):
+        units = [unit] if unit else []
     return Applied(
         sites={name: site for name, site in sites.items() if isinstance(site, dict)},
+        provider=str(published.get("provider") or ""),
         program=str(published.get("program") or ""),
-        unit=str(published.get("unit") or ""),
+        unit=unit,
+        group=str(published.get("group") or ""),
+        certificates=str(published.get("certificates") or ""),
+        units=tuple(map(str, units)),
         upstream_idle=idle if isinstance(idle, int) else Applied.upstream_idle,
         authority=str(_mapping(published.get("authority")).get("name") or ""),
     )

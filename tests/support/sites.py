@@ -1,4 +1,4 @@
-"""The Caddyfile of some sites, as role proxy renders it: by Ansible's own template engine, on no host."""
+"""The sites as role proxy renders them for a provider: by Ansible's own template engine, on no host."""
 
 from __future__ import annotations
 
@@ -30,21 +30,36 @@ def variables(*files: str) -> dict[str, Any]:
     return found
 
 
-def render(sites: list[dict[str, Any]], receipt: str = "", version: str = "2.6", **inputs: Any) -> str:
-    """The whole file; `inputs` are those of the role that differ from its defaults."""
+TEMPLATES = {"caddy": "berth.caddyfile", "nginx": "berth.nginx"}
+
+
+def render(
+    sites: list[dict[str, Any]],
+    receipt: str = "",
+    version: str = "2.6",
+    provider: str = "caddy",
+    state: dict[str, Any] | None = None,
+    **inputs: Any,
+) -> str:
+    """The whole file; `inputs` are those of the role that differ from its defaults.
+
+    `state` is what the role has found on the server, beside the version.
+    """
     _prepared()
-    state = {"version": version, "receipt": receipt}
     templar = Templar(
         DataLoader(),
         {
-            **variables("defaults/main.yml", "vars/main.yml", "vars/caddy.yml"),
+            **variables("defaults/main.yml", "vars/main.yml", f"vars/{provider}.yml"),
             "ansible_managed": "Ansible managed",
             "role_path": str(ROLE),
-            "__proxy_state": state,
+            "__proxy_state": {
+                "version": version, "receipt": receipt, "paths": [], "groups": [], "ipv6": True,
+                **(state or {}),
+            },
             "proxy_sites": sites,
             **inputs,
         },
-    )
-    file = f"'{ROLE}/templates/berth.caddyfile'"
+    )  # fmt: skip
+    file = f"'{ROLE}/templates/{TEMPLATES[provider]}'"
     text: str = templar.template(trust_as_template("{{ lookup('ansible.builtin.template', " + file + ") }}"))
     return text
