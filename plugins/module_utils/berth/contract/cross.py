@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..services import postgresql
+from ..services import external, postgresql
 from . import names as names
 from .external import check_hosts
 from .problem import Report, did_you_mean
@@ -96,12 +96,16 @@ def _databases(report: Report, apps: list[dict[str, Any]]) -> None:
 
 def _checks(report: Report, checks: list[dict[str, Any]], apps: list[dict[str, Any]]) -> None:
     """A drill asks databases of apps."""
-    known = {app["name"]: app["database"]["enabled"] for app in apps if app["name"]}
+    known = {app["name"]: app["database"] for app in apps if app["name"] and app["database"]["enabled"]}
     for index, check in enumerate(checks):
-        path = f"server.backup.checks[{index}]"
-        if check["app"] and not known.get(check["app"]):
-            hint = did_you_mean(check["app"], known) or "; write an app that has one"
-            report.add(f"{path}.app", f'there is no app "{check["app"]}" with a database{hint}')
+        path, name = f"server.backup.checks[{index}]", check["app"]
+        if name and name not in known:
+            hint = did_you_mean(name, known) or "; write an app that has one"
+            report.add(f"{path}.app", f'there is no app "{name}" with a database{hint}')
+        elif name and external.used(known[name]):
+            host = known[name]["host"]
+            text = f'the database of "{name}" is on {host}, so no drill brings it back; remove it'
+            report.add(f"{path}.app", text)
         if not check["query"].strip():
             report.add(
                 f"{path}.query",
