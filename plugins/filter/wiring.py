@@ -67,9 +67,14 @@ def database_servers(apps: Sequence[App]) -> list[dict[str, Any]]:
 
 def dumped_elsewhere(apps: Sequence[App], backup: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The role dumps' `dumps_databases` for these apps; none where there are to be no backups."""
-    keys = ("name", "owner", "host", "port")
+    keys = ("name", "owner", "host", "port", "extensions")
     return [
-        {"app": app["name"], **{key: database[key] for key in keys}, **external.tls(database)}
+        {
+            "app": app["name"],
+            **{key: database[key] for key in keys},
+            "roles": [database["user"], reader(database)],
+            **external.tls(database),
+        }
         for app in apps
         if backup["enabled"] and (database := app["database"])["enabled"] and external.used(database)
     ]

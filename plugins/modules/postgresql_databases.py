@@ -104,6 +104,10 @@ actions:
   type: list
   elements: str
   returned: always
+client:
+  description: The major version of pg_dump.
+  type: int
+  returned: with O(look)
 """
 
 import os  # noqa: E402
@@ -774,7 +778,7 @@ def main() -> None:
     for warning in plan.warnings:
         module.warn(warning)
     if look:
-        module.exit_json(changed=False, actions=[])
+        module.exit_json(changed=False, actions=[], client=client())
     if receipts.write("postgresql", module.params["receipt"], module.check_mode):
         plan.actions.append("record what the apps were given")
     diff = {"before": "", "after": "".join(f"{action}\n" for action in plan.actions)}

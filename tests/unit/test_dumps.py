@@ -7,13 +7,14 @@ import os
 import resource
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.berth.errors import ReleaseError
 from ansible.module_utils.berth.host import command
-from ansible.module_utils.berth.payload import backup, dumps
+from ansible.module_utils.berth.payload import backup, dumps, snapshot
 from ansible.module_utils.berth.reports import backups, elsewhere, rescues, restores, telling
 from ansible.module_utils.berth.runtime import units
 
@@ -30,7 +31,13 @@ ROW = {
 STATE: dict[str, Any] = {
     "databases": [ROW], "last": {"began": "", "ended": "2026-11-30T04:10:00Z", "problem": ""},
     "expected": 86400, "since": "2026-11-01T00:00:00Z", "unknown": [], "unit": "inactive", "timer": "active",
+    "drill": {}, "drill_expected": 0, "drills_since": "", "drill_unit": "inactive", "drill_timer": "unknown",
 }  # fmt: skip
+HELD = {
+    "bytes": 4096,
+    "tables": {"public.notes": 3, "public.old": None},
+    "schema": {"public.alembic_version": "a1"},
+}
 
 KNOWN = {owner: f"secret-of-{owner}" for owner in ("board_owner", "notes_owner")}
 
@@ -47,10 +54,6 @@ class Server:
         self.calls.append((argv, env))
         if "--version" in argv:
             return "pg_dump (PostgreSQL) 17.2 (Debian 17.2-1)\n"
-        if argv[0] == "psql" and env["PGDATABASE"] in self.down:
-            raise backup.BackupError("nothing answers")
-        if argv[0] == "psql":
-            return "4096\n"
         if argv[0] == "pg_dump":
             Path(argv[argv.index("-f") + 1]).write_text("rows")
         if argv[0] == "pg_restore" and self.damaged:
@@ -58,10 +61,31 @@ class Server:
         return ""
 
 
+class Snapshot:
+    """What a database holds, as far as its server is up."""
+
+    name = "00000003-1"
+
+    def __init__(self, server: Server, **env: str) -> None:
+        server.calls.append((["snapshot"], env))
+        self.down = env["PGDATABASE"] in server.down
+
+    def __enter__(self) -> Snapshot:
+        if self.down:
+            raise backup.BackupError("nothing answers")
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def holds(self) -> dict[str, Any]:
+        return HELD
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Server:
     found = Server()
     monkeypatch.setattr(backup, "run", found.run)
+    monkeypatch.setattr(snapshot, "Snapshot", partial(Snapshot, found))
     folder = tmp_path / "passwords"
     folder.mkdir()
     for owner in KNOWN:
@@ -76,7 +100,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     state.mkdir()
     return {
         "databases": [DATABASE, OTHER], "schedule": "04:00", "dumps_kept": 2, "retention_days": 30,
-        "state": str(state), "dumps": str(state / "dumps"),
+        "state": str(state), "dumps": str(state / "dumps"), "drill_schedule": "",
     }  # fmt: skip
 
 
@@ -97,7 +121,10 @@ def test_each_is_dumped_as_its_owner_over_tls_and_read_to_its_end(
         ["pg_restore", "-f", "/dev/null"]
     ] * 2
     folder = Path(settings["dumps"]) / "at-db.example.net" / "db-board"
-    assert [path.suffix for path in folder.iterdir()] == [".dump"]
+    assert argv[argv.index("-f") - 1] == "--snapshot=00000003-1"
+    (dump,) = folder.glob("*.dump")
+    assert json.loads((folder / "newest.json").read_text()) == {"file": dump.name, **HELD}
+    assert sorted(folder.iterdir()) == [dump, folder / "newest.json"]
 
 
 def test_one_that_fails_keeps_no_other_from_being_dumped(server: Server, settings: dict[str, Any]) -> None:
@@ -148,8 +175,11 @@ def test_dumps_of_a_database_that_left_end_with_the_days_and_others_are_left(
     for path in (old, young, own):
         path.parent.mkdir(parents=True)
         path.write_text("")
+    (old.parent / "newest.json").write_text("{}")
     for path in (old, own):
         os.utime(path, (time.time() - 31 * 86400,) * 2)
+    dumps.dump(settings, KNOWN)
+    assert not old.exists()
     dumps.dump(settings, KNOWN)
     assert not old.parent.exists()
     assert young.exists()
@@ -216,7 +246,7 @@ def test_what_is_not_well_is_one_sentence(row: dict[str, Any], more: dict[str, A
     assert found == ([said] if said else [])
 
 
-def test_it_is_never_said_that_a_restore_is_rehearsed() -> None:
+def test_that_no_restore_is_rehearsed_by_the_clock_is_said() -> None:
     assert [one[2] for one in elsewhere.judge(STATE, NOW)] == [elsewhere.UNREHEARSED]
     assert elsewhere.judge(None, NOW) == []
 
@@ -230,12 +260,15 @@ def test_a_server_without_a_cluster_has_backups_where_there_are_dumps(
     file.write_text("{}")
     told = {key: STATE[key] for key in ("databases", "last", "since")} | {"expected": 0}
     monkeypatch.setattr(command, "run", lambda *_args, **_more: command.Result(0, json.dumps(told), ""))
-    monkeypatch.setattr(units, "states", lambda names: dict(zip(names, ["inactive", "active"], strict=True)))
+    monkeypatch.setattr(
+        units, "states", lambda names: dict(zip(names, ["inactive", "active"] * 2, strict=True))
+    )
     found = backups.describe(tmp_path)
     assert (found["answer"]["state"], found["verdict"]) == ("well", "")
     assert "dump of board  3 kept  2026-11-30 04:10 UTC" in found["table"]
     assert "no restore of them is rehearsed" in found["well"]
-    assert "no restore of them is rehearsed" in found["drill_verdict"]
+    assert found["drill"] == "No restore of a dump was rehearsed yet."
+    assert found["drill_verdict"].startswith("There was no drill of dumps")
     instead = "what there is of them here are dumps: docs"
     with pytest.raises(ReleaseError, match=instead):
         restores.plan("", "", "", tmp_path)
@@ -249,9 +282,7 @@ def test_what_cannot_be_told_hides_nothing_else(tmp_path: Path, monkeypatch: pyt
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     monkeypatch.setattr(command, "run", lambda *_args, **_more: command.Result(1, "", "broken"))
-    monkeypatch.setattr(
-        units, "states", lambda names: dict(zip(names, ["inactive", "inactive"], strict=True))
-    )
+    monkeypatch.setattr(units, "states", lambda names: dict(zip(names, ["inactive"] * 4, strict=True)))
     said = backups.describe(tmp_path)["verdict"]
     assert "is unknown: its answer cannot be read" in said
     assert "their timer is inactive" in said

@@ -209,7 +209,10 @@ def test_a_server_needs_no_cluster_where_every_database_is_elsewhere() -> None:
 def test_they_are_dumped_unless_there_are_to_be_no_backups() -> None:
     apps = [elsewhere(sslmode="require"), board(database={"name": "own"})]
     assert wiring.dumped_elsewhere(apps, {"enabled": True}) == [
-        {"app": "board", "name": "board", "owner": "board_owner", "host": HOST, "port": 5432, "sslmode": "require", "sslrootcert": ""}
+        {
+            "app": "board", "name": "board", "owner": "board_owner", "roles": ["board", "board_ro"],
+            "extensions": [], "host": HOST, "port": 5432, "sslmode": "require", "sslrootcert": "",
+        }
     ]  # fmt: skip
     assert wiring.dumped_elsewhere(apps, {"enabled": False}) == []
 

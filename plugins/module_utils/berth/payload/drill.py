@@ -574,11 +574,11 @@ def report(drill: Drill, began: float) -> Facts:
     }
 
 
-def keep(folder: Path, made: Facts) -> None:
+def keep(folder: Path, made: Facts, kind: str = "drill") -> None:
     """The newest one, and the last ones, each file whole or not at all."""
-    history = folder / "drills.jsonl"
+    history = folder / f"{kind}s.jsonl"
     lines = history.read_text().splitlines() if history.exists() else []
-    backup.keep(folder / "drill.json", json.dumps(made) + "\n")
+    backup.keep(folder / f"{kind}.json", json.dumps(made) + "\n")
     backup.keep(history, "\n".join([*lines[-HISTORY + 1 :], json.dumps(made)]) + "\n")
 
 

@@ -6,8 +6,8 @@ Runs by itself, from the unit of role dumps and for whoever asks:
     dumps.py state    all that is known of them, as JSON; exit status 0
 
 Each database is dumped by the role that owns it. The unit begins as root, reads the passwords of these roles,
-and is the user postgres before it does anything else. Nobody restores these by rehearsal, so each one is read
-to its end before it counts.
+and is the user postgres before it does anything else. Each dump is read to its end before it counts; what the
+database held at that very moment is kept beside the newest one, for the drill (`dumps_drill`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from . import backup, clock
+from . import backup, clock, snapshot
 
 Facts = dict[str, Any]
 
@@ -42,6 +42,8 @@ ANSWER = 60.0
 # All that a dump holds is unpacked and thrown away.
 READS = ["-f", "/dev/null"]
 INSTEAD = "or set server.backup.enabled to false"
+# What the newest dump has to bring back.
+HELD = "newest.json"
 
 
 def folder_of(settings: Facts, database: Facts) -> Path:
@@ -92,16 +94,19 @@ def dump(settings: Facts, known: Mapping[str, str]) -> str:
     top.mkdir(mode=0o700, parents=True, exist_ok=True)
     argv = ["pg_dump", "-Fc", "-Z", packing(), "--lock-wait-timeout=10min"]
     ways = {**settings, "reads": READS, "instead": INSTEAD}
-    size = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", "select pg_database_size(current_database())"]
     for database in settings["databases"]:
         name, place = database["name"], f"{database['name']} at {database['host']}"
         try:
             env = environment(database, known)
-            bytes_there = int(backup.run(size, ANSWER, **env, PGDATABASE=name, PGAPPNAME="berth-dump"))
             folder = folder_of(settings, database)
             folder.parent.mkdir(mode=0o700, exist_ok=True)
             keep = backup.shared_reserve(top)
-            total += backup.dump_one(ways, folder, name, bytes_there, keep, argv, **env)
+            with snapshot.Snapshot(**env, PGDATABASE=name, PGAPPNAME="berth-dump") as seen:
+                held = seen.holds()
+                words = [*argv, f"--snapshot={seen.name}"]
+                total += backup.dump_one(ways, folder, name, held["bytes"], keep, words, **env)
+            newest = backup.dumps_in(folder)[-1]
+            backup.keep(folder / HELD, json.dumps({"file": newest.name, **held}) + "\n")
             made += 1
         except (backup.BackupError, OSError, ValueError) as error:
             problems.append(f"{place}: {error}")
@@ -117,13 +122,31 @@ def forget_old(top: Path, settings: Facts) -> None:
     """Dumps of databases that no app has there any more end with the days that can be gone back to."""
     current = {folder_of(settings, one) for one in settings["databases"]}
     for place in top.glob("at-*"):
-        backup.forget_old(place, {one.name for one in current if one.parent == place}, settings)
+        mine = {one.name for one in current if one.parent == place}
+        for folder in place.glob("*"):
+            if folder.name not in mine and not backup.dumps_in(folder):
+                (folder / HELD).unlink(missing_ok=True)
+        backup.forget_old(place, mine, settings)
         if not any(place.iterdir()):
             place.rmdir()
 
 
+def facts_of(folder: Path) -> Facts:
+    """What the newest dump has to bring back; empty where that is not known."""
+    try:
+        found = json.loads((folder / HELD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def late(expected: float) -> float:
+    """The seconds after which there should have been another one, if one comes each so many seconds."""
+    return expected * 1.25 + 3600
+
+
 def expected(schedule: str) -> int:
-    """The most seconds from one dump to the next; 0 where that cannot be told."""
+    """The most seconds from one of a schedule to the next; 0 where that cannot be told."""
     for newer in (True, False):
         try:
             answer = backup.run(clock.calendar(schedule, newer=newer), backup.ANSWER, TZ="UTC")
@@ -153,6 +176,10 @@ def state(settings: Facts) -> Facts:
         "last": backup.last_run(settings, KIND),
         "expected": expected(settings["schedule"]),
         "since": backup.stamp(SETTINGS.stat().st_mtime),
+        # How the newest drill went, how often there is to be one (0: never by the clock), and since when.
+        "drill": backup.last_run(settings, "dumps-drill"),
+        "drill_expected": expected(settings["drill_schedule"]) if settings.get("drill_schedule") else 0,
+        "drills_since": backup.folder_since(settings),
     }
 
 

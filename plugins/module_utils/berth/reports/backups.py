@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -280,11 +281,20 @@ def describe(root: Path = Path("/")) -> Facts:
         "verdict": verdict(found, now, there, stored),
         "well": "\n".join(["Backups are well.", *(sentence(one) for one in said if one[1] == "note")]),
         "missed": places.missed(found),
-        "drill": drills.table(found),
-        "drill_verdict": drills.verdict(found)
-        if found or there is None
-        else f"{capital(elsewhere.UNREHEARSED)}.",
+        "drill": "\n\n".join(_drills(found, there, drills.table, elsewhere.drill_table)),
+        "drill_verdict": "\n".join(_drills(found, there, drills.verdict, elsewhere.drill_verdict)),
     }
+
+
+def _drills(
+    found: Facts | None,
+    there: Facts | None,
+    here: Callable[[Facts | None], str],
+    away: Callable[[Facts], str],
+) -> list[str]:
+    """What is to be said of the drill of backups, of that of dumps of databases elsewhere, or of both."""
+    said = [here(found)] if found or there is None else []
+    return list(filter(None, [*said, *([away(there)] if there else [])]))
 
 
 def _with(found: Facts | None, there: Facts, stored: Facts | None, now: float) -> str:

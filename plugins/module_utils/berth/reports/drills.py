@@ -13,7 +13,7 @@ Facts = dict[str, Any]
 Finding = tuple[str, str, str, str]
 
 # A restore that nobody saw work for so many seconds is hoped for; with a rarer schedule, for a quarter more.
-_OLD = 48 * 3600
+OLD = 48 * 3600
 _TRY = "berth drill tries again"
 # What is raised by a report of another shape, as a damaged or forged file has it.
 UNREADABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -42,7 +42,7 @@ def judge(found: Facts, now: float) -> list[Finding]:
             said.append(("timer", "sick", f"no restore is rehearsed by the clock: its timer is {state}", UP))
         since = last["ended"] if last else found["drills_since"]
         age = now - telling.seconds(since) if since else 0.0
-        if age > max(_OLD, schedule * 1.25 + 3600):
+        if age > max(OLD, schedule * 1.25 + 3600):
             text = f"the last drill was {span(age)} ago" if last else f"there was no drill in {span(age)}"
             said.append(("no-drill", "sick", f"{text}, so that no restore was seen to work since", _TRY))
     return said
