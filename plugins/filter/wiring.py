@@ -73,6 +73,7 @@ def dumped_elsewhere(apps: Sequence[App], backup: Mapping[str, Any]) -> list[dic
             "app": app["name"],
             **{key: database[key] for key in keys},
             "roles": [database["user"], reader(database)],
+            "checks": [one["query"] for one in backup.get("checks", []) if one["app"] == app["name"]],
             **external.tls(database),
         }
         for app in apps
@@ -100,8 +101,15 @@ def pools(apps: Sequence[App]) -> list[dict[str, Any]]:
 
 
 def drill_checks(checks: Sequence[Mapping[str, str]], apps: Sequence[App]) -> list[dict[str, str]]:
-    """The role backup's `backup_checks`: each with the database that is asked, and the role that asks."""
-    found = {app["name"]: app["database"] for app in apps if app["database"]["enabled"]}
+    """The role backup's `backup_checks`: each with the database that is asked, and the role that asks.
+
+    Those of a database elsewhere are put to its dump (`dumped_elsewhere`).
+    """
+    found = {
+        app["name"]: database
+        for app in apps
+        if (database := app["database"])["enabled"] and not external.used(database)
+    }
     return [
         {**check, "database": found[check["app"]]["name"], "role": reader(found[check["app"]])}
         for check in checks

@@ -176,6 +176,24 @@ def test_what_keeps_it_from_beginning_is_said(
 
 
 @pytest.mark.usefixtures("instance")
+def test_questions_of_the_inventory_are_put_to_what_was_restored(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    restores(monkeypatch, tmp_path, "")
+    settings["databases"][0]["checks"] = ["select true", "select  false"]
+    asked: list[tuple[str, ...]] = []
+
+    def ask_as(_: object, role: str, query: str, database: str, _patience: str) -> str:
+        asked.append((role, query, database))
+        return "t" if query == "select true" else "f"
+
+    monkeypatch.setattr(side.Server, "ask_as", ask_as)
+    made = drilled(settings, monkeypatch)[1]
+    assert made["failed"] == [{"check": "checks", "text": f"{PLACE}: select false: its answer is not true"}]
+    assert asked[0] == ("board_owner", "select true", "board")
+
+
+@pytest.mark.usefixtures("instance")
 def test_a_dump_that_fills_the_disk_is_ended(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

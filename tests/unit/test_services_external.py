@@ -92,7 +92,6 @@ def test_a_host_and_a_login_are_enough() -> None:
         ({**RIGHT, "apps[0].pooler": {"enabled": True}}, "apps[0].pooler.enabled: pools connections to this server's own PostgreSQL, and database.host is elsewhere; remove it, and use that one's own pooler, if it has one (docs/your-app.md)"),
         ({**RIGHT, "apps[1].database": {"host": HOST, "port": 5433}}, f"apps[1].database.port: is another one than apps[0].database.port, and both are of {HOST}; write the same"),
         ({"apps[0].database": {"host": "localhost"}}, 'apps[0].database.host: "localhost" is this server, which has a PostgreSQL for its apps itself; remove it, or write the port of your tunnel (none of 5432 to 5439)'),
-        ({**RIGHT, "server.backup.checks": [{"app": "board", "query": "select true"}]}, f'server.backup.checks[0].app: the database of "board" is on {HOST}, so no drill brings it back; remove it'),
         (with_database(admin=""), 'apps[0].database.admin: is empty; write its name, or leave it out for "postgres"'),
         ({"apps[0].database": {"host": HOST}}, f"{VAULT}: missing; write {WANTED} there (ansible-vault edit)"),
         (with_password({"password": SECRET}), f"{VAULT}: is not text; write {WANTED} in quotes"),
@@ -208,12 +207,15 @@ def test_a_server_needs_no_cluster_where_every_database_is_elsewhere() -> None:
 
 def test_they_are_dumped_unless_there_are_to_be_no_backups() -> None:
     apps = [elsewhere(sslmode="require"), board(database={"name": "own"})]
-    assert wiring.dumped_elsewhere(apps, {"enabled": True}) == [
+    checks = [{"app": "board", "query": "select true"}, {"app": "notes", "query": "select false"}]
+    assert wiring.dumped_elsewhere(apps, {"enabled": True, "checks": checks}) == [
         {
             "app": "board", "name": "board", "owner": "board_owner", "roles": ["board", "board_ro"],
             "extensions": [], "host": HOST, "port": 5432, "sslmode": "require", "sslrootcert": "",
+            "checks": ["select true"],
         }
     ]  # fmt: skip
+    assert wiring.drill_checks(checks, apps[:1]) == [], "that one is not in this server's own cluster"
     assert wiring.dumped_elsewhere(apps, {"enabled": False}) == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..services import external, postgresql
+from ..services import postgresql
 from . import names as names
 from .external import check_hosts
 from .problem import Report, did_you_mean
@@ -102,10 +102,6 @@ def _checks(report: Report, checks: list[dict[str, Any]], apps: list[dict[str, A
         if name and name not in known:
             hint = did_you_mean(name, known) or "; write an app that has one"
             report.add(f"{path}.app", f'there is no app "{name}" with a database{hint}')
-        elif name and external.used(known[name]):
-            host = known[name]["host"]
-            text = f'the database of "{name}" is on {host}, so no drill brings it back; remove it'
-            report.add(f"{path}.app", text)
         if not check["query"].strip():
             report.add(
                 f"{path}.query",

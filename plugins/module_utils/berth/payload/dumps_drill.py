@@ -124,6 +124,7 @@ class Drill:
             self.side, database["name"], self.folder / "queries", lambda *_: True, drill.READING
         )
         self.compare(place, known, found)
+        self.questions(database, place)
         size = int(self.side.ask("select pg_database_size(current_database())", database["name"]))
         self.side.ask(f"drop database {quoted(database['name'])} with (force)")
         self.databases.append(
@@ -223,6 +224,18 @@ class Drill:
                     f"{place}: the schema is at {has or 'no revision'} in what was restored, and was at "
                     f"{revision or 'no revision'} when it was dumped ({table})",
                 )
+
+    def questions(self, database: Facts, place: str) -> None:
+        """What the inventory wants to know of it, asked by its owner: nobody else has rights in it here."""
+        for query in database.get("checks", ()):
+            try:
+                answer = self.side.ask_as(database["owner"], query, database["name"], drill.ASKING)
+                # What else it answers may be somebody's data.
+                said = "" if answer == "t" else "its answer is not true"
+            except backup.BackupError as error:
+                said = str(error)
+            if said:
+                self.fail("checks", f"{place}: {' '.join(query.split())}: {said}")
 
 
 def quoted(name: str) -> str:
