@@ -7,14 +7,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from berth import __version__, kit, scaffold
-from berth.run import INTERRUPTED, Run, private_tmp
+from berth.run import INTERRUPTED, REFUSED, Run, private_tmp
 
 app = typer.Typer(
     name="berth",
@@ -29,8 +29,15 @@ app = typer.Typer(
 )
 
 
-# The task of status.yml whose failure is its answer.
-_VERDICT = "Fail where something is not well"
+# Tasks whose failure is an answer, with the exit status that it has.
+_VERDICT = {"Fail where something is not well": REFUSED}
+_REDEPLOYED = {
+    "Fail where it failed": REFUSED,
+    "Fail where it waits for somebody": 11,
+    "Fail where it waits for somebody still": 11,
+    "Fail where it is held back": 10,
+    "Fail where it is held back still": 10,
+}
 
 
 def _show_version(wanted: bool) -> None:
@@ -72,6 +79,7 @@ Version = Annotated[
     str | None,
     typer.Option(metavar="REF", help="A git branch, tag or commit instead of the inventory's."),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing at all where there is no news.")]
 OneApp = Annotated[str, typer.Argument(metavar="APP", autocompletion=_complete_app)]
 MaybeApp = Annotated[
     str | None,
@@ -178,10 +186,20 @@ def deploy(
     force: Annotated[
         bool, typer.Option("--force", help="Also what is live already, or older than that.")
     ] = False,
+    if_changed: Annotated[
+        bool, typer.Option("--if-changed", help="For a clock: the same as berth redeploy.")
+    ] = False,
+    quiet: Quiet = False,
     inventory: Inventory = kit.DEFAULT_INVENTORY,
     plain: Plain = False,
 ) -> None:
     """Ship the apps' current source as new releases. (playbooks/deploy.yml)"""
+    if if_changed:
+        if version or force:
+            raise kit.BerthError("--if-changed goes by the inventory: leave --version and --force away.")
+        _redeploy(ctx, app_name, quiet=quiet, inventory=inventory, plain=plain, wait=wait)
+    if quiet:
+        raise kit.BerthError("--quiet goes with --if-changed.")
     _run(
         ctx,
         "deploy.yml",
@@ -192,6 +210,44 @@ def deploy(
         wait=wait,
         force=force or None,
     )
+
+
+@app.command(
+    epilog="berth redeploy --quiet\n\nberth redeploy board --pause\n\nberth redeploy board --retry\n\n"
+    "The exit status is 0 where there was nothing new, or it is live; 1 where it failed; 10 where something "
+    "holds it back; 11 where it waits for somebody; and 2 or 4 where the server could not be asked."
+)
+def redeploy(
+    ctx: typer.Context,
+    app_name: MaybeApp = None,
+    pause: Annotated[bool, typer.Option("--pause", help="Deploy nothing by a clock from now on.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with that.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try once more what failed.")] = False,
+    quiet: Quiet = False,
+    wait: Wait = None,
+    inventory: Inventory = kit.DEFAULT_INVENTORY,
+    plain: Plain = False,
+) -> None:
+    """Deploy what is new, as a clock does when nobody looks on. (playbooks/redeploy.yml)"""
+    modes = [name for name, meant in (("pause", pause), ("resume", resume), ("retry", retry)) if meant]
+    if len(modes) > 1:
+        raise kit.BerthError(f"--{modes[0]} and --{modes[1]} are both given; write one of them.")
+    mode = modes[0] if modes else None
+    _redeploy(ctx, app_name, quiet=quiet, inventory=inventory, plain=plain, wait=wait, mode=mode)
+
+
+def _redeploy(
+    ctx: typer.Context,
+    name: str | None,
+    *,
+    quiet: bool,
+    inventory: str,
+    plain: bool,
+    wait: int | None = None,
+    mode: str | None = None,
+) -> None:
+    variables = {"app": name, "wait": wait, "mode": mode}
+    _run(ctx, "redeploy.yml", inventory, plain=plain, quiet=quiet, verdict=_REDEPLOYED, **variables)
 
 
 @app.command(epilog="berth rollback board\n\nberth rollback board --to 20261121T014837Z-1a2b3c4")
@@ -785,7 +841,8 @@ def _of(
     plain: bool,
     options: Sequence[str] = (),
     answer: bool = False,
-    verdict: str = "",
+    verdict: Mapping[str, int] | None = None,
+    quiet: bool = False,
     returns: bool = False,
     **variables: Any,
 ) -> Run:
@@ -797,7 +854,8 @@ def _of(
         passthrough=ctx.obj or (),
         plain=plain,
         answer=answer,
-        verdict=verdict,
+        verdict=verdict or {},
+        quiet=quiet,
         returns=returns,
     )
 

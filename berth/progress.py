@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -14,6 +15,11 @@ from rich.text import Text
 
 from berth.failure import failure_text, message_text, release_text
 
+# All was asked, and something is not well.
+REFUSED = 1
+# How the name of a task ends that repeats what was told before.
+KNOWN = " still"
+
 
 class Account:
     """Prints a line per task that changed or failed, says which task runs now, and sums up at the end.
@@ -22,14 +28,22 @@ class Account:
     to standard error, so that the answer can be piped on.
     """
 
-    def __init__(self, title: str, *, answer: bool, verdict: str = "") -> None:
+    def __init__(
+        self, title: str, *, answer: bool, verdict: Mapping[str, int] | None = None, quiet: bool = False
+    ) -> None:
         self.title = title
         self.answer = answer
-        # The task whose failure is an answer too, and whether it, or anything else, failed.
-        self.verdict = verdict
-        self.refused = self.broken = False
-        stream = sys.stderr if answer else sys.stdout
-        self.out = Console(file=sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False)
+        # The tasks whose failure is an answer too; the exit status of those that did, and on how many hosts.
+        self.verdict = verdict or {}
+        self.refused = 0
+        self.answers = 0
+        # Kept back until there is something to tell.
+        self.kept = io.StringIO() if quiet else None
+        self.news = False
+        stream = self.kept or (sys.stderr if answer else sys.stdout)
+        self.out = Console(
+            file=self.kept or sys.stdout, soft_wrap=True, highlight=False, markup=False, emoji=False
+        )
         self.log = Console(file=stream, soft_wrap=True, highlight=False, markup=False, emoji=False)
         # FORCE_COLOR, as CI sets it, asks for colour, not for a spinner that repaints a log file.
         self.live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -60,6 +74,21 @@ class Account:
     def __exit__(self, *_: object) -> None:
         if self.live:
             self.spinner.stop()
+        self.tell()
+
+    @property
+    def broken(self) -> bool:
+        """Whether something failed that is no answer, and was not rescued."""
+        counts = (self.stats.get("failures") or {}, self.stats.get("dark") or {})
+        return not self.stats or sum(number for one in counts for number in one.values()) > self.answers
+
+    def tell(self) -> None:
+        """What was kept back, where it is news."""
+        if self.kept and self.news:
+            sys.stdout.write(self.kept.getvalue())
+            sys.stdout.flush()
+            self.kept.seek(0)
+            self.kept.truncate()
 
     def say_now(self, description: str) -> None:
         """Show the task that runs, with a clock of its own."""
@@ -88,6 +117,7 @@ class Account:
             self._say(message_text(result))
         done = release_text(result, data)
         if result.get("changed"):
+            self.news = True
             self._line("changed", "yellow", data)
         elif done:
             self._line("ok", "green", data)
@@ -101,16 +131,19 @@ class Account:
         self.hosts.add(str(data.get("host")))
         if data.get("ignore_errors"):
             return
-        if self.verdict and data.get("task") == self.verdict:
-            self.refused = True
+        if status := self.verdict.get(str(data.get("task"))):
+            self.answers += 1
+            # Of several hosts, what failed outweighs what waits, and that what is held back.
+            self.refused = REFUSED if REFUSED in (status, self.refused) else max(status, self.refused)
+            self.news |= not str(data.get("task")).endswith(KNOWN)
             self.log.print(Text(failure_text(data.get("res") or {}), "bold red"))
             return
-        self.broken = True
+        self.news = True
         self._line("FAILED", "bold red", data)
         self._block(failure_text(data.get("res") or {}))
 
     def _on_runner_on_unreachable(self, data: Mapping[str, Any], _: Mapping[str, Any]) -> None:
-        self.broken = True
+        self.news = True
         self._line("UNREACHABLE", "bold red", data)
         self._block(failure_text(data.get("res") or {}))
 

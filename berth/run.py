@@ -9,18 +9,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from berth import kit
+from berth.progress import REFUSED as REFUSED
 from berth.progress import Account
 
 INTERRUPTED = 130
-# All was asked, and something is not well.
-REFUSED = 1
 
 # These want the terminal for themselves or answer without running a task.
 _NEEDS_TERMINAL = (
@@ -48,8 +47,10 @@ class Run:
     answer: bool = False
     # Whether somebody waits for its end: then it never takes this process's place.
     returns: bool = False
-    # Name of the task whose failure is no failure of the run, but says no.
-    verdict: str = ""
+    # Names of tasks whose failure is no failure of the run, but an answer, with the exit status of each.
+    verdict: Mapping[str, int] = field(default_factory=dict)
+    # Whether nothing is printed where there is nothing to tell.
+    quiet: bool = False
 
     def arguments(self) -> list[str]:
         """The arguments of ansible-playbook; the user's come last, so that they win."""
@@ -66,7 +67,7 @@ class Run:
         return [*arguments, *self.passthrough]
 
     def start(self) -> int:
-        """Run it and return the exit status of ansible-playbook, or 1 where its verdict is no."""
+        """Run it and return the exit status of ansible-playbook, or that of its verdict."""
         program = kit.ansible_playbook()
         arguments = self.arguments()
         if self.plain or needs_terminal(self.passthrough):
@@ -84,7 +85,7 @@ class Run:
         with (
             # Runner keeps its command, environment and output in files; they go with the folder.
             tempfile.TemporaryDirectory(prefix="berth-", dir=private_tmp()) as folder,
-            Account(title, answer=self.answer, verdict=self.verdict) as account,
+            Account(title, answer=self.answer, verdict=self.verdict, quiet=self.quiet) as account,
             Interrupts(account) as interrupts,
         ):
             runner = ansible_runner.run(
@@ -99,15 +100,19 @@ class Run:
                 cancel_callback=lambda: interrupts.kill,
             )
         status = int(runner.rc) if isinstance(runner.rc, int) else 1
+        # What is no answer is always told.
+        account.news |= bool(status and not account.refused) or bool(interrupts.count)
         if interrupts.count:
             account.note(
                 "Stopped. A release that is live already is finished by the server; what else was under way "
                 "the next run picks up."
             )
+            account.tell()
             return INTERRUPTED
         if account.refused and not account.broken:
-            return REFUSED
+            return account.refused
         account.recap(status)
+        account.tell()
         return status
 
 

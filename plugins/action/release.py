@@ -56,6 +56,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             *("role", "restored", "terminal", "handover", "wal"),
             *("job", "processes", "lines", "secret"),
             *("to", "confirm", "undo", "drop_old", "inventory"),
+            *("mode", "failed", "unattended"),
         }
     )
 
@@ -77,15 +78,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for flag in ("force", "purge", "declared", "restored", "terminal", "undo", "drop_old"):
                 request[flag] = truthy(args.get(flag, False))
             engine = self._engine(task_vars or {})
-            if step == "upgrade":
+            if step in ("upgrade", "redeploy", "redeployed"):
                 request["holder"] = self._holder("")
             if step == "lock":
                 if check:
                     return {**result, "changed": False, "msg": "No lock is needed to look."}
-                request["holder"] = self._holder(
-                    str(args.get("version") or app.get("source", {}).get("version", ""))
-                )
-            if step in ("plan", "plan_rehearsal", "diff") and not app.get("source", {}).get("git"):
+                version = str(args.get("version") or app.get("source", {}).get("version", ""))
+                request["holder"] = {
+                    **self._holder(version),
+                    "unattended": truthy(args.get("unattended", False)),
+                }
+            if step in ("plan", "plan_rehearsal", "diff", "redeploy") and not app.get("source", {}).get(
+                "git"
+            ):
                 root = Path(app["source"]["path"])
                 names = pack.list_files(root)
                 detect.refuse_code(app, root)

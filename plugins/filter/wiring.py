@@ -233,6 +233,25 @@ def deploy_summary(failed: Mapping[str, str], names: Sequence[str], check: bool 
     return "\n".join([head, *lines, f"Next: correct it, then repeat with {retry}."])
 
 
+def redeploy_ends(
+    looked: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What came of a look for new code: each app's `status`, what is `said`, and whether that is `news`."""
+    ended = {one["redeploy_name"]: one for one in done if "status" in one}
+    keys, found = ("status", "said", "news"), []
+    for one in looked:
+        name = one["redeploy_item"]["name"]
+        end = ended.get(name, one)
+        if "status" in end:
+            found.append({"name": name, **{key: end[key] for key in keys}})
+    return found
+
+
+def redeploy_summary(ends: Sequence[Mapping[str, Any]], status: int) -> str:
+    """A line for each app that ended so."""
+    return "\n".join(f"{one['name']}: {one['said']}" for one in ends if one["status"] == status)
+
+
 def files_to_recover(apps: Sequence[App]) -> dict[str, dict[str, bool]]:
     """The role recovery's `recovery_apps`: whose files come back, and whether what Redis held does."""
     return {
@@ -315,5 +334,7 @@ class FilterModule:
             "proxy_sites": proxy_sites,
             "receipt": receipt,
             "recovery_summary": recovery_summary,
+            "redeploy_ends": redeploy_ends,
+            "redeploy_summary": redeploy_summary,
             "redis_of_apps": redis_of_apps,
         }

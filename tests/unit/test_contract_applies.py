@@ -37,7 +37,7 @@ DIGESTS = {
 }
 KINDS = {
     *(applies.ENVIRONMENT, applies.UNIT, applies.RELEASE),
-    *(applies.PROXY, applies.FIREWALL, applies.NOTHING),
+    *(applies.PROXY, applies.FIREWALL, applies.REDEPLOY, applies.NOTHING),
     *(service.key for service in services.ALL),
 }
 

@@ -101,6 +101,7 @@ def test_the_smallest_app_comes_out_complete() -> None:
         "state": "present",
         "keep_releases": 5,
         "limits": {"cpu": "", "tasks": 512, "files": 65536, "build_memory": ""},
+        "redeploy": {"schedule": "", "jitter": 60, "version": "", "not_during": []},
         "egress": {"policy": "open", "allow": [], "metadata": False},
     }
 

@@ -20,6 +20,15 @@ REASONS: dict[str, tuple[str, ...]] = {
     "root's own folders: state, settings, units, the lock": (
         *("frozen.keep_unit read_text", "frozen.keep_settings read_text", "frozen.keep_settings chown"),
         *(
+            *(
+                "redeploy.main fdopen",
+                "redeploy.main read_bytes",
+                "clocks.own_code read_bytes",
+                "clocks._bytes read_bytes",
+            ),
+            *("clocks._write fdopen", "clocks._write fchmod"),
+            "redeploys._read read_text",
+            "redeploys.changing open",
             "disk.begin read_text",
             "disk.distrust read_text",
             "journal._append open",
@@ -98,7 +107,7 @@ REASONS: dict[str, tuple[str, ...]] = {
     ),
     "not run by root: on the controller, or as the app's user or the build user": (
         *("gitwork.environment read_text", "gitwork.environment write_text", "gitwork.environment fchmod"),
-        *("gitwork.alone open", "gitwork.lay rmtree", "gitwork.sweep rmtree", "gitwork.sweep rglob"),
+        *("gitwork.alone open", "gitwork.current rmtree", "gitwork.sweep rmtree", "gitwork.sweep rglob"),
         *("keeper.end rmtree", "keeper.main open", "pack._from_walk walk", "pack.archive open"),
         *("pack.digest read_bytes", "seed.fill copy2", "seed.fill walk", "gunicorn_conf._load read_text"),
     ),

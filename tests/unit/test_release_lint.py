@@ -118,7 +118,7 @@ def test_a_lock_of_a_small_table_is_not_told() -> None:
 def test_the_policy_is_about_what_is_destructive(policy: str) -> None:
     said: list[str] = []
     app = {"migrations": {"destructive": policy}}
-    deploy: Any = SimpleNamespace(app=app, notes=said, again=lambda: "berth deploy shop")
+    deploy: Any = SimpleNamespace(app=app, notes=said, again=lambda: "berth deploy shop", unattended=False)
     # What its file tells is not asked where the SQL is known.
     pending = [schema.Revision("0003", [], "0003_much.py", "", ["drops a table"])]
     found = lint.read(FOUND, SQL, str)
@@ -133,3 +133,18 @@ def test_the_policy_is_about_what_is_destructive(policy: str) -> None:
         migrate._may_run(deploy, pending, found)
     assert sum("nobody writes" in one for one in said) == 2
     assert sum("DROP COLUMN" in one for one in said) == (policy == "warn")
+
+
+@pytest.mark.parametrize("policy", ["warn", "refuse", "allow"])
+def test_where_nobody_looks_on_it_waits_for_somebody(policy: str) -> None:
+    deploy: Any = SimpleNamespace(
+        app={"migrations": {"destructive": policy}}, notes=[], again=lambda: "it", unattended=True
+    )
+    pending = [schema.Revision("0003", [], "0003_much.py", "", ["drops a table"])]
+    found = lint.read(FOUND, SQL, str)
+    if policy == "allow":
+        migrate._may_run(deploy, pending, found)
+        return
+    with pytest.raises(ReleaseError) as error:
+        migrate._may_run(deploy, pending, found)
+    assert error.value.waits == (policy == "warn")

@@ -17,7 +17,11 @@ from ansible.plugins.action import ActionBase
 from plugins.action import release as action
 
 TASKS = Path(__file__).resolve().parents[2] / "roles/release/tasks"
-LOCK = {"lock": {"app", "name", "version", "wait"}, "unlock": {"name"}, "exchangeable": {"mode"}}
+LOCK = {
+    "lock": {"app", "name", "version", "wait", "unattended"},
+    "unlock": {"name"},
+    "exchangeable": {"mode"},
+}
 WAY = [step.name for step in table.of(Phase.GO_LIVE, Phase.AFTER)]
 
 

@@ -55,6 +55,8 @@ class ReleaseError(Exception):
         self.log = log or []
         self.advice = advice
         self.also: list[str] = []
+        # Nothing is wrong, and it goes on when somebody says so.
+        self.waits = False
 
     def text(self) -> str:
         parts = [" ".join([self.sentence, *self.also])]

@@ -13,6 +13,7 @@ from .files import in_project, overlap
 from .folders import check_folders
 from .problem import Report, show
 from .processes import check_job, check_processes, check_tasks, check_unit_names
+from .redeploy import check_redeploy
 from .server import check_package, check_size
 from .sources import check_source
 from .variables import check_variables
@@ -37,6 +38,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "drain.requests": (0, names.DAY, "seconds"),
     "drain.websocket": (0, 7 * names.DAY, "seconds"),
     "drain.releases": (1, 100, ""),
+    "redeploy.jitter": (0, names.DAY, "seconds"),
     "keep_releases": (2, 100, "(the live one and at least one to go back to)"),
     "limits.tasks": (16, 1_000_000, ""),
     "limits.files": (256, 10_000_000, ""),
@@ -84,6 +86,7 @@ def check_app(
             value = value[part]
         names.check_range(report, f"{path}.{key}", value, low, high, unit)
     check_tasks(report, app, f"{path}.limits.tasks", given)
+    check_redeploy(report, app, f"{path}.redeploy")
     for index, entry in enumerate(app["egress"]["allow"]):
         below = f"{path}.egress.allow[{index}]"
         names.check_network(report, f"{below}.to", entry["to"])

@@ -29,6 +29,7 @@ VERBS = (
     "undo",
     "drop_old",
     "onto",
+    "mode",
 )
 _FREE = ("ansible_", "x_", "molecule_")
 # What Ansible itself puts among a host's variables.

@@ -63,6 +63,19 @@ def is_full(sentence: str) -> bool:
     return "disk is full" in sentence
 
 
+_PASSES = re.compile(
+    r"disk is full|cannot be read from the server|did not answer within|Fetching .* failed|"
+    r"database cannot be reached|could not be received|(?i:could not resolve|name or service not known|"
+    r"temporary failure|timed out|connection (?:refused|reset)|network is unreachable|no route to host|"
+    r"failed to fetch|error sending request|dns error|50[234] )"
+)
+
+
+def passes(sentence: str) -> bool:
+    """Whether a failure is none of the release: the same may go well when it is tried again."""
+    return bool(_PASSES.search(sentence))
+
+
 def last_error(lines: list[str], inside: str = "") -> tuple[str, str]:
     """The last traceback's final line and the place it names: the innermost frame of the app's own code."""
     error, place, _ = _last(lines, inside)

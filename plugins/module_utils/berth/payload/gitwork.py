@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
 import json
 import os
 import queue
@@ -69,6 +70,50 @@ def match_ref(listing: str, version: str) -> str:
         if len(hits) == 1:
             return hits.pop()
     return ""
+
+
+_NUMBERS = re.compile(r"\D*(\d{1,18}(?:\.\d{1,18})*)(.{0,100})", re.ASCII)
+
+
+def version_of(tag: str) -> tuple[tuple[int, ...], bool, list[tuple[int, int, str]]] | None:
+    """A tag's version, to be compared as git's versionsort does; None where it has none.
+
+    v1.10.0 is newer than v1.9, and v2.0.0-rc1 older than v2.0.0.
+    """
+    found = _NUMBERS.fullmatch(tag)
+    if not found:
+        return None
+    numbers = [int(part) for part in found[1].split(".")]
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
+    rest = [
+        (1, int(part), "") if part.isdecimal() else (0, 0, part)
+        for part in re.findall(r"\d{1,18}|\D+", found[2], re.ASCII)
+    ]
+    return tuple(numbers), not found[2].startswith("-"), rest
+
+
+def newest_tag(listing: str, pattern: str) -> tuple[str, str]:
+    """The tag of the newest version that fits a pattern (`v*`), and its commit; both empty where none does.
+
+    A pre-release, which has a dash behind its number, counts where the pattern has such a dash itself.
+    """
+    refs: dict[str, str] = {}
+    for line in listing.splitlines():
+        commit, _, ref = line.partition("\t")
+        refs[ref] = commit
+    best, found = None, ""
+    for ref in refs:
+        tag = ref.removeprefix("refs/tags/")
+        if tag == ref or tag.endswith("^{}") or not fnmatch.fnmatchcase(tag, pattern):
+            continue
+        version = version_of(tag)
+        if version is None or not (version[1] or "-" in pattern):
+            continue
+        if best is None or version > best:
+            best, found = version, tag
+    ref = f"refs/tags/{found}"
+    return (found, refs.get(f"{ref}^{{}}") or refs[ref]) if found else ("", "")
 
 
 def lines(text: str) -> list[str]:
@@ -192,7 +237,12 @@ class Work:
 
     def resolve(self, asked: dict[str, Any]) -> dict[str, Any]:
         listed = self.git("resolve", asked, "ls-remote", "--", asked["url"], limit=LOOK)
-        return {"commit": match_ref(listed, asked["version"])}
+        if "*" in asked["version"]:
+            tag, commit = newest_tag(listed, asked["version"])
+            return {"commit": commit, "tag": tag}
+        commit = match_ref(listed, asked["version"])
+        tagged = f"\trefs/tags/{asked['version']}" in listed
+        return {"commit": commit, "tag": asked["version"] if tagged and commit else ""}
 
     def older(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Whether one commit came before another one; not where the mirror lacks either of them."""
@@ -205,6 +255,24 @@ class Work:
 
     def lay(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Bring the mirror up to date where it lacks the commit, and lay that one's files out."""
+        with self.current(asked) as day:
+            self.files(asked, Path(asked["mirror"]))
+        return {"day": day}
+
+    def descends(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Whether a commit came after another one; None where the mirror never had that one."""
+        at, older = ("--git-dir", asked["mirror"]), asked["older"]
+        with self.current(asked):
+            try:
+                self.git("older", asked, *at, "cat-file", "-e", f"{older}^{{commit}}")
+            except Problem:
+                return {"descends": None}
+            found = self.older({**asked, "newer": asked["commit"]})
+        return {"descends": found["older"]}
+
+    @contextlib.contextmanager
+    def current(self, asked: dict[str, Any]) -> Iterator[str]:
+        """The mirror, which has the commit; when that was made."""
         mirror = Path(asked["mirror"])
         if not (mirror / "HEAD").exists():
             shutil.rmtree(mirror, ignore_errors=True)
@@ -217,8 +285,7 @@ class Work:
             except Problem:
                 self.fetch(asked, mirror)
                 day = self.day(asked, mirror)
-            self.files(asked, mirror)
-        return {"day": day}
+            yield day
 
     def compare(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The same from a repository of the moment, which borrows what the mirror has."""
@@ -277,7 +344,13 @@ def alone(mirror: Path) -> Iterator[bool]:
 
 def answer(work: Work, asked: dict[str, Any]) -> dict[str, Any]:
     """What came of a request."""
-    doing = {"resolve": work.resolve, "older": work.older, "lay": work.lay, "compare": work.compare}
+    doing = {
+        "resolve": work.resolve,
+        "older": work.older,
+        "descends": work.descends,
+        "lay": work.lay,
+        "compare": work.compare,
+    }
     try:
         return doing[asked["do"]](asked)
     except Problem as problem:

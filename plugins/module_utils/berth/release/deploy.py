@@ -25,6 +25,8 @@ from ..store.lock import Lock
 from .plan import Action
 
 Answer = dict[str, Any]
+# Who has a deploy run that the server began by itself.
+TIMER = "timer"
 # Seconds of waiting for what is old that a run does not mention.
 SAID = 5
 
@@ -169,7 +171,14 @@ class Deploy:
             self.repository = None
             untrusted.remove(self.paths.stage)
 
+    @property
+    def unattended(self) -> bool:
+        """Nobody looks on, so what needs somebody's word is left to somebody."""
+        return bool(self.holder.get("unattended"))
+
     def by(self) -> str:
+        if self.holder.get("user") == TIMER:
+            return TIMER
         return f"{self.holder.get('user', '?')}@{self.holder.get('host', '?')}"
 
     def again(self) -> str:

@@ -9,8 +9,9 @@ from typing import IO
 from ..errors import ReleaseError
 from ..paths import Paths
 from ..reports import backups, diff, files, history, recovery, rescues, restores, sessions, status, upgrades
-from ..store import presence, settings
-from . import upgrade
+from ..store import presence, redeploys, settings
+from . import clocks, upgrade
+from . import redeploy as unattended
 from .deploy import Answer
 from .steps import exchange
 
@@ -118,6 +119,40 @@ def restored_files(args: Answer, _body: Body) -> Answer:
     return {"changed": False, **files.describe(args.get("request") or {})}
 
 
+def redeploy(args: Answer, _body: Body) -> Answer:
+    """Whether a deploy may begin by itself; pausing them, and having them go on."""
+    paths, by, mode = Paths(args["name"]), _who(args), str(args.get("mode") or "")
+    if mode == "pause":
+        new = redeploys.pause(paths, by)
+        return {"changed": new, "said": f"Redeploys of {paths.app} are paused{'' if new else ' already'}."}
+    if mode == "resume":
+        new = redeploys.resume(paths)
+        return {"changed": new, "said": f"Redeploys of {paths.app} {'go on' if new else 'are not paused'}."}
+    return {"changed": False, **unattended.look(paths, {**args, "retry": mode == "retry"}, by)}
+
+
+def redeployed(args: Answer, _body: Body) -> Answer:
+    return {
+        "changed": False,
+        **unattended.conclude(Paths(args["name"]), str(args.get("failed") or ""), _who(args)),
+    }
+
+
+def timers(args: Answer, _body: Body) -> Answer:
+    """Bring the server's own timers to what the apps' entries say."""
+    changes = clocks.apply(args["apps"], bool(args.get("check")))
+    return {
+        "changed": bool(changes),
+        "changes": changes,
+        "msg": f"Changed: {', '.join(changes) or 'nothing'}.",
+    }
+
+
+def _who(args: Answer) -> str:
+    holder = args.get("holder") or {}
+    return f"{holder.get('user', '?')}@{holder.get('host', '?')}"
+
+
 def census(args: Answer, _body: Body) -> Answer:
     return status.census(args["apps"], args.get("absent") or [])
 
@@ -156,6 +191,9 @@ QUESTIONS: dict[str, Callable[[Answer, Body], Answer]] = {
     "upgrade": moved,
     "restorable_files": restorable_files,
     "restored_files": restored_files,
+    "redeploy": redeploy,
+    "redeployed": redeployed,
+    "clocks": timers,
     "census": census,
     "secrets": secrets,
     "diff": difference,

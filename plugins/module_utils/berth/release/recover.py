@@ -13,7 +13,7 @@ from ..host import untrusted
 from ..migrations import database
 from ..reports import history
 from ..runtime import gate, health, jobs, naming, units
-from ..store import journal, prune, releases, settings
+from ..store import journal, prune, redeploys, releases, settings
 from .deploy import Deploy, Kind
 from .plan import Action
 from .steps import retire, switch, verify
@@ -142,6 +142,17 @@ def undo(deploy: Deploy, step: str, error: ReleaseError) -> None:
     seconds = round(time.monotonic() - deploy.began, 1)
     with again("The audit line could not be written"):
         journal.audit(deploy.paths, **deploy.audit("failed", seconds, step=step, reason=error.sentence))
+    if deploy.fingerprint and deploy.kind == Kind.DEPLOY and deploy.action in (Action.DEPLOY, Action.RESUME):
+        with again("That it failed could not be noted"):
+            redeploys.failed(
+                deploy.paths,
+                deploy.fingerprint,
+                commit=deploy.identity,
+                step=step,
+                reason=error.sentence,
+                passing=cause.passes(error.sentence),
+                waits=error.waits,
+            )
     deploy.switched, deploy.undone = False, True
     with again("The journal could not be written"):
         deploy.note(step, "failed", reason=error.sentence)

@@ -23,7 +23,7 @@ from ..runtime import health, naming, noted, public_route, replaced
 from ..runtime import units as runtime
 from ..services import table as services
 from ..store import journal, lock, presence, proxy, releases, settings
-from . import backups, certificate, elsewhere, running, upgrades
+from . import backups, certificate, elsewhere, redeploys, running, upgrades
 from .asking import PATIENCE, Facts, Questions
 
 # Seconds for the size of releases, and for all about one app.
@@ -171,6 +171,7 @@ def _nothing(name: str, wanted: str) -> Facts:
         "app": name, "wanted": wanted, "here": False, "release": "", "record": False, "version": "",
         "live_since": "", "age": "", "url": "", "schema": "", "previous": [], "releases_mb": None,
         "socket": None, "public": None, "certificate": None, "processes": [], "jobs": [],
+        "redeploy": None,
         **{service.name: "" for service in services.alone(name)},
         "elsewhere": [], "replaced": [], "retiring": [], "lock": None, "cut_off": None, "left": [],
         "unknown": [],
@@ -215,6 +216,7 @@ def app(paths: Paths, wanted: str, past: list[Facts], held: set[str]) -> Facts:
         "The state of its jobs", lambda: running.jobs(paths, description, live, names, states), []
     )
     found["retiring"] = ask("What retires", lambda: running.retiring(paths, live, names, states), [])
+    found["redeploy"] = ask("What its redeploys do", lambda: redeploys.facts(paths), None)
     for service in services.alone(paths.app):
         if description and service.used(description):
             what, key = f"Its {service.program}", service.name

@@ -11,7 +11,7 @@ import time
 
 from ..errors import UP
 from ..services import table as services
-from . import backups, elsewhere, telling, upgrades
+from . import backups, elsewhere, redeploys, telling, upgrades
 from .asking import Facts
 from .running import HOUR, ago
 
@@ -45,6 +45,7 @@ def of_app(app: Facts, server: Facts) -> list[dict[str, str]]:
     found += _runs(app)
     for one in app["elsewhere"]:
         found.append(_finding("elsewhere", SICK, f"its {one['what']}: {one['text']}"))
+    found += [_finding(*one) for one in redeploys.judge(name, app.get("redeploy"))]
     if app["release"]:
         orphan = app["wanted"] == "orphan"
         # Whom the inventory does not name has no site.

@@ -9,7 +9,7 @@ from typing import Any
 from ..paths import Paths
 from ..services import table as services
 from ..store import presence
-from . import backups, elsewhere, facts, findings, telling
+from . import backups, elsewhere, facts, findings, redeploys, telling
 from .asking import Questions
 from .running import ago
 
@@ -95,6 +95,7 @@ def table(answer: dict[str, Any]) -> str:
     server, now = answer["server"], time.time()
     saved = [backups.summary(server["backups"], now), elsewhere.summary(server.get("dumps"), now)]
     lines += ["", *filter(None, saved)] if any(saved) else []
+    lines += filter(None, [redeploys.summary(app["app"], app.get("redeploy")) for app in answer["apps"]])
     said = [_line("server", one) for one in answer["server"]["findings"]]
     said += [_line(app["app"], one) for app in answer["apps"] for one in app["findings"]]
     return "\n".join([*lines, "", *said] if said else lines)

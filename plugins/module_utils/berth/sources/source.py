@@ -108,7 +108,7 @@ class Repository:
         answer = self.session.ask({**self.access, "do": do, **more}, _PATIENCE)
         kind, url = answer.get("problem"), public_url(self.source["git"])
         if not kind:
-            if self.write and do in ("resolve", "lay"):
+            if self.write and do in ("resolve", "lay", "descends"):
                 _old_known(self.paths).unlink(missing_ok=True)
             return answer
         why = _why([str(line) for line in answer.get("said") or []])
@@ -146,6 +146,21 @@ class Repository:
                 f"{public_url(self.source['git'])}."
             )
         return commit
+
+    def newest(self, version: str) -> tuple[str, str]:
+        """The commit that a branch, a tag or a pattern of tags (`v*`) stands for now, and its tag's name.
+
+        Both are empty where there is none; the name of a tag is the repository's, and not checked.
+        """
+        if is_full(version):
+            return version, ""
+        found = self._ask("resolve", version=version)
+        commit = str(found.get("commit"))
+        return (commit, str(found.get("tag") or "")) if is_full(commit) else ("", "")
+
+    def descends(self, older: str, commit: str) -> bool:
+        """Whether a commit came after another one, which the mirror is made to know; or cannot be told."""
+        return self._ask("descends", older=older, commit=commit).get("descends") is not False
 
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Whether one commit came before another one; not where the mirror lacks either of them."""

@@ -20,6 +20,8 @@ RELEASE = "release"
 # which goes by the key of the service.
 PROXY = "proxy"
 FIREWALL = "firewall"
+# What the server's own timer goes by: role redeploy, which a deploy runs where it differs.
+REDEPLOY = "redeploy"
 # Nothing that stands: each run reads it anew. What comes of a source is compared by itself.
 NOTHING = "nothing"
 
@@ -47,6 +49,7 @@ _OPTIONS: dict[tuple[str, ...], str] = {
         proxy.tls
     """,
     (FIREWALL,): "egress.policy egress.allow.to egress.allow.port egress.allow.protocol egress.metadata",
+    (REDEPLOY,): "redeploy.schedule redeploy.jitter redeploy.version redeploy.not_during",
     (NOTHING,): """
         source.path source.git source.version source.deploy_key source.host_keys
         packages.index_url packages.install_mirror packages.downloads_json

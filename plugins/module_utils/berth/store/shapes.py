@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-FORMAT = 4
+FORMAT = 5
 
 Record = dict[str, Any]
 
@@ -85,5 +85,10 @@ def _fourth(record: Record) -> Record:
     return {**record, "app": _filled(record["app"], {"database": here})}
 
 
+def _fifth(record: Record) -> Record:
+    redeploy = {"schedule": "", "jitter": 60, "version": "", "not_during": []}
+    return {**record, "app": _filled(record["app"], {"redeploy": redeploy})}
+
+
 # The first makes format 1 of what had none, the second 2 of 1, and so on.
-_STEPS: list[Callable[[Record], Record]] = [_first, _second, _third, _fourth]
+_STEPS: list[Callable[[Record], Record]] = [_first, _second, _third, _fourth, _fifth]

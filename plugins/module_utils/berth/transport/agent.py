@@ -106,14 +106,18 @@ def _read(source: IO[bytes], requests: queue.Queue[Request | None], heard: Heard
         requests.put((header["step"], header.get("args", {}), body))
 
 
+def settle() -> None:
+    """Whatever the login shell had in mind, the programs called here speak one language."""
+    os.umask(0o022)
+    os.environ.update(LC_ALL="C.UTF-8", PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+
+
 def main(bytecode: Bytecode) -> None:
     # A library that prints must not talk into the protocol.
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     os.setpgid(0, 0)
-    os.umask(0o022)
-    # Whatever the login shell had in mind, the programs called here speak one language.
-    os.environ.update(LC_ALL="C.UTF-8", PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    settle()
     requests: queue.Queue[Request | None] = queue.Queue()
     engine = Engine()
     secrets = Secrets()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 
-from ...store import journal
-from ..deploy import Answer, Deploy
+from ...store import journal, redeploys
+from ..deploy import Answer, Deploy, Kind
 
 
 def run(deploy: Deploy, _args: Answer) -> Answer:
     seconds = round(time.monotonic() - deploy.began, 1)
     with deploy.spare("The audit line"):
         journal.audit(deploy.paths, **deploy.audit("ok", seconds))
+    if deploy.fingerprint and deploy.kind == Kind.DEPLOY:
+        with deploy.spare("That it went well"):
+            redeploys.succeeded(deploy.paths, deploy.fingerprint)
     url = f"https://{deploy.domain}"
     took = f" (the switch took {deploy.switch_ms} ms)" if deploy.switched else ""
     left = [f"Left to the next run: {what.rstrip('.')}." for what in deploy.left]

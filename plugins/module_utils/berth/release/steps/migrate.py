@@ -192,6 +192,13 @@ def _may_run(
         said = f"{' '.join(risky)} The"
         deploy.notes += [one.sentence(files) for one in found if one.kind == lint.LOCKS][:_SHOWN]
         deploy.notes += risky[:_SHOWN] if policy == "warn" else []
+    if risky and policy == "warn" and deploy.unattended:
+        error = ReleaseError(
+            f"{said} live release may not survive it, so it waits for somebody. The database is unchanged.",
+            advice=f"deploy it by hand: {deploy.again()}; or set migrations.destructive: allow.",
+        )
+        error.waits = True
+        raise error
     if risky and policy == "refuse":
         raise ReleaseError(
             f"{said} live release may not survive it, and migrations.destructive is refuse. The database is "

@@ -11,7 +11,7 @@ from ...packaging import pythons
 from ...reports import diff, history
 from ...runtime import memory, naming, units
 from ...sources import source
-from ...store import disk, journal, releases, settings
+from ...store import disk, journal, redeploys, releases, settings
 from .. import plan, recover
 from ..deploy import SAID, Answer, Deploy
 from ..perform import perform
@@ -86,11 +86,15 @@ def _plan(deploy: Deploy, args: Answer) -> Answer:
             record = _prove_first(deploy, cut)
     if deploy.action == Action.DEPLOY and deploy.commit and not force:
         _refuse_older(deploy, record, check)
+        if deploy.unattended and not check:
+            _refuse_rewritten(deploy, record)
     if deploy.action == Action.DEPLOY and deploy.previous:
         _has_room(deploy, force, check)
     deploy.release = deploy.previous
     if deploy.action == Action.DEPLOY:
         deploy.release = plan.release_id(identity, here=releases.records(deploy.paths))
+        if not check:
+            redeploys.begin(deploy.paths, deploy.fingerprint)
     elif deploy.action == Action.RESUME:
         recover.resume(deploy, cut)
     elif deploy.action == Action.RESTART:
@@ -128,7 +132,35 @@ def _refuse_older(deploy: Deploy, record: Answer, check: bool) -> None:
     error.also = [f"{deploy.previous} stays live.", *deploy.notes]
     here = releases.records(deploy.paths)
     error.advice = plan.ways(deploy.paths.app, deploy.commit, deploy.asked, here, deploy.previous)
+    if deploy.unattended and not check:
+        _leave_to_somebody(deploy, error)
     raise error
+
+
+def _refuse_rewritten(deploy: Deploy, record: Answer) -> None:
+    """A branch goes on from what is live. Where it does not, it was rewritten, be it by an attacker."""
+    before, wanted = (
+        str(record.get("version", "")),
+        str((deploy.app.get("redeploy") or {}).get("version") or ""),
+    )
+    if not source.is_full(before) or "*" in wanted:  # tags go by their versions
+        return
+    if deploy.open_repository().descends(before, deploy.commit):
+        return
+    error = ReleaseError(
+        f"{deploy.commit[:7]} does not come after what is live ({before[:7]}): the branch's history was "
+        f"rewritten, so it waits for somebody. {deploy.previous} stays live."
+    )
+    error.advice = f"if that is meant: {run_of('deploy', deploy.paths.app)}"
+    _leave_to_somebody(deploy, error)
+    raise error
+
+
+def _leave_to_somebody(deploy: Deploy, error: ReleaseError) -> None:
+    """Told once, and not tried again by a clock."""
+    error.waits = True
+    attempt = {"commit": deploy.commit, "step": "plan", "reason": error.sentence, "waits": True}
+    redeploys.failed(deploy.paths, deploy.fingerprint, **attempt)
 
 
 def _has_room(deploy: Deploy, force: bool, check: bool) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 from ...errors import UP
 from ...host import command, untrusted
 from ...paths import Paths
-from ...runtime import naming, units
+from ...runtime import clocks, naming, units
 from ...services import table as services
 from ...services.service import Service
-from ...store import journal, prune, receipts, releases, settings
+from ...store import journal, prune, receipts, redeploys, releases, settings
 from ..deploy import Answer, Deploy
 
 
@@ -58,6 +58,9 @@ def remove(
     untrusted.remove(paths.stage)
     prune.remove_unused_envs(paths)
     units.forget_templates(paths, templates)
+    if paths.app in clocks.apps(paths.root):
+        clocks.forget(paths.app, paths.root)
+    (paths.etc / redeploys.FILE).unlink(missing_ok=True)
     for service in services.ALL:
         if unit := _own_unit(paths, service):
             units.end_for_good(unit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...store import settings
+from .. import clocks
 from ..deploy import Answer, Deploy
 
 
@@ -12,4 +13,5 @@ def run(deploy: Deploy, args: Answer) -> Answer:
     predicted = [role for role, through in been.items() if through]
     found = settings.compare(deploy.paths, args["app"], args.get("vault") or {}, predicted)
     deploy.problem = found["problem"]
-    return {"changed": False, "stale": found["stale"], "secrets": found["secrets"]}
+    stale = bool(found["stale"] or (clocks.differs(args["app"], deploy.paths.root) and not found["problem"]))
+    return {"changed": False, "stale": stale, "secrets": found["secrets"]}
