@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from ansible.module_utils.berth import windows
 from ansible.module_utils.berth.diagnosis import cause
 from ansible.module_utils.berth.errors import ReleaseError
@@ -513,3 +514,8 @@ def test_a_timer_is_made_once_changed_and_taken_away(
 )
 def test_what_is_written_wrong_is_said_with_its_place(redeploy: dict[str, Any], said: str) -> None:
     assert any(said in problem for problem in problems({"apps[0].redeploy": redeploy}))
+
+
+def test_the_role_looks_where_the_engine_is_kept() -> None:
+    told = yaml.safe_load(Path("roles/redeploy/vars/main.yml").read_text())
+    assert told["__redeploy_engine"] == str(clocks.program.ENGINE)
