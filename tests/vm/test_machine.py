@@ -49,12 +49,13 @@ def kit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 
 def answers(kit: Kit) -> None:
-    """Both apps, from outside."""
+    """Both apps, from outside; in emulation a database may answer later than an app waits for it."""
     for name in ("board", "notes"):
         url = f"https://{name}.localhost:{kit.host.published['443']}/readyz"
         said = subprocess.run(
-            ["curl", "-sk", "--retry", "5", "--retry-all-errors", "-m", "120", "-w", "%{http_code}",
-             "-o", "/dev/null", "--resolve", f"{name}.localhost:{kit.host.published['443']}:127.0.0.1", url],
+            ["curl", "-sk", "--retry", "30", "--retry-delay", "5", "--retry-all-errors", "-m", "900",
+             "-w", "%{http_code}", "-o", "/dev/null",
+             "--resolve", f"{name}.localhost:{kit.host.published['443']}:127.0.0.1", url],
             capture_output=True, text=True, check=False,
         ).stdout  # fmt: skip
         assert said == "200", f"{name} says {said}"
