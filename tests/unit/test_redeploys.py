@@ -516,6 +516,16 @@ def test_what_is_written_wrong_is_said_with_its_place(redeploy: dict[str, Any], 
     assert any(said in problem for problem in problems({"apps[0].redeploy": redeploy}))
 
 
+def test_nothing_is_kept_or_told_with_a_secret_in_it(place: Paths) -> None:
+    place.etc.mkdir(parents=True)
+    (place.etc / "secrets.json").write_text(json.dumps({"DATABASE_PASSWORD": "canary-4711-canary"}))
+    said = "postgresql://u:canary-4711-canary@h is away"
+    redeploys.failed(place, "f", commit=NEW, step="start", reason=said)
+    assert redeploys.note(place, "failed", said, "timer")
+    assert "canary-4711" not in (place.state / redeploys.FILE).read_text()
+    assert not redeploys.note(place, "failed", said, "timer")
+
+
 def test_the_role_looks_where_the_engine_is_kept() -> None:
     told = yaml.safe_load(Path("roles/redeploy/vars/main.yml").read_text())
     assert told["__redeploy_engine"] == str(clocks.program.ENGINE)

@@ -86,7 +86,7 @@ def note(paths: Paths, release: str, step: str, state: str, **more: Any) -> None
     """One line before (`begin`) and one after (`end`, `left`, `failed`) every step that changes something."""
     _append(
         paths.state / "journal.jsonl",
-        {"at": now(), "release": release, "step": step, "state": state, **_hidden(paths, more)},
+        {"at": now(), "release": release, "step": step, "state": state, **hidden(paths, more)},
         0o600,
         JOURNAL_LIMIT,
     )
@@ -95,7 +95,7 @@ def note(paths: Paths, release: str, step: str, state: str, **more: Any) -> None
 def audit(paths: Paths, **entry: Any) -> None:
     """One line about a run, with the `login` that it came by, where there was one."""
     known = {"login": name} if (name := login()) else {}
-    line = {"at": now(), "app": paths.app, **_hidden(paths, entry), **known}
+    line = {"at": now(), "app": paths.app, **hidden(paths, entry), **known}
     _append(paths.audit, line, 0o640, AUDIT_LIMIT)
 
 
@@ -118,10 +118,10 @@ def login() -> str:
         return str(number)
 
 
-def _hidden(paths: Paths, entry: dict[str, Any]) -> dict[str, Any]:
+def hidden(paths: Paths, entry: dict[str, Any]) -> dict[str, Any]:
     """What a failure says in its own words may quote a secret."""
-    hidden: dict[str, Any] = masking.Mask(masking.of_app(paths)).every(entry, _DECIDES)
-    return hidden
+    masked: dict[str, Any] = masking.Mask(masking.of_app(paths)).every(entry, _DECIDES)
+    return masked
 
 
 def unfinished(paths: Paths) -> dict[str, Any] | None:

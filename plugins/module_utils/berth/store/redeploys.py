@@ -96,7 +96,7 @@ def failed(paths: Paths, fingerprint: str, **past: Any) -> None:
         now.pop("trying", None)
         known = now.setdefault("failed", {})
         before = known.pop(fingerprint, {})
-        past["reason"] = cut(str(past.get("reason", "")), 1000)
+        past["reason"] = cut(_masked(paths, str(past.get("reason", ""))), 1000)
         times = int(before.get("times") or 0) + 1
         known[fingerprint] = {**past, "at": journal.now(), "times": times}
         for old in list(known)[:-_KEPT]:
@@ -137,6 +137,11 @@ def quarantine(found: Mapping[str, Any], fingerprint: str, moment: datetime | No
     return said if 0 <= waited < PATIENCE[times - 1] else ""
 
 
+def _masked(paths: Paths, said: str) -> str:
+    """What a failure says in its own words may quote a secret."""
+    return str(journal.hidden(paths, {"said": said})["said"])
+
+
 def _moment(stamp: str) -> datetime:
     try:
         return datetime.strptime(stamp, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
@@ -149,6 +154,7 @@ def _moment(stamp: str) -> datetime:
 
 def note(paths: Paths, outcome: str, said: str, by: str, **more: str) -> bool:
     """What came of a look. False where the same was told already, less than a day ago."""
+    said = _masked(paths, said)
     with noting(paths) as now:
         now["last"] = {"outcome": outcome, "said": said, "by": by, "at": journal.now(), **more}
         if outcome in _PLAIN:

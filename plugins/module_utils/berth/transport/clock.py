@@ -25,15 +25,16 @@ def main(app: str, bytecode: Bytecode) -> int:
     settle()
     engine = Engine()
     _end_when_asked(engine)
+    secrets: set[str] = set()
     try:
         paths = Paths(app)
+        # Before the run, which may take away what is on the server.
+        secrets = masking.of_app(paths)
         answer = unattended.tick(paths, engine)
     except ReleaseError as error:
-        print(error.text(), flush=True)
-        return 1
+        answer = {"status": 1, "said": error.text(), "news": True}
     if answer.get("news"):
-        hide = masking.Mask(masking.of_app(paths))
-        print(hide(str(answer["said"])), flush=True)
+        print(masking.Mask(secrets)(str(answer["said"])), flush=True)
     bytecode.keep()
     return int(answer["status"])
 
