@@ -267,16 +267,18 @@ def test_streams_come_as_the_app_writes_them(kit: Kit, http: str) -> None:
 
 
 def test_a_websocket_is_passed_on(kit: Kit, tmp_path: Path) -> None:
-    plain = socket.create_connection(("127.0.0.1", kit.host.published["443"]), 20)
+    seconds = patience(20)
+    plain = socket.create_connection(("127.0.0.1", kit.host.published["443"]), seconds)
     with websockets.sync.client.connect(
         "wss://loadapp.localhost/ws",
         sock=plain,
+        open_timeout=seconds,
         ssl=ssl.create_default_context(cafile=str(kit.authority(tmp_path))),
         server_hostname="loadapp.localhost",
     ) as connection:
         for number in (1, 2):
             connection.send("hello")
-            assert json.loads(connection.recv(20))["n"] == number
+            assert json.loads(connection.recv(seconds))["n"] == number
             # Longer than an answer may take to begin.
             time.sleep(3.5 if number == 1 else 0)
 
