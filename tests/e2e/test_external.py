@@ -296,7 +296,7 @@ def test_a_dump_is_brought_back_as_the_docs_say(kit: Kit, managed: Host) -> None
         "PGPASSWORD=$(cat /etc/berth/postgresql/one_owner) PGSSLMODE=verify-full "
         f"PGSSLROOTCERT=/etc/ssl/berth/{NAME}.crt runuser -u postgres -- "
         "pg_restore --clean --if-exists --single-transaction --no-owner --no-acl --no-comments "
-        f'-h {NAME} -p {PORT} -U one_owner -d one "$(ls | tail -1)"',
+        f'-h {NAME} -p {PORT} -U one_owner -d one "$(ls *.dump | tail -1)"',
         timeout=patience(120),
     )
     assert there(managed, "select count(*) from seen", "one") == rows
