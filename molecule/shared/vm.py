@@ -37,7 +37,8 @@ QEMU = "qemu-system-x86_64"
 DISK = "12G"
 MEMORY = "2048"
 # As a boot loader would pass them; what Berth adds to these is a boot loader's file, which is not read here.
-KERNEL_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet"
+# Huge pages are gathered by a kernel thread that emulation on a busy machine has stand still.
+KERNEL_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet transparent_hugepage=never"
 
 
 @dataclasses.dataclass(frozen=True)
