@@ -6,21 +6,19 @@ import gzip
 import json
 import re
 import shutil
-import socket
-import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import websockets.sync.client
 from testhost import Host
 
 from tests.support import goaway
 from tests.support.kit import ROOT, WELL, Kit
 from tests.support.load import Traffic
 from tests.support.pace import patience
+from tests.support.websocket import held_open
 
 FIXTURE = ROOT / "tests/fixtures/loadapp"
 PROVIDERS = ("caddy", "nginx")
@@ -267,20 +265,11 @@ def test_streams_come_as_the_app_writes_them(kit: Kit, http: str) -> None:
 
 
 def test_a_websocket_is_passed_on(kit: Kit, tmp_path: Path) -> None:
-    seconds = patience(20)
-    plain = socket.create_connection(("127.0.0.1", kit.host.published["443"]), seconds)
-    with websockets.sync.client.connect(
-        "wss://loadapp.localhost/ws",
-        sock=plain,
-        open_timeout=seconds,
-        ssl=ssl.create_default_context(cafile=str(kit.authority(tmp_path))),
-        server_hostname="loadapp.localhost",
-    ) as connection:
-        for number in (1, 2):
-            connection.send("hello")
-            assert json.loads(connection.recv(seconds))["n"] == number
-            # Longer than an answer may take to begin.
-            time.sleep(3.5 if number == 1 else 0)
+    with held_open(kit, tmp_path) as say:
+        assert say("hello") == 1
+        # Longer than an answer may take to begin.
+        time.sleep(3.5)
+        assert say("again") == 2
 
 
 def test_an_app_is_told_that_its_client_has_left(kit: Kit) -> None:

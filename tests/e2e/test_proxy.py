@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-import socket
-import ssl
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import websockets.sync.client
 from testhost import Host
 
 from tests.support.aptrepo import AptRepository
 from tests.support.kit import BIN, ROOT, WELL, Kit, environment
 from tests.support.pace import patience
+from tests.support.websocket import held_open
 
 FIXTURES = ROOT / "tests/fixtures"
 # Caddy's own program of today, as it is packed for Python's installers: the Caddy project's repository cannot
@@ -40,27 +36,6 @@ def kit(boot: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory) -> 
     ]
     host = boot("proxy", provisioned=True, publish={"443": 0})
     return Kit(tmp_path_factory.mktemp("proxy"), host, apps=apps)
-
-
-@contextmanager
-def held_open(kit: Kit, folder: Path) -> Iterator[Callable[[str], int]]:
-    """A WebSocket of loadapp; what is yielded sends a text, and returns how many it has echoed."""
-    authority = kit.authority(folder)
-    plain = socket.create_connection(("127.0.0.1", kit.host.published["443"]), 20)
-    with websockets.sync.client.connect(
-        "wss://loadapp.localhost/ws",
-        sock=plain,
-        ssl=ssl.create_default_context(cafile=str(authority)),
-        server_hostname="loadapp.localhost",
-    ) as connection:
-
-        def say(text: str) -> int:
-            connection.send(text)
-            answer = json.loads(connection.recv(20))
-            assert answer["text"] == text
-            return int(answer["n"])
-
-        yield say
 
 
 def test_an_app_that_knows_no_public_name_is_told_what_to_do(kit: Kit) -> None:
