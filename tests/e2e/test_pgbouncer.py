@@ -132,6 +132,14 @@ def wait_until_well(kit: Kit) -> None:
         assert time.monotonic() < end
 
 
+def wait_until_alone(kit: Kit, name: str) -> None:
+    """A release that still drains is not pruned by the deploy that comes meanwhile."""
+    end = time.monotonic() + patience(120)
+    while len(kit.host.sh(f"systemctl list-units --no-legend '{name}-web@*.service'").splitlines()) > 1:
+        assert time.monotonic() < end
+        time.sleep(1)
+
+
 def kept(kit: Kit) -> str:
     return superuser(kit, "select max(datname) from pg_database where datname ~ '^one_before_'")
 
@@ -367,6 +375,7 @@ def test_it_goes_when_no_release_uses_it(both: Kit) -> None:
     for name in ("one", "two"):
         for _ in range(2):
             kit.play("playbooks/deploy.yml", "-e", f"app={name}", "-e", "force=true")
+            wait_until_alone(kit, name)
     kit.play("playbooks/provision.yml")
     assert kit.host.sh("systemctl is-active berth-pgbouncer || true") == "inactive"
     assert ":6432" not in kit.host.sh("ss -Hltn")
