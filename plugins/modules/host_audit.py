@@ -83,7 +83,7 @@ def of_lynis(report: str) -> tuple[int, list[dict[str, str]]]:
             index = int(value)
         elif key in ("warning[]", "suggestion[]"):
             ident, text, detail = (*value.split("|"), "", "")[:3]
-            said = text if detail in ("", "-") else f"{text}: {detail}"
+            said = (text if detail in ("", "-") else f"{text}: {detail}").rstrip(".")
             found.append(
                 {
                     "id": ident,
