@@ -179,7 +179,7 @@ def test_a_damaged_state_is_none(place: Paths, text: str) -> None:
     [
         ("The repository x cannot be read from the server: fatal: no.", True),
         ("The server's disk is full (/srv).", True),
-        ("Installing failed: error sending request for url (https://pypi.org/simple)", True),
+        ("Installing failed: error sending request for url (https://index.example/simple)", True),
         ("board.main:app cannot be imported: ModuleNotFoundError: No module named 'x'", False),
         ("The migration failed: column does not exist", False),
     ],
