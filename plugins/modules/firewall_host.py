@@ -42,11 +42,12 @@ from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth.host.command import over_ssh  # noqa: E402
+from ansible.module_utils.berth.runtime.listening import beyond  # noqa: E402
 
 RULES = Path("/etc/berth/firewall.nft")
 UFW = Path("/etc/ufw/ufw.conf")
 # Let in by the rules themselves.
-LEASES = {("udp", "68"), ("udp", "546")}
+LEASES = {("udp", 68), ("udp", 546)}
 
 
 def ports_of(settings: str, listening: str, connection: list[str]) -> list[int]:
@@ -69,14 +70,11 @@ def dropping(chains: dict[str, Any]) -> list[str]:
 
 def listening(sockets: str) -> list[dict[str, Any]]:
     """From `ss -Hltunp`: what listens on more than the loopback, but for a lease's own answers."""
-    found = {}
-    for line in sockets.splitlines():
-        words = line.split()
-        address, _, port = words[4].rpartition(":")
-        if address.startswith(("127.", "[::1]", "[::ffff:127.")) or (words[0], port) in LEASES:
-            continue
-        program = re.search(r'users:\(\("([^"]*)"', line)
-        found[words[0], int(port)] = program[1] if program else ""
+    found = {
+        (protocol, port): program
+        for protocol, port, program in beyond(sockets)
+        if (protocol, port) not in LEASES
+    }
     return [
         {"protocol": protocol, "port": port, "program": program}
         for (protocol, port), program in sorted(found.items())

@@ -58,20 +58,16 @@ listening:
   returned: success
 """
 
-import re  # noqa: E402
 import tempfile  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible.module_utils.berth.host import deviations  # noqa: E402
 from ansible.module_utils.berth.runtime import units  # noqa: E402
+from ansible.module_utils.berth.runtime.listening import beyond  # noqa: E402
 
-_LISTENER = re.compile(
-    r'^(?P<kind>tcp|udp) .*? (?P<address>\S+):(?P<port>\d+) +\S+(?: +users:\(\("(?P<who>[^"]+)")?'
-)
 # Above this figure of `systemd-analyze security` (0 to 10) a service is not confined to speak of.
 CONFINED = 5.0
-_HERE = ("127.", "[::1]", "[::ffff:127.")
 
 
 def of_lynis(report: str) -> tuple[int, list[dict[str, str]]]:
@@ -97,11 +93,7 @@ def of_lynis(report: str) -> tuple[int, list[dict[str, str]]]:
 
 def listeners(said: str) -> list[str]:
     """Who listens on more than the loopback interface, of the output of `ss -Hltunp`."""
-    found = set()
-    for line in said.splitlines():
-        if (one := _LISTENER.match(line)) and not one["address"].split("%")[0].startswith(_HERE):
-            found.add((one["kind"], int(one["port"]), one["who"] or "the kernel"))
-    return [f"{kind} {port} {who}" for kind, port, who in sorted(found)]
+    return [f"{protocol} {port} {who or 'the kernel'}" for protocol, port, who in sorted({*beyond(said)})]
 
 
 def scanned(module: AnsibleModule) -> tuple[int, list[dict[str, str]]]:

@@ -16,6 +16,16 @@ def places(unit: str, proc: Path = Path("/proc")) -> list[str]:
     return sorted(set(found))
 
 
+def beyond(sockets: str) -> Iterator[tuple[str, int, str]]:
+    """From `ss -Hltunp`: what listens on more than the loopback: protocol, port, program (or empty)."""
+    for line in sockets.splitlines():
+        words = line.split()
+        address, _, port = words[4].rpartition(":")
+        if not address.startswith(("127.", "[::1]", "[::ffff:127.")):
+            program = re.search(r'users:\(\("([^"]*)"', line)
+            yield words[0], int(port), program[1] if program else ""
+
+
 def accepting(path: Path, server: int, proc: Path = Path("/proc")) -> int:
     """How many of a server's child processes wait for connections on a unix socket.
 
