@@ -328,19 +328,14 @@ def _image_hooks(work: Path) -> list[str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Host:
-    """A running disposable host."""
+class Reached:
+    """What is reached over SSH at a port of 127.0.0.1: a container, or a true machine (vm.py)."""
 
     name: str
     suite: str
     ssh_port: int
     published: Mapping[str, int]
     """Ports of the host (``443``) on this machine's 127.0.0.1."""
-
-    @property
-    def container(self) -> str:
-        """The name Docker knows it by: other checkouts on this machine have hosts of the same names."""
-        return f"berth-{self.name}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]}"
 
     @property
     def folder(self) -> Path:
@@ -365,6 +360,39 @@ class Host:
             ),
         }
 
+    def ssh(self, *command: str, user: str = "root") -> list[str]:
+        """The ssh command line that runs a command there, for subprocess."""
+        return [
+            "ssh",
+            "-i",
+            str(self.folder / "id_ed25519"),
+            "-p",
+            str(self.ssh_port),
+            *f"-o UserKnownHostsFile={self.folder / 'known_hosts'} -o IdentitiesOnly=yes".split(),
+            "-o",
+            "BatchMode=yes",
+            f"{user}@127.0.0.1",
+            *command,
+        ]
+
+    def write(self, host_key: str) -> None:
+        """Write its inventory, and its own key (`TYPE BASE64 …`) into known_hosts."""
+        kind, key = host_key.split()[:2]
+        (self.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.ssh_port} {kind} {key}\n")
+        hosts: dict[str, Any] = {"all": {"hosts": {self.name: self.connection()}}}
+        # JSON is YAML: no library needed to write it.
+        self.inventory.write_text(json.dumps(hosts, indent=2) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Host(Reached):
+    """A running disposable host."""
+
+    @property
+    def container(self) -> str:
+        """The name Docker knows it by: other checkouts on this machine have hosts of the same names."""
+        return f"berth-{self.name}-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:6]}"
+
     def sh(self, script: str, *, check: bool = True, timeout: float = 300, stdin: str | None = None) -> str:
         """Run a bash script as root on the host; return what it printed, stripped."""
         return run(
@@ -381,21 +409,6 @@ class Host:
             timeout=timeout,
             stdin=stdin,
         ).strip()
-
-    def ssh(self, *command: str, user: str = "root") -> list[str]:
-        """The ssh command line that runs a command there, for subprocess."""
-        return [
-            "ssh",
-            "-i",
-            str(self.folder / "id_ed25519"),
-            "-p",
-            str(self.ssh_port),
-            *f"-o UserKnownHostsFile={self.folder / 'known_hosts'} -o IdentitiesOnly=yes".split(),
-            "-o",
-            "BatchMode=yes",
-            f"{user}@127.0.0.1",
-            *command,
-        ]
 
     def restart(self) -> None:
         """Stop it hard and boot again."""
@@ -560,11 +573,7 @@ def _let_in(host: Host) -> None:
         "chmod 0600 /root/.ssh/authorized_keys",
         stdin=key.with_suffix(".pub").read_text(),
     )
-    public = host.sh("cat /etc/ssh/ssh_host_ed25519_key.pub").split()
-    (host.folder / "known_hosts").write_text(f"[127.0.0.1]:{host.ssh_port} {public[0]} {public[1]}\n")
-    hosts: dict[str, Any] = {"all": {"hosts": {host.name: host.connection()}}}
-    # JSON is YAML: no library needed to write it.
-    host.inventory.write_text(json.dumps(hosts, indent=2) + "\n")
+    host.write(host.sh("cat /etc/ssh/ssh_host_ed25519_key.pub"))
 
 
 def keep(host: Host, image: str, *, boot: bool = True) -> None:

@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import testhost
@@ -42,43 +42,18 @@ KERNEL_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet transparent_hu
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine:
+class Machine(testhost.Reached):
     """A machine that runs, with the methods of a test host that a kit of tests calls."""
-
-    name: str
-    suite: str
-    ssh_port: int
-    published: Mapping[str, int]
-    """Ports of the machine (``443``) on this machine's 127.0.0.1."""
 
     @property
     def folder(self) -> Path:
         """Where its disk, its console's log and its inventory are."""
         return STATE / self.name
 
-    @property
-    def inventory(self) -> Path:
-        """An inventory with this machine alone."""
-        return self.folder / "inventory.yml"
-
-    def connection(self, user: str = "root") -> dict[str, str | int]:
-        """What Ansible needs to reach it over SSH, with its host key checked."""
-        return {
-            "ansible_host": "127.0.0.1",
-            "ansible_port": self.ssh_port,
-            "ansible_user": user,
-            "ansible_ssh_private_key_file": str(self.folder / "id_ed25519"),
-            "ansible_ssh_common_args": (
-                f"-o UserKnownHostsFile={self.folder / 'known_hosts'} -o StrictHostKeyChecking=yes "
-                "-o IdentitiesOnly=yes"
-            ),
-        }
-
     def ssh(self, *command: str, user: str = "root") -> list[str]:
-        """The ssh command line that runs a command there, for subprocess."""
-        known = f"-o UserKnownHostsFile={self.folder / 'known_hosts'} -o IdentitiesOnly=yes -o BatchMode=yes"
-        key = ["-i", str(self.folder / "id_ed25519"), "-p", str(self.ssh_port)]
-        return ["ssh", *key, *known.split(), "-o", "ConnectTimeout=20", f"{user}@127.0.0.1", *command]
+        """The same; one that boots accepts connections long before it answers."""
+        ssh, *words = super().ssh(*command, user=user)
+        return [ssh, "-o", "ConnectTimeout=20", *words]
 
     def sh(self, script: str, *, check: bool = True, timeout: float = 3600, stdin: str | None = None) -> str:
         """Run a bash script as root there; return what it printed, stripped."""
@@ -187,10 +162,7 @@ def up(name: str, *, suite: str = "", publish: Sequence[str] = ("80", "443")) ->
     run("qemu-img", "create", "-q", "-f", "qcow2", *backing, str(folder / "disk"))
     for key in ("id_ed25519", "kernel", "initrd"):
         (folder / key).symlink_to(image / key)
-    public = (image / "host_key.pub").read_text().split()
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{machine.ssh_port} {public[0]} {public[1]}\n")
-    hosts = {"all": {"hosts": {name: machine.connection()}}}
-    machine.inventory.write_text(json.dumps(hosts, indent=2) + "\n")
+    machine.write((image / "host_key.pub").read_text())
     record.write_text(json.dumps(dataclasses.asdict(machine)))
     _boot(machine)
     return machine
