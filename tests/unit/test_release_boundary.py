@@ -26,7 +26,6 @@ REASONS: dict[str, tuple[str, ...]] = {
                 "clocks.own_code read_bytes",
                 "clocks._bytes read_bytes",
             ),
-            *("clocks._write fdopen", "clocks._write fchmod"),
             "redeploys._read read_text",
             "redeploys.changing open",
             "disk.begin read_text",

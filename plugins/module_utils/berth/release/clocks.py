@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +43,7 @@ def _apply(entries: Sequence[Mapping[str, Any]], check: bool, root: Path, code: 
     if _contents(code) != _contents(_bytes(_below(program.ENGINE, root))):
         changes.append("the engine on the server")
         if not check:
-            _write(_below(program.ENGINE, root), code)
+            _write(_below(program.ENGINE, root), code, 0o644)
     changes += _text(_below(program.PROGRAM, root), module_source(program), 0o644, check)
     changes += _text(clocks.file(clocks.SERVICE, root), clocks.service(program.PROGRAM), 0o644, check)
     again = []
@@ -106,22 +104,15 @@ def _bytes(path: Path) -> bytes:
         return b""
 
 
-def _write(path: Path, code: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(code)
-        out.flush()
-        os.fchmod(out.fileno(), 0o644)
-        os.fsync(out.fileno())
-    Path(name).replace(path)
-
-
 def _text(path: Path, text: str, mode: int, check: bool) -> list[str]:
     """Its name, where it was not as it is to be."""
     if _bytes(path) == text.encode():
         return []
     if not check:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        journal.replace_text(path, text, mode)
+        _write(path, text, mode)
     return [path.name]
+
+
+def _write(path: Path, content: str | bytes, mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    journal.replace_text(path, content, mode)

@@ -148,12 +148,12 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     replace_text(folder / RECORD, text + "\n", 0o600)
 
 
-def replace_text(path: Path, text: str, mode: int, uid: int = 0, gid: int = 0) -> None:
+def replace_text(path: Path, text: str | bytes, mode: int, uid: int = 0, gid: int = 0) -> None:
     # A name of its own: two runs that write one file must not write into each other's half.
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
     temporary = Path(name)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-        handle.write(text)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(text.encode() if isinstance(text, str) else text)
         handle.flush()
         if os.geteuid() == 0:
             os.fchown(handle.fileno(), uid, gid)
