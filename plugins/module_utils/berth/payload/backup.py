@@ -704,12 +704,17 @@ def main(argv: list[str]) -> int:
         problem = f"{error.filename or kind}: {error.strerror}"
     except (ValueError, LookupError, TypeError) as error:
         problem = f"an answer of pgBackRest or of the server cannot be read ({type(error).__name__}: {error})"
+    return conclude(folder, kind, began, problem, said, "dump" if kind == "dump" else f"{kind} backup")
+
+
+def conclude(folder: Path, kind: str, began: float, problem: str, said: str, what: str) -> int:
+    """Note how a run ended and say it: what was made, or why there is no `what`. The exit status."""
     try:
         note(folder, kind, began, problem)
     except OSError as error:
         problem = problem or f"{said}, which cannot be noted: {error.filename or folder}: {error.strerror}"
     if problem:
-        print(f"No {kind}{'' if kind == 'dump' else ' backup'}: {problem}.", file=sys.stderr)
+        print(f"No {what}: {problem}.", file=sys.stderr)
         return 1
     print(f"Made: {said}.")
     return 0

@@ -11,6 +11,14 @@ INSTANTS = 400
 FROM = "--base-time=2024-01-01 00:00:00 UTC"
 
 
+def late(expected: float) -> float:
+    """The seconds after which there should have been another one, where one comes each so many seconds.
+
+    The clock, half an hour at random, and the time that it takes.
+    """
+    return expected * 1.25 + 3600
+
+
 def calendar(schedule: str, *, newer: bool = True) -> list[str]:
     """What asks systemd when a schedule comes; `newer` ones know a time to begin at."""
     return [

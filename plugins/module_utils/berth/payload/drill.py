@@ -560,17 +560,24 @@ class Drill:
 def report(drill: Drill, began: float) -> Facts:
     facts: Facts = {"backup": "", "last_commit": None, "rows": None, "schema": {}, "checksums": None}
     return {
-        "began": backup.stamp(began),
-        "ended": backup.stamp(time.time()),
-        "seconds": round(time.time() - began, 1),
-        "ok": not drill.failed,
-        "problem": "; ".join(one["text"] for one in drill.failed),
-        "failed": drill.failed,
-        "notes": drill.notes,
+        **outcome(drill.failed, drill.notes, began),
         "from": drill.place,
         "steps": drill.steps,
         **facts,
         **drill.facts,
+    }
+
+
+def outcome(failed: list[Facts], notes: list[str], began: float) -> Facts:
+    """What is kept of any drill: when, how long, and what did not come back."""
+    return {
+        "began": backup.stamp(began),
+        "ended": backup.stamp(time.time()),
+        "seconds": round(time.time() - began, 1),
+        "ok": not failed,
+        "problem": "; ".join(one["text"] for one in failed),
+        "failed": failed,
+        "notes": notes,
     }
 
 

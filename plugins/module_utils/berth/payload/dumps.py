@@ -140,11 +140,6 @@ def facts_of(folder: Path) -> Facts:
     return found if isinstance(found, dict) else {}
 
 
-def late(expected: float) -> float:
-    """The seconds after which there should have been another one, if one comes each so many seconds."""
-    return expected * 1.25 + 3600
-
-
 def expected(schedule: str) -> int:
     """The most seconds from one of a schedule to the next; 0 where that cannot be told."""
     for newer in (True, False):
@@ -209,15 +204,7 @@ def main(argv: list[str]) -> int:
         problem = str(error)
     except OSError as error:
         problem = f"{error.filename or folder}: {error.strerror}"
-    try:
-        backup.note(folder, KIND, began, problem)
-    except OSError as error:
-        problem = problem or f"{said}, which cannot be noted: {error.filename or folder}: {error.strerror}"
-    if problem:
-        print(f"No dump: {problem}.", file=sys.stderr)
-        return 1
-    print(f"Made: {said}.")
-    return 0
+    return backup.conclude(folder, KIND, began, problem, said, "dump")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     __package__ = Path(__file__).resolve().parent.name
 
-from . import backup, drill, dumps, side
+from . import backup, clock, drill, dumps, side
+from .side import quoted
 
 Facts = dict[str, Any]
 
@@ -143,7 +144,7 @@ class Drill:
     def age(self, dump: Path) -> None:
         """One that is too old is no way back, whatever it holds."""
         age = time.time() - dump.stat().st_mtime
-        if self.expected and age > dumps.late(self.expected):
+        if self.expected and age > clock.late(self.expected):
             raise drill.FailedError(
                 "age", f"its newest dump is {drill.span(age)} old; berth backup makes one"
             )
@@ -238,11 +239,6 @@ class Drill:
                 self.fail("checks", f"{place}: {' '.join(query.split())}: {said}")
 
 
-def quoted(name: str) -> str:
-    """As SQL names it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def why(said: str) -> str:
     """The sentence of pg_restore's that tells what went wrong: of the server's, where it quotes one."""
     found = re.search(r"(?m)^pg_restore: error: (?:could not execute query: )?(?:ERROR:\s+)?(.*)", said)
@@ -250,16 +246,7 @@ def why(said: str) -> str:
 
 
 def report(made: Drill, began: float) -> Facts:
-    return {
-        "began": backup.stamp(began),
-        "ended": backup.stamp(time.time()),
-        "seconds": round(time.time() - began, 1),
-        "ok": not made.failed,
-        "problem": "; ".join(one["text"] for one in made.failed),
-        "failed": made.failed,
-        "notes": made.notes,
-        "databases": made.databases,
-    }
+    return {**drill.outcome(made.failed, made.notes, began), "databases": made.databases}
 
 
 def sentence(made: Facts) -> str:

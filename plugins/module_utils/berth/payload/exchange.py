@@ -29,6 +29,7 @@ if not __package__:
     __package__ = Path(__file__).resolve().parent.name
 
 from . import backup, drill, restore, side
+from .side import quoted
 
 Facts = dict[str, Any]
 
@@ -98,10 +99,6 @@ def kept_of(database: str, now: float) -> str:
 def is_kept(name: str, database: str) -> bool:
     stem = database[: LONGEST - len(time.strftime(KEPT, time.gmtime(0)))]
     return bool(re.fullmatch(rf"{re.escape(stem)}_before_\d{{8}}_\d{{6}}", name))
-
-
-def quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:

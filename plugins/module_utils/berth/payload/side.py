@@ -92,6 +92,11 @@ def beside(settings: Facts, folder: Path) -> Server:
     return Server(str(folder / "socket"), int(settings["port"]))
 
 
+def quoted(name: str) -> str:
+    """A name as SQL spells it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def program(settings: Facts, name: str) -> str:
     """One of the cluster's own version, where Debian and Ubuntu have it."""
     return f"/usr/lib/postgresql/{settings['version']}/bin/{name}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import UP, ReleaseError
 from ..host import command
-from ..payload import backup
+from ..payload import backup, clock
 from ..payload.drill import span
 from ..runtime import naming, units
 from ..services.postgresql import AS_SUPERUSER
@@ -92,8 +92,8 @@ def _of_before(one: Facts, found: Facts) -> bool:
 
 
 def too_old(when: str, expected: float, now: float) -> bool:
-    """Later than it could be: the clock, half an hour at random, and the time that it takes."""
-    return bool(expected) and now - seconds(when) > expected * 1.25 + 3600
+    """Later than it could be; never where none is expected."""
+    return bool(expected) and now - seconds(when) > clock.late(expected)
 
 
 def _repository(found: Facts, now: float) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import UP
+from ..payload import clock
 from ..payload.drill import span, tables_of
 from . import telling
 
@@ -42,7 +43,7 @@ def judge(found: Facts, now: float) -> list[Finding]:
             said.append(("timer", "sick", f"no restore is rehearsed by the clock: its timer is {state}", UP))
         since = last["ended"] if last else found["drills_since"]
         age = now - telling.seconds(since) if since else 0.0
-        if age > max(OLD, schedule * 1.25 + 3600):
+        if age > max(OLD, clock.late(schedule)):
             text = f"the last drill was {span(age)} ago" if last else f"there was no drill in {span(age)}"
             said.append(("no-drill", "sick", f"{text}, so that no restore was seen to work since", _TRY))
     return said

@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import UP, ReleaseError
 from ..host import command
 from ..paths import Paths
-from ..payload import backup, dumps
+from ..payload import backup, clock, dumps
 from ..payload.drill import span
 from ..runtime import naming, units
 from ..services.postgresql import AS_SUPERUSER
@@ -113,7 +113,7 @@ def judge(found: Facts | None, now: float) -> list[Finding]:
     at_work = found["unit"] in ("active", "activating")
     for one in found["databases"]:
         of = f"{one['name']} at {one['host']}"
-        late = dumps.late(found["expected"])
+        late = clock.late(found["expected"])
         behind = now - telling.seconds(one["at"] or found["since"])
         if not one["at"] and not at_work:
             said.append(("dump", "sick", f"there is no dump of {of}", f"{_DUMP}; {_CHECKS} tells why"))
@@ -149,7 +149,7 @@ def _rehearsed(found: Facts, now: float) -> list[Finding]:
         said.append(("timer", "sick", text, UP))
     since = last["ended"] if last else found["drills_since"]
     age = now - telling.seconds(since) if since else 0.0
-    if age > max(drills.OLD, dumps.late(schedule)):
+    if age > max(drills.OLD, clock.late(schedule)):
         text = (
             f"the last drill of dumps was {span(age)} ago"
             if last
