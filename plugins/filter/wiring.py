@@ -41,7 +41,7 @@ def databases(apps: Sequence[App]) -> list[dict[str, Any]]:
     return [
         {**{key: database[key] for key in keys}, "reader": reader(database)}
         for app in apps
-        if (database := app["database"])["enabled"] and not external.used(database)
+        if external.here(database := app["database"])
     ]
 
 
@@ -54,7 +54,7 @@ def database_servers(apps: Sequence[App]) -> list[dict[str, Any]]:
     keys = ("name", "owner", "user", "extensions")
     for app in apps:
         database = app["database"]
-        if not (database["enabled"] and external.used(database)):
+        if not external.elsewhere(database):
             continue
         host = database["host"]
         one = found.setdefault(
@@ -77,7 +77,7 @@ def dumped_elsewhere(apps: Sequence[App], backup: Mapping[str, Any]) -> list[dic
             **external.tls(database),
         }
         for app in apps
-        if backup["enabled"] and (database := app["database"])["enabled"] and external.used(database)
+        if backup["enabled"] and external.elsewhere(database := app["database"])
     ]
 
 
@@ -105,11 +105,7 @@ def drill_checks(checks: Sequence[Mapping[str, str]], apps: Sequence[App]) -> li
 
     Those of a database elsewhere are put to its dump (`dumped_elsewhere`).
     """
-    found = {
-        app["name"]: database
-        for app in apps
-        if (database := app["database"])["enabled"] and not external.used(database)
-    }
+    found = {app["name"]: database for app in apps if external.here(database := app["database"])}
     return [
         {**check, "database": found[check["app"]]["name"], "role": reader(found[check["app"]])}
         for check in checks
@@ -178,7 +174,7 @@ def egress_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:
             "name": app["name"],
             "user": app["name"],
             "build_user": build_user(app["name"]),
-            "database": app["database"]["enabled"] and not external.used(app["database"]),
+            "database": external.here(app["database"]),
             "server": _server(app["database"]),
             **app["egress"],
         }
@@ -188,8 +184,7 @@ def egress_of_apps(apps: Sequence[App]) -> list[dict[str, Any]]:
 
 def _server(database: Mapping[str, Any]) -> dict[str, Any]:
     """Where a database is that is elsewhere."""
-    elsewhere = database["enabled"] and external.used(database)
-    return {key: database[key] for key in ("host", "port")} if elsewhere else {}
+    return {key: database[key] for key in ("host", "port")} if external.elsewhere(database) else {}
 
 
 def proxy_sites(apps: Sequence[App]) -> list[dict[str, Any]]:

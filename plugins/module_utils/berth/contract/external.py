@@ -72,7 +72,7 @@ def _elsewhere(apps: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]
     """The database of each app that has one there, and where that stands."""
     for index, app in enumerate(apps):
         database = app["database"]
-        if app["state"] != "absent" and database["enabled"] and external.used(database):
+        if app["state"] != "absent" and external.elsewhere(database):
             yield f"apps[{index}].database", database
 
 

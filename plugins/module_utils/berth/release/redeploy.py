@@ -20,6 +20,7 @@ from ..host.untrusted import shown
 from ..paths import Paths
 from ..payload import gitwork
 from ..reports import backups
+from ..services import external
 from ..sources import source
 from ..store import journal, redeploys, releases, settings
 from . import plan
@@ -132,7 +133,7 @@ def _look(paths: Paths, args: Answer) -> tuple[str, str, bool]:
     if live:
         _refuse_sick(paths, app, live)
     _refuse_full(paths)
-    if app["database"]["enabled"] and not app["database"]["host"] and record:
+    if external.here(app["database"]) and record:
         _refuse_unsaved(paths.root)
     return commit, tag, True
 

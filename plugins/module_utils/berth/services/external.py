@@ -37,6 +37,16 @@ def used(database: Mapping[str, Any]) -> bool:
     return bool(database.get("host"))
 
 
+def elsewhere(database: Mapping[str, Any]) -> bool:
+    """Whether an app has a database, and that is elsewhere."""
+    return bool(database.get("enabled")) and used(database)
+
+
+def here(database: Mapping[str, Any]) -> bool:
+    """Whether an app has a database, and that is on the server itself."""
+    return bool(database.get("enabled")) and not used(database)
+
+
 def address(database: Mapping[str, Any]) -> tuple[str, str]:
     return str(database["host"]), str(database["port"])
 

@@ -133,7 +133,7 @@ class Postgresql(Service):
         return external.explain(" ".join(asked.lines[:2]), database, user, str(database["name"]))
 
     def stays(self, settings: Settings) -> str:
-        if not (settings.get("enabled") and external.used(settings)):
+        if not external.elsewhere(settings):
             return ""
         roles = ", ".join((role(settings), role(settings, owner=True), reader(settings)))
         return (

@@ -91,9 +91,13 @@ def _exchanges(root: Path) -> Iterator[Exchange]:
     """Of each app with a database on this server."""
     for name in presence.known(root):
         paths = Paths(name, root)
-        known = settings.recorded(paths)["database"]
-        if known.get("enabled") and not external.used(known):
+        if external.here(settings.recorded(paths)["database"]):
             yield Exchange(Deploy(paths, {}))
+
+
+def _named(made: Facts) -> str:
+    """Which restore it is: to what, and when it was made."""
+    return f"{made['request']['said']}, {made['ended']}"
 
 
 class Exchange:
@@ -125,7 +129,7 @@ class Exchange:
         said = str(made["request"]["said"])
         if not force:
             self._refuse_schema(found["restored_schema"], found["schema"], "What was restored")
-        restored = f"{said}, {made['ended']}"
+        restored = _named(made)
         newest = found["kept"][-1] if found["kept"] else {}
         if newest.get("for") == restored and not force:
             # Done by a run that was cut off after it, or asked for twice.
@@ -149,7 +153,7 @@ class Exchange:
     def prepare(self) -> Answer:
         """As far as all goes on meanwhile; `go_live` takes it from there."""
         made = restores.standing()
-        restored = f"{made['request']['said']}, {made['ended']}"
+        restored = _named(made)
         kept = self.found()["kept"]
         if kept and kept[-1].get("for") == restored:
             return {"changed": False, "msg": f"Database {self.database} is what was restored already."}
